@@ -1,0 +1,1 @@
+"""The explanation engine: tensors in, heatmaps out."""

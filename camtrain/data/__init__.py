@@ -1,0 +1,1 @@
+"""Datasets with masks, planted shortcuts, batch adapters, data modules."""

@@ -1,0 +1,1 @@
+"""Is the evidence on the object, and does the heatmap tell the truth."""

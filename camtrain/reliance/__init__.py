@@ -1,0 +1,1 @@
+"""Nominate a cue, intervene, decide."""

@@ -1,0 +1,1 @@
+"""Heatmaps to pixels."""
