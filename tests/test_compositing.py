@@ -1,0 +1,91 @@
+"""Compositing against hand-worked pixels."""
+
+import torch
+
+from camtrain.compositing import composite, dilate, feathered, fill_objects
+
+
+def box(size=8, top=2, bottom=5):
+    mask = torch.zeros(1, size, size)
+    mask[:, top:bottom, top:bottom] = 1
+    return mask
+
+
+def test_composite__takes_object_and_background_to_the_bit():
+    images, backgrounds, mask = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8), box()
+    mixed = composite(images, mask, backgrounds)
+    inside = mask.bool().unsqueeze(1).expand_as(images)
+    assert torch.equal(mixed[inside], images[inside])
+    assert torch.equal(mixed[~inside], backgrounds[~inside])
+
+
+def test_composite__leaves_an_unannotated_image_as_it_is():
+    images = torch.rand(2, 3, 8, 8)
+    masks = torch.cat([box(), -torch.ones(1, 8, 8)])
+    mixed = composite(images, masks, torch.zeros(2, 3, 8, 8), feather=1)
+    assert torch.equal(mixed[1], images[1])
+    assert not torch.equal(mixed[0], images[0])
+
+
+def test_composite__of_an_empty_mask_is_the_background():
+    backgrounds = torch.rand(1, 3, 4, 4)
+    assert torch.equal(composite(torch.rand(1, 3, 4, 4), torch.zeros(1, 4, 4), backgrounds), backgrounds)
+
+
+def test_composite__feathers_half_way_at_the_edge():
+    mask = torch.tensor([[[0.0, 0, 0, 1, 1, 1]]])
+    mixed = composite(torch.ones(1, 1, 1, 6), mask, torch.zeros(1, 1, 1, 6), feather=1)
+    torch.testing.assert_close(mixed.flatten(), torch.tensor([0, 0, 1 / 3, 2 / 3, 1, 1]))
+
+
+def test_composite__keeps_the_images_dtype():
+    images = torch.rand(1, 3, 8, 8, dtype=torch.bfloat16)
+    assert composite(images, box(), images, feather=2).dtype == torch.bfloat16
+
+
+def test_fill_objects__of_a_flat_surrounding_is_flat():
+    images = torch.full((1, 3, 8, 8), 0.25) + box().unsqueeze(1)
+    torch.testing.assert_close(fill_objects(images, box()), torch.full((1, 3, 8, 8), 0.25))
+
+
+def test_fill_objects__keeps_known_pixels_to_the_bit_and_stays_within_their_range():
+    images, mask = torch.rand(2, 3, 13, 9), torch.zeros(2, 13, 9)
+    mask[:, 3:10, 2:7] = 1
+    filled = fill_objects(images, mask)
+    known = (mask == 0).unsqueeze(1).expand_as(images)
+    assert torch.equal(filled[known], images[known])
+    assert (filled <= images.amax() + 1e-6).all()
+    assert (filled >= images.amin() - 1e-6).all()
+
+
+def test_fill_objects__does_not_depend_on_the_object():
+    images, mask = torch.rand(1, 3, 8, 8), box()
+    torch.testing.assert_close(fill_objects(images + 7 * mask.unsqueeze(1), mask), fill_objects(images, mask))
+
+
+def test_fill_objects__of_a_whole_mask_is_the_mean_color():
+    images = torch.rand(1, 3, 5, 7)
+    filled = fill_objects(images, torch.ones(1, 5, 7))
+    torch.testing.assert_close(filled, images.mean((2, 3), keepdim=True).expand_as(images))
+
+
+def test_fill_objects__leaves_unannotated_and_empty_images_as_they_are():
+    images = torch.rand(2, 3, 8, 8)
+    masks = torch.stack([-torch.ones(8, 8), torch.zeros(8, 8)])
+    assert torch.equal(fill_objects(images, masks), images)
+
+
+def test_dilate__grows_a_box_on_every_side():
+    assert torch.equal(dilate(box(8, 3, 5), 2), box(8, 1, 7))
+
+
+def test_dilate__leaves_unannotated_masks_unannotated():
+    assert torch.equal(dilate(-torch.ones(1, 4, 4), 1), -torch.ones(1, 4, 4))
+
+
+def test_feathered__keeps_the_area_of_a_box_away_from_the_border():
+    torch.testing.assert_close(feathered(box(12, 4, 8), 2).sum(), torch.tensor(16.0))
+
+
+def test_feathered__leaves_unannotated_masks_unannotated():
+    assert torch.equal(feathered(-torch.ones(1, 4, 4), 1), -torch.ones(1, 4, 4))
