@@ -1,1 +1,34 @@
 """Where records go."""
+
+from camtrain.sinks.protocol import Sink, SinkGroup
+from camtrain.sinks.records import (
+    CELLS,
+    FAILURES,
+    HEATMAPS,
+    Alert,
+    Example,
+    FourCells,
+    Panel,
+    Panels,
+    Record,
+    Scalars,
+    VerdictRow,
+    Verdicts,
+)
+
+__all__ = [
+    "CELLS",
+    "FAILURES",
+    "HEATMAPS",
+    "Alert",
+    "Example",
+    "FourCells",
+    "Panel",
+    "Panels",
+    "Record",
+    "Scalars",
+    "Sink",
+    "SinkGroup",
+    "VerdictRow",
+    "Verdicts",
+]

@@ -1,0 +1,67 @@
+"""What a sink is, and a group of sinks that outlives the failure of any one of them."""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Protocol, runtime_checkable
+
+from camtrain.sinks.records import Record
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Where records go: files, a logger, a report.
+
+    The records of one `write` belong to one pass over the data, and share one row where a sink has rows.
+    A sink ignores the kinds of record it has no use for. `close` may come more than once, and a `write` after
+    it still works.
+    """
+
+    def write(self, *records: Record) -> None:
+        """Take the records of one pass."""
+
+    def close(self) -> None:
+        """Let go of what is held; nothing that was written may be lost."""
+
+
+class SinkGroup:
+    """Several sinks as one: a sink that raises is reported once and dropped, the others go on.
+
+    >>> group = SinkGroup([])
+    >>> group.write()
+    >>> len(group)
+    0
+    """
+
+    def __init__(self, sinks: Iterable[Sink] = ()) -> None:
+        self.sinks: list[Sink] = list(sinks)
+
+    def __len__(self) -> int:
+        return len(self.sinks)
+
+    def write(self, *records: Record) -> None:
+        """Hand the records of one pass to every sink."""
+        for sink in tuple(self.sinks):
+            self._attempt(sink, lambda sink: sink.write(*records))
+
+    def close(self) -> None:
+        """Close every sink."""
+        for sink in tuple(self.sinks):
+            self._attempt(sink, lambda sink: sink.close())
+
+    def _attempt(self, sink: Sink, act: Callable[[Sink], None]) -> None:
+        try:
+            act(sink)
+        except Exception as error:
+            self._drop(sink, error)
+
+    def _drop(self, sink: Sink, error: Exception) -> None:
+        self.sinks.remove(sink)
+        log.warning(
+            "%s failed (%s: %s) and takes no more records; training and the other sinks go on.",
+            type(sink).__name__,
+            type(error).__name__,
+            error,
+            exc_info=log.isEnabledFor(logging.DEBUG),
+        )
