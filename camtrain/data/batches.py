@@ -1,0 +1,250 @@
+"""Batches of any common shape, read as one record: images, labels, masks, groups, ids."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, SupportsIndex
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from camtrain.errors import BatchError, MaskError
+
+Adapter = Callable[[Any], Any]
+
+_KEYS = {
+    "images": ("image", "images"),
+    "labels": ("label", "labels"),
+    "masks": ("mask", "masks"),
+    "groups": ("group", "groups"),
+    "ids": ("id", "ids"),
+}
+_REMEDY = (
+    "give (images, labels), (images, labels, masks) or a mapping with 'image', 'label', 'mask', "
+    "or pass a batch_adapter that returns one of these"
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What camtrain reads from a batch.
+
+    Attributes:
+        images: `(B, C, *S)`, as the model takes them.
+        labels: `(B,)` class indices, or None.
+        masks: `(B, *S)` float: 1 where the evidence should be, values between are soft, all -1 where
+            the image has no annotation; or None.
+        groups: `(B,)` group indices, or None.
+        ids: one name per image, or None.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    masks: Tensor | None = None
+    groups: Tensor | None = None
+    ids: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class MaskedPair(tuple[Tensor, Tensor]):
+    """`(images, labels)` that also carries masks, groups and ids.
+
+    It unpacks, indexes and measures as a tuple of two, so that a module written for `x, y = batch` trains on
+    it unchanged, and survives `.to(device)`, `.pin_memory()` and pickling. A conversion that rebuilds tuples
+    element by element (Lightning's `64-true` and `bf16-true` precision) keeps only the two: use a mapping
+    there.
+
+    >>> pair = MaskedPair((torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])), masks=torch.ones(2, 4, 4))
+    >>> images, labels = pair
+    >>> len(pair), pair.masks.shape
+    (2, torch.Size([2, 4, 4]))
+    """
+
+    masks: Tensor | None
+    groups: Tensor | None
+    ids: list[str] | None
+
+    def __new__(
+        cls,
+        pair: Iterable[Tensor],
+        masks: Tensor | None = None,
+        groups: Tensor | None = None,
+        ids: list[str] | None = None,
+    ) -> "MaskedPair":
+        """Wrap a pair; anything but two elements is a `BatchError`."""
+        self = super().__new__(cls, pair)
+        if len(self) != 2:
+            raise BatchError(f"A MaskedPair holds (images, labels); got {len(self)} elements.")
+        self.masks, self.groups, self.ids = masks, groups, ids
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> "MaskedPair":
+        """Every tensor moved as `Tensor.to` moves it."""
+        return self._map(lambda tensor: tensor.to(*args, **kwargs))
+
+    def pin_memory(self) -> "MaskedPair":
+        """Every tensor in page-locked memory."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "MaskedPair":
+        masks, groups = (None if t is None else function(t) for t in (self.masks, self.groups))
+        return MaskedPair(map(function, self), masks, groups, self.ids)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        return MaskedPair, (tuple(self), self.masks, self.groups, self.ids)
+
+
+def read_batch(batch: Any, adapter: Adapter | None = None) -> Batch:
+    """Read a batch of any common shape.
+
+    Args:
+        batch: `(images, labels)`, `(images, labels, masks)`, bare images, a `Batch`, or a mapping with
+            `image`/`images`, `label`/`labels`, `mask`/`masks`, `group`/`groups`, `id`/`ids`; other keys are
+            ignored.
+        adapter: called first, for batches of another shape; returns one of the above.
+
+    Returns:
+        The tensors as they came, except that masks lose a channel axis of one and become floating point.
+
+    Raises:
+        BatchError: if it cannot be read, naming what was found.
+
+    >>> read_batch((torch.zeros(2, 3, 4, 4), torch.tensor([0, 1]), torch.ones(2, 1, 4, 4))).masks.shape
+    torch.Size([2, 4, 4])
+    >>> read_batch({"image": torch.zeros(2, 3, 4, 4), "id": ["a", "b"]}).ids
+    ['a', 'b']
+    """
+    if adapter is not None:
+        batch = adapter(batch)
+    if isinstance(batch, Batch):
+        return _normalized(batch.images, batch.labels, batch.masks, batch.groups, batch.ids)
+    if isinstance(batch, Tensor):
+        return _normalized(batch)
+    if isinstance(batch, MaskedPair):
+        return _normalized(*batch, batch.masks, batch.groups, batch.ids)
+    if isinstance(batch, Mapping):
+        return _normalized(*(_first(batch, names) for names in _KEYS.values()))
+    if isinstance(batch, Sequence) and not isinstance(batch, str) and 1 <= len(batch) <= 3:
+        return _normalized(*batch)
+    raise BatchError(f"Cannot read {_describe(batch)} as a batch; {_REMEDY}.")
+
+
+def check_masks(batch: Batch) -> None:
+    """Refuse masks that cannot be meant.
+
+    Args:
+        batch: any batch; one without masks passes.
+
+    Raises:
+        MaskError: for masks of another size than the images, values outside {-1} and [0, 1], or a mask that
+            is -1 in a part of the image only.
+
+    >>> check_masks(Batch(torch.zeros(1, 3, 2, 2), masks=torch.full((1, 2, 2), 255.0)))
+    Traceback (most recent call last):
+        ...
+    camtrain.errors.MaskError: A mask holds values in [0, 1], or is -1 everywhere (no annotation); image 0 has \
+255.0. Divide 8-bit masks by 255.
+    """
+    if batch.masks is None:
+        return
+    expected = (len(batch.images), *batch.images.shape[2:])
+    if tuple(batch.masks.shape) != expected:
+        raise MaskError(
+            f"Masks have the size of their images: expected {expected}, got {tuple(batch.masks.shape)}. "
+            "Resize both together (camtrain.data.transforms does)."
+        )
+    flat = batch.masks.flatten(1)
+    bad = ~((flat >= 0) & (flat <= 1)) & (flat != -1)
+    if bool(bad.any()):
+        index, value = int(bad.any(1).nonzero()[0]), flat[bad][0].item()
+        advice = (
+            "Divide 8-bit masks by 255." if value > 1 else "Correct it or leave the image without a mask."
+        )
+        raise MaskError(
+            "A mask holds values in [0, 1], or is -1 everywhere (no annotation); "
+            f"image {index} has {value}. {advice}"
+        )
+    mixed = partly_unannotated(flat)
+    if bool(mixed.any()):
+        raise MaskError(
+            f"A mask is -1 everywhere (no annotation) or nowhere; that of image {int(mixed.nonzero()[0])} "
+            "mixes -1 with other values. Set unknown pixels to 0 or 1."
+        )
+
+
+def partly_unannotated(masks: Float[Tensor, " B *S"]) -> Bool[Tensor, " B"]:
+    """Which masks mix -1 with other values.
+
+    >>> partly_unannotated(torch.tensor([[-1.0, -1.0], [-1.0, 0.0], [0.0, 1.0]]))
+    tensor([False,  True, False])
+    """
+    missing = masks.flatten(1) == -1
+    return missing.any(1) & ~missing.all(1)
+
+
+def class_names(source: object | None, num_classes: int) -> list[str]:
+    """Names of the classes: `source.class_names` or `source.classes`, else "class 0", "class 1", ...
+
+    Args:
+        source: a data module, a dataset, or None.
+        num_classes: how many names to return; names that are missing are numbered, names in excess left out.
+
+    >>> class_names(None, 2)
+    ['class 0', 'class 1']
+    """
+    found = getattr(source, "class_names", None) or getattr(source, "classes", None) or []
+    names = [str(name) for name in found][:num_classes]
+    return names + [f"class {index}" for index in range(len(names), num_classes)]
+
+
+def _first(batch: Mapping[Any, Any], names: Sequence[str]) -> Any:
+    return next((batch[name] for name in names if name in batch), None)
+
+
+def _normalized(
+    images: Any, labels: Any = None, masks: Any = None, groups: Any = None, ids: Any = None
+) -> Batch:
+    if not isinstance(images, Tensor) or images.ndim < 3:
+        raise BatchError(f"Images are a tensor (B, C, H, W); got {_describe(images)}; {_REMEDY}.")
+    return Batch(
+        images,
+        _vector("Labels", labels),
+        None if masks is None else _read_masks(masks, images),
+        _vector("Groups", groups),
+        None if ids is None else [str(i.item() if isinstance(i, Tensor) else i) for i in ids],
+    )
+
+
+def _vector(name: str, values: Any) -> Tensor | None:
+    if values is None or isinstance(values, Tensor):
+        return values
+    if isinstance(values, Sequence) and all(isinstance(value, int) for value in values):
+        return torch.tensor(values, dtype=torch.long)
+    raise BatchError(f"{name} are a tensor (B,); got {_describe(values)}; {_REMEDY}.")
+
+
+def _read_masks(masks: Any, images: Tensor) -> Tensor:
+    if not isinstance(masks, Tensor) or masks.ndim not in (images.ndim - 1, images.ndim):
+        expected = (len(images), *images.shape[2:])
+        raise BatchError(f"Masks are a tensor {expected}; got {_describe(masks)}; {_REMEDY}.")
+    if masks.ndim == images.ndim:
+        if masks.shape[1] != 1:
+            raise MaskError(
+                f"A mask has one channel; got {_describe(masks)}. Merge the channels, as by masks.amax(1)."
+            )
+        masks = masks.squeeze(1)
+    floating: Tensor = masks if masks.is_floating_point() else masks.float()
+    return floating
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"a mapping with the keys {sorted(map(str, value))}"
+    if isinstance(value, list | tuple):
+        inner = ", ".join(_describe(item) for item in value[:5])
+        return f"a {type(value).__name__} of {len(value)} ({inner}{', ...' if len(value) > 5 else ''})"
+    return f"{type(value).__name__}"
