@@ -1,0 +1,87 @@
+"""Whoever changes something puts it back: modes, random state, compiled calls."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from camtrain.errors import ConfigurationError
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in evaluation mode; on leaving, every module has the flag it had.
+
+    >>> net = nn.Sequential(nn.Dropout()).train()
+    >>> with evaluating(net):
+    ...     net[0].training
+    False
+    >>> net[0].training
+    True
+    """
+    modes = [(module, module.training) for module in model.modules() if module.training]
+    try:
+        if modes:
+            model.eval()
+        yield model
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The user's own module under `torch.compile` and distributed wrappers. DataParallel is refused."""
+    while True:
+        if isinstance(model, nn.DataParallel):
+            raise ConfigurationError(
+                "DataParallel replicates the model at every call, so its hooks see nothing: pass model.module."
+            )
+        if hasattr(model, "_orig_mod"):  # torch.compile
+            model = cast(nn.Module, model._orig_mod)
+        elif type(model).__name__ in ("DistributedDataParallel", "FullyShardedDataParallel"):
+            model = cast(nn.Module, model.module)
+        else:
+            return model
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    return any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in model.modules())
+
+
+@contextmanager
+def isolated(model: nn.Module, inputs: Any = None) -> Iterator[None]:
+    """Random state restored on leaving, inference mode left, compiled calls run eagerly so that hooks fire."""
+    devices = {t.device.index or 0 for t in _tensors(inputs) if t.device.type == "cuda"}
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=sorted(devices)))
+        stack.enter_context(torch.inference_mode(False))
+        if _is_compiled(model):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else ()
+    return [tensor for value in values for tensor in _tensors(value)]
+
+
+def usable_in_autograd(inputs: Any) -> Any:
+    """The inputs with every inference tensor cloned into an ordinary one."""
+    if isinstance(inputs, Tensor):
+        return inputs.clone() if inputs.is_inference() else inputs
+    if isinstance(inputs, Mapping):
+        return {key: usable_in_autograd(value) for key, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return type(inputs)(usable_in_autograd(value) for value in inputs)
+    return inputs
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """`model(inputs)`; a tuple is passed as positional, a mapping as keyword arguments."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)

@@ -1,0 +1,98 @@
+"""Riding on a forward pass that somebody else makes: its results stay as they are, and the gradients come with it."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from camtrain.cam.capture import Capture, GradFlip, _captured
+from camtrain.cam.layers import Layer
+from camtrain.cam.targets import Target, find_logits
+from camtrain.errors import CamtrainError
+
+# In evaluation these take another kernel with gradients off than with gradients on: results would differ in the last bit.
+_TWO_PATHS = (
+    nn.MultiheadAttention,
+    nn.TransformerEncoderLayer,
+    nn.TransformerEncoder,
+    nn.TransformerDecoderLayer,
+)
+
+
+class Ride:
+    """Hooks around one forward pass of a model, wherever it is called from.
+
+    The outermost module on the path from `model` to the layers that is called is the *root*: it is entered with gradients
+    off, its output is taken for the logits, and it returns that output detached, so the caller sees what it always saw.
+    The first call counts; `disarm` removes everything, after an exception too.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
+        self.model = model
+        self.layers = tuple(layers)
+        self.logits: Tensor | None = None
+        self._handles: list[Any] = []
+        self._root: nn.Module | None = None
+        self._flip = GradFlip(layers)
+        self._flip_handles: list[Any] = []
+        self._modes = ExitStack()
+        self._done = False
+
+    def arm(self) -> None:
+        """Register the hooks."""
+        for module in _path(self.model, self.layers):
+            self._handles.append(module.register_forward_pre_hook(self._enter, prepend=True))
+            self._handles.append(module.register_forward_hook(self._leave, always_call=True))
+
+    def disarm(self) -> None:
+        """Remove the hooks and restore the gradient mode. Safe to call twice."""
+        for handle in self._handles + self._flip_handles:
+            handle.remove()
+        self._handles, self._flip_handles = [], []
+        self._modes.close()
+
+    def captured(self, target: Target, labels: Tensor | None) -> Capture | None:
+        """Activations and gradients of the pass, or None where it could not be ridden on."""
+        if self.logits is None or not self._flip.activations.complete or not self.logits.requires_grad:
+            return None
+        with torch.inference_mode(False), torch.enable_grad():
+            if labels is not None and labels.is_inference():
+                labels = labels.clone()
+            scores = target(self.logits, labels)
+        return _captured(self.logits.detach(), scores, self._flip.activations, self.layers)
+
+    def _enter(self, module: nn.Module, inputs: Any) -> None:
+        if self._done or self._root is not None:
+            return
+        self._root = module
+        self._flip_handles = list(self._flip.handles())
+        self._modes.enter_context(torch.inference_mode(False))
+        self._modes.enter_context(torch.no_grad())
+
+    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        if module is not self._root or self._done:
+            return None
+        self._done = True
+        self._modes.close()
+        for handle in self._flip_handles:
+            handle.remove()
+        try:
+            self.logits = find_logits(output)
+        except CamtrainError:
+            self.logits = None
+        return pytree.tree_map_only(Tensor, Tensor.detach, output)
+
+
+def can_ride(model: nn.Module) -> bool:
+    """Whether the forward pass gives the same bits with gradients on: not so for torch's own attention modules."""
+    return not any(isinstance(module, _TWO_PATHS) for module in model.modules())
+
+
+def _path(model: nn.Module, layers: Sequence[Layer]) -> list[nn.Module]:
+    """The model and every module on the way to the layers, outermost first, the layers themselves left out."""
+    targets = {layer.module for layer in layers}
+    above = [m for m in model.modules() if m not in targets and targets & set(m.modules())]
+    return above or [model]
