@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from math import isnan
 from typing import Any
 
 from jaxtyping import Bool, Float, UInt8
@@ -38,13 +39,13 @@ class Scalars:
 class Panel:
     """One explained image: what it shows, what was said of it, and where the evidence lay.
 
-    `image` and the `overlays` (by method) are uint8 RGB of one size; `mask` is non-zero on the object and None
-    without an annotation; probabilities are in [0, 1]; `inside_energy` (by method) is in [0, 1] or NaN; `cell`
-    is one of `CELLS`, None where it cannot be told. `sample` identifies the image over epochs.
+    `sample` identifies the image over epochs. `image` and the `overlays` (by method) are uint8 RGB of one size;
+    `mask` is above 0 on the object, None without an annotation; probabilities are in [0, 1]; `inside_energy`
+    (by method) is in [0, 1] or NaN; `cell` is one of `CELLS`, None where it cannot be told.
 
     >>> import torch
     >>> image = torch.zeros(3, 2, 2, dtype=torch.uint8)
-    >>> Panel("img-7", image, {"grad_cam": image}, 0, 1, "boat", "car", 0.97, 0.02, {"grad_cam": 0.12}).caption()
+    >>> Panel("img-7", image, {}, 0, 1, "boat", "car", 0.97, 0.02, {"grad_cam": 0.12}).caption()
     'boat taken for car 97 % (boat 2 %) · inside energy 0.12 grad_cam'
     """
 
@@ -71,23 +72,17 @@ class Panel:
 
     def caption(self) -> str:
         """One line: the classes, their probabilities in percent, the inside energy where it is a number."""
-        energies = ", ".join(
-            f"{value:.2f} {name}" for name, value in self.inside_energy.items() if value == value
-        )
-        return " · ".join(
-            part for part in (self._classes(), energies and f"inside energy {energies}") if part
-        )
+        known = {name: value for name, value in self.inside_energy.items() if not isnan(value)}
+        energies = ", ".join(f"{value:.2f} {name}" for name, value in known.items())
+        return self._classes() + (f" · inside energy {energies}" if energies else "")
 
     def _classes(self) -> str:
-        said = f"{self.predicted_name} {self.probability:.0%}".replace("%", " %")
+        said = f"{self.predicted_name} {100 * self.probability:.0f} %"
         if self.correct is not False:
             return said
-        truth = (
-            ""
-            if self.true_probability is None
-            else f" ({self.label_name} {100 * self.true_probability:.0f} %)"
-        )
-        return f"{self.label_name} taken for {said}{truth}"
+        if self.true_probability is None:
+            return f"{self.label_name} taken for {said}"
+        return f"{self.label_name} taken for {said} ({self.label_name} {100 * self.true_probability:.0f} %)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +101,7 @@ class Panels:
 
 @dataclass(frozen=True)
 class FourCells:
-    """How many predictions are right or wrong, for a reason on the object or off it: a count per cell of `CELLS`.
+    """How many predictions are right or wrong, on the object or off it: a count per cell of `CELLS`.
 
     >>> FourCells({RIGHT_GROUNDED: 3, RIGHT_UNGROUNDED: 1}, epoch=0, step=0).share(RIGHT_UNGROUNDED)
     0.25
@@ -126,8 +121,8 @@ class FourCells:
 class VerdictRow:
     """One class's verdict; the fields are those of `camtrain.reliance.Verdict`.
 
-    `verdict` is "reliant", "not reliant" or "undecided"; `effect` and its interval `low`..`high` are the change
-    that the intervention causes beyond the `placebo`'s; `images` is how many were used.
+    `verdict` is "reliant", "not reliant" or "undecided"; `effect` and its interval `low`..`high` say what the
+    intervention changes beyond what the `placebo` does; `images` is how many were used.
 
     >>> VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.02, 0.001, 64).cue
     'background'
@@ -152,9 +147,8 @@ class VerdictRow:
         >>> VerdictRow.of(VerdictRow(0, "boat", "undecided", 0.1, -0.1, 0.3, 0.0, 0.4, 8)).class_name
         'boat'
         """
-        return cls(
-            **{item.name: getattr(verdict, item.name) for item in fields(cls) if hasattr(verdict, item.name)}
-        )
+        names = [item.name for item in fields(cls)]
+        return cls(**{name: getattr(verdict, name) for name in names if hasattr(verdict, name)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,9 +188,7 @@ class Verdicts:
         return sum(row.verdict == "reliant" for row in self.rows)
 
     @classmethod
-    def of(
-        cls, verdicts: Iterable[Any], epoch: int, step: int, examples: Iterable[Example] = ()
-    ) -> "Verdicts":
+    def of(cls, verdicts: Iterable[Any], epoch: int, step: int, examples: Iterable[Example] = ()) -> "Verdicts":
         """The record of a pass's verdicts, which may be `camtrain.reliance.Verdict` objects.
 
         >>> Verdicts.of([], epoch=2, step=20).epoch
