@@ -1,1 +1,18 @@
 """Heatmaps to pixels."""
+
+from camtrain.render.colormaps import color_table, colorize
+from camtrain.render.overlays import draw_contours, hatched_frame, overlay
+from camtrain.render.pixels import quantize, to_uint8
+from camtrain.render.strips import film_strip, side_by_side
+
+__all__ = [
+    "color_table",
+    "colorize",
+    "draw_contours",
+    "film_strip",
+    "hatched_frame",
+    "overlay",
+    "quantize",
+    "side_by_side",
+    "to_uint8",
+]
