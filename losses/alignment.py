@@ -1,0 +1,111 @@
+"""Alignment penalties: how much of a map's evidence lies off the object."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from camtrain.cam import annotated, pool_masks
+
+Maps = Float[Tensor, "B *S"]
+Penalties = Float[Tensor, " B"]
+Penalty = Callable[[Tensor, Tensor], Tensor]
+
+
+class AlignmentLoss(nn.Module):
+    """The mean penalty over the annotated images of a batch.
+
+    Args:
+        penalty: a function of raw heatmaps and masks, both `(B, *S)`, giving one penalty per image: `outside_energy`
+            (the default), `outside_l1`, `inside_cross_entropy`, `outside_squared`, or one of your own.
+
+    >>> heatmaps = torch.tensor([[[3.0, 1.0]]])
+    >>> AlignmentLoss()(heatmaps, torch.tensor([[[1.0, 0.0]]]))
+    tensor(0.2500)
+    """
+
+    def __init__(self, penalty: Callable[..., Tensor] | None = None) -> None:
+        super().__init__()
+        self.penalty = penalty or outside_energy
+
+    def forward(self, heatmaps: Maps, masks: Float[Tensor, "B *M"]) -> Float[Tensor, ""]:
+        """A scalar in the units of the penalty; masks are area-pooled to the grid of the heatmaps.
+
+        Images without an annotation (masks of all -1) are left out, whatever their heatmap holds. Without any annotated
+        image the answer is a zero that has no graph. A dead map (zero everywhere) counts as 0 with a zero gradient.
+        """
+        keep = annotated(masks)
+        if not bool(keep.any()):
+            return heatmaps.new_zeros(())
+        pooled = pool_masks(masks[keep], heatmaps.shape[1:]).to(heatmaps.dtype)
+        return self.penalty(heatmaps[keep], pooled).mean()
+
+
+def outside_energy(heatmaps: Maps, masks: Maps) -> Penalties:
+    """The fraction of each map's energy outside the mask, in [0, 1]: `1 - sum(M map) / sum(map)`.
+
+    0 for a dead map, and its gradient is 0; an empty mask gives 1. A full mask gives exactly 0 with a gradient of
+    exactly 0. Source: the energy loss of Rao et al. 2023 (section 3, "Energy"), without its weight.
+
+    >>> outside_energy(torch.tensor([[6.0, 2.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    tensor([0.2500, 0.0000])
+    """
+    maps = heatmaps.flatten(1).clamp(min=0)
+    outside = (maps * (1 - masks.flatten(1))).sum(dim=1)
+    return _ratio(outside, maps.sum(dim=1))
+
+
+def outside_l1(heatmaps: Maps, masks: Maps) -> Penalties:
+    """The mean over cells of `|M - map / max(map)|`, in [0, 1].
+
+    The mask itself is the goal, so a map smaller than its mask is penalized too. 0 for a dead map.
+    Source: Rao et al. 2023, "L1" (after He et al. 2023).
+
+    >>> outside_l1(torch.tensor([[4.0, 1.0]]), torch.tensor([[1.0, 0.0]]))
+    tensor([0.1250])
+    """
+    maps = heatmaps.flatten(1).clamp(min=0)
+    distance = (masks.flatten(1) - _by_maximum(maps)).abs().mean(dim=1)
+    return torch.where(_alive(maps), distance, 0)
+
+
+def inside_cross_entropy(heatmaps: Maps, masks: Maps) -> Penalties:
+    """Per-pixel cross-entropy inside the mask: `-sum(M log(map / max(map))) / sum(M)`, at least 0.
+
+    Nothing outside is penalized. A cell of 0 inside the mask counts as the smallest step of the data type, with no
+    gradient. 0 for a dead map and for an empty mask. Source: Rao et al. 2023, "PPCE" (after Shen et al. 2021).
+
+    >>> inside_cross_entropy(torch.tensor([[4.0, 1.0]]), torch.tensor([[1.0, 1.0]]))
+    tensor([0.6931])
+    """
+    maps, masks = heatmaps.flatten(1).clamp(min=0), masks.flatten(1)
+    logs = _by_maximum(maps).clamp(min=torch.finfo(maps.dtype).eps).log()
+    return torch.where(_alive(maps), _ratio(-(masks * logs).sum(dim=1), masks.sum(dim=1)), 0)
+
+
+def outside_squared(heatmaps: Maps, masks: Maps) -> Penalties:
+    """The sum over cells of `(1 - M) (map / max|map|)^2`, at least 0. Signed maps are meant too. 0 for a dead map.
+
+    Source: Rao et al. 2023, "RRR*" (after Ross et al. 2017).
+
+    >>> outside_squared(torch.tensor([[4.0, -2.0, 1.0]]), torch.tensor([[1.0, 0.0, 0.0]]))
+    tensor([0.3125])
+    """
+    maps = heatmaps.flatten(1)
+    return ((1 - masks.flatten(1)) * _by_maximum(maps).square()).sum(dim=1)
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """`part / whole`, and 0 with a gradient of 0 where the whole is nothing."""
+    alive = whole > torch.finfo(whole.dtype).tiny
+    return torch.where(alive, part / torch.where(alive, whole, 1), 0)
+
+
+def _by_maximum(maps: Tensor) -> Tensor:
+    """Each map over its largest magnitude; a dead map stays 0."""
+    return _ratio(maps, maps.abs().amax(dim=1, keepdim=True))
+
+
+def _alive(maps: Tensor) -> Tensor:
+    return maps.abs().amax(dim=1) > torch.finfo(maps.dtype).tiny

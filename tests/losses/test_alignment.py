@@ -1,0 +1,132 @@
+"""Alignment penalties against hand-worked numbers and finite differences."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from camtrain.cam import contribution_cam, grad_cam, gradients_of, hires_cam, layer_cam, log_probability
+from camtrain.losses import AlignmentLoss, inside_cross_entropy, outside_energy, outside_l1, outside_squared
+
+PENALTIES = [outside_energy, outside_l1, inside_cross_entropy, outside_squared]
+MAP = torch.tensor([[[4.0, 2.0], [1.0, 1.0]]])
+MASK = torch.tensor([[[1.0, 0.0], [0.0, 0.5]]])
+
+
+def test_outside_energy__of_a_hand_worked_map():
+    assert outside_energy(MAP, MASK).item() == pytest.approx((2 + 1 + 0.5) / 8)
+
+
+def test_outside_l1__of_a_hand_worked_map():
+    assert outside_l1(MAP, MASK).item() == pytest.approx((0 + 0.5 + 0.25 + 0.25) / 4)
+
+
+def test_inside_cross_entropy__of_a_hand_worked_map():
+    expected = -(1 * torch.tensor(1.0).log() + 0.5 * torch.tensor(0.25).log()) / 1.5
+    assert inside_cross_entropy(MAP, MASK).item() == pytest.approx(expected.item())
+
+
+def test_outside_squared__of_a_hand_worked_map():
+    assert outside_squared(MAP, MASK).item() == pytest.approx(0.25 + 1 / 16 + 0.5 / 16)
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_penalties__do_not_see_the_scale_of_a_map(penalty):
+    torch.testing.assert_close(penalty(1e-6 * MAP, MASK), penalty(MAP, MASK))
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_penalties__of_a_dead_map_are_zero_with_a_zero_gradient(penalty):
+    maps = torch.zeros(2, 3, 3, requires_grad=True)
+    value = penalty(maps, torch.rand(2, 3, 3))
+    value.sum().backward()
+    assert value.tolist() == [0, 0]
+    assert torch.equal(maps.grad, torch.zeros(2, 3, 3))
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_penalties__have_finite_gradients_for_tiny_and_huge_maps(penalty):
+    for scale in (1e-37, 1e30):
+        maps = (MAP * scale).requires_grad_()
+        (gradient,) = torch.autograd.grad(penalty(maps, MASK).sum(), maps)
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_penalties__pass_gradcheck_and_gradgradcheck(penalty):
+    maps = (torch.rand(3, 2, 4, dtype=torch.float64) + 0.1).requires_grad_()
+    masks = torch.rand(3, 2, 4, dtype=torch.float64).round(decimals=1)
+    assert gradcheck(lambda m: penalty(m, masks), maps)
+    assert gradgradcheck(lambda m: penalty(m, masks), maps)
+
+
+def test_outside_energy__under_a_full_mask_is_exactly_zero_with_a_zero_gradient():
+    maps = torch.rand(4, 7, 7, requires_grad=True)
+    value = AlignmentLoss()(maps, torch.ones(4, 224, 224))
+    value.backward()
+    assert value.item() == 0
+    assert torch.count_nonzero(maps.grad) == 0
+
+
+def test_outside_energy__under_an_empty_mask_is_one():
+    assert outside_energy(MAP, torch.zeros_like(MAP)).item() == 1
+
+
+def test_inside_cross_entropy__under_an_empty_mask_is_zero():
+    assert inside_cross_entropy(MAP, torch.zeros_like(MAP)).item() == 0
+
+
+def test_inside_cross_entropy__of_an_empty_cell_is_large_and_finite():
+    value = inside_cross_entropy(torch.tensor([[1.0, 0.0]]), torch.ones(1, 2))
+    assert 7 < value.item() < 9
+
+
+def test_alignment_loss__pools_masks_by_area():
+    masks = torch.zeros(1, 4, 4)
+    masks[:, :, :3] = 1  # cells of the 2x2 grid: 1 and 1/2
+    assert AlignmentLoss()(torch.ones(1, 2, 2), masks).item() == pytest.approx(0.25)
+
+
+def test_alignment_loss__takes_volumes():
+    assert AlignmentLoss()(torch.ones(1, 2, 2, 2), torch.zeros(1, 4, 4, 4)).item() == 1
+
+
+def test_alignment_loss__leaves_unannotated_images_out_whatever_their_maps_hold():
+    maps = torch.stack([MAP[0], torch.full((2, 2), torch.nan)]).requires_grad_()
+    masks = torch.stack([MASK[0], -torch.ones(2, 2)])
+    value = AlignmentLoss()(maps, masks)
+    value.backward()
+    assert value.item() == pytest.approx(3.5 / 8)
+    assert torch.equal(maps.grad[1], torch.zeros(2, 2))
+
+
+def test_alignment_loss__of_an_unannotated_batch_is_a_zero_without_a_graph():
+    weight = torch.ones(1, requires_grad=True)
+    value = AlignmentLoss()(weight * torch.full((2, 3, 3), torch.inf), -torch.ones(2, 6, 6))
+    assert value.item() == 0
+    assert not value.requires_grad
+    (weight.sum() + value).backward()
+    assert weight.grad.item() == 1
+
+
+def test_alignment_loss__takes_any_penalty():
+    loss = AlignmentLoss(lambda heatmaps, masks: heatmaps.flatten(1).sum(dim=1))
+    assert loss(MAP, MASK).item() == 8
+
+
+@pytest.mark.parametrize("method", [contribution_cam, grad_cam, hires_cam, layer_cam])
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_alignment_loss__has_the_right_gradient_through_a_network(method, penalty):
+    """Second order: the map holds a gradient, and the weights see it through finite differences."""
+    torch.manual_seed(1)
+    images, labels = torch.rand(2, 2, 4, 4, dtype=torch.float64), torch.tensor([0, 2])
+    masks = torch.rand(2, 4, 4, dtype=torch.float64)
+    head = torch.rand(3, 3, dtype=torch.float64)
+
+    def loss(kernel, weights):
+        activations = torch.nn.functional.softplus(torch.nn.functional.conv2d(images, kernel, padding=1))
+        logits = (activations.square().mean((2, 3))) @ weights
+        (gradients,) = gradients_of(log_probability(logits, labels), [activations], create_graph=True)
+        return AlignmentLoss(penalty)(method(activations, gradients), masks)
+
+    kernel = torch.randn(3, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(loss, (kernel, head.requires_grad_()))
