@@ -144,8 +144,8 @@ def check_masks(batch: Batch) -> None:
     >>> check_masks(Batch(torch.zeros(1, 3, 2, 2), masks=torch.full((1, 2, 2), 255.0)))
     Traceback (most recent call last):
         ...
-    camtrain.errors.MaskError: A mask holds values in [0, 1], or is -1 everywhere (no annotation); image 0 has \
-255.0. Divide 8-bit masks by 255.
+    camtrain.errors.MaskError: A mask holds values in [0, 1], or is -1 everywhere (no annotation); image 0 \
+has 255.0. Divide 8-bit masks by 255.
     """
     if batch.masks is None:
         return
