@@ -1,1 +1,68 @@
-"""Nominate a cue, intervene, decide."""
+"""Nominate a cue, intervene, decide: does a class lean on its background, and how sure is that."""
+
+from camtrain.reliance.decide import decide, images_needed, rejected, verdict_of
+from camtrain.reliance.donors import choose_donors, usable
+from camtrain.reliance.examine import Findings, Instance, Plan, examine, illustrate, margins
+from camtrain.reliance.infills import (
+    blurred_background,
+    filled_background,
+    noise_background,
+    place,
+    swap_background,
+)
+from camtrain.reliance.interventions import (
+    intervene,
+    intervened,
+    predict_before,
+    probabilities,
+    restrict,
+)
+from camtrain.reliance.records import Criteria, Design, Effects, Estimate, Pool, Verdict, concatenate
+from camtrain.reliance.statistics import (
+    Contrast,
+    bootstrap,
+    estimate,
+    holm,
+    necessity,
+    screen,
+    sufficiency,
+)
+
+__all__ = [
+    "Contrast",
+    "Criteria",
+    "Design",
+    "Effects",
+    "Estimate",
+    "Findings",
+    "Instance",
+    "Plan",
+    "Pool",
+    "Verdict",
+    "blurred_background",
+    "bootstrap",
+    "choose_donors",
+    "concatenate",
+    "decide",
+    "estimate",
+    "examine",
+    "filled_background",
+    "holm",
+    "illustrate",
+    "images_needed",
+    "intervene",
+    "intervened",
+    "margins",
+    "necessity",
+    "noise_background",
+    "place",
+    "predict_before",
+    "probabilities",
+    "rejected",
+    "restrict",
+    "screen",
+    "sufficiency",
+    "swap_background",
+    "usable",
+    "verdict_of",
+]

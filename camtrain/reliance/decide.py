@@ -1,0 +1,131 @@
+"""From effects to verdicts: reliant, not reliant, or undecided and why."""
+
+import math
+from collections.abc import Sequence
+
+from scipy.special import stdtrit
+
+from camtrain.reliance.records import Answer, Criteria, Effects, Estimate, Verdict
+
+__all__ = ["decide", "images_needed", "rejected", "verdict_of"]
+
+
+def rejected(estimates: Sequence[Estimate], criteria: Criteria) -> tuple[Estimate, ...]:
+    """The estimates whose effect exceeds tau after the correction over classes and tests."""
+    return tuple(one for one in estimates if one.adjusted <= criteria.alpha)
+
+
+def decide(
+    effects: Effects,
+    estimates: Sequence[Estimate],
+    class_names: Sequence[str],
+    *,
+    guarded: Sequence[Estimate] | None = None,
+    other_infill: Sequence[Estimate] = (),
+    criteria: Criteria = Criteria(),  # noqa: B008  frozen
+) -> tuple[Verdict, ...]:
+    """One verdict for each class of the effects, in order.
+
+    ``reliant``: necessity or sufficiency exceeds tau, and still does with the grown masks of ``guarded`` (each at
+    level alpha alone, since both must hold). An effect that vanishes there may be the object's own edge: undecided.
+    ``not reliant``: every upper bound lies below ``criteria.limit``. All else is undecided, with the number of
+    images that would settle it. ``other_infill`` enters the note only.
+    """
+    present = sorted(set(effects.labels.tolist()))
+    return tuple(
+        verdict_of(
+            effects,
+            c,
+            class_names[c],
+            _of(c, estimates),
+            None if guarded is None else _of(c, guarded),
+            _of(c, other_infill),
+            criteria,
+            tests=len(estimates),
+        )
+        for c in present
+    )
+
+
+def verdict_of(
+    effects: Effects,
+    class_index: int,
+    name: str,
+    estimates: Sequence[Estimate],
+    guarded: Sequence[Estimate] | None,
+    other_infill: Sequence[Estimate],
+    criteria: Criteria,
+    *,
+    tests: int,
+) -> Verdict:
+    """The verdict on one class from its own estimates; ``tests`` is how many the look holds in all."""
+    rows = effects.of(class_index)
+    images = int(rows.sum())
+    own = effects.before[rows, 0].double()
+    placebo = float((own - effects.after[rows, 0, 0]).mean())
+
+    def answer(verdict: Answer, one: Estimate | None, note: str) -> Verdict:
+        numbers = (one.effect, one.low, one.high) if one else (math.nan, math.nan, math.nan)
+        p_value = one.adjusted if one else math.nan
+        return Verdict(class_index, name, verdict, *numbers, placebo, p_value, images, "background", note)
+
+    if not estimates:
+        missing = max(1, criteria.min_images - images)
+        return answer("undecided", None, f"{images} usable images; about {missing} more are needed")
+    found = rejected(estimates, criteria)
+    confirmed = [one for one in found if guarded is None or _confirms(one, guarded, criteria)]
+    if confirmed:
+        one = max(confirmed, key=lambda e: e.effect)
+        return answer("reliant", one, _evidence(one, other_infill))
+    if found:
+        one = max(found, key=lambda e: e.effect)
+        return answer(
+            "undecided", one, "the effect vanishes when the masks are grown: masks too small, or the object's edge"
+        )
+    widest = max(estimates, key=lambda e: e.high)
+    if float(own.mean()) <= 2 * criteria.limit:
+        return answer(
+            "undecided", widest, f"the class is not recognized yet (mean probability {float(own.mean()):.2f})"
+        )
+    if widest.high < criteria.limit:
+        return answer("not reliant", widest, f"every effect below {criteria.limit:g}")
+    more = images_needed(widest, criteria, tests)
+    return answer("undecided", widest, f"about {more} more images would decide" if more else "between the limits")
+
+
+def images_needed(one: Estimate, criteria: Criteria, tests: int) -> int | None:
+    """How many more units would decide, should effect and spread stay as they are; None where none would.
+
+    >>> images_needed(Estimate(0, "necessity", 0.0, 0.05, 30, -0.1, 0.1, 0.6), Criteria(), 20)
+    96
+    """
+    if not 0 < one.error < math.inf:
+        return None
+    spread = one.error * math.sqrt(one.units)
+    wanted: list[float] = []
+    if one.effect > criteria.tau:
+        wanted.append(_quantile(criteria.alpha / tests, one.units) / (one.effect - criteria.tau))
+    if one.effect < criteria.limit:
+        wanted.append(_quantile(criteria.alpha / 2, one.units) / (criteria.limit - one.effect))
+    needed = min(spread * spread * w * w for w in wanted)
+    return max(1, math.ceil(needed) - one.units)
+
+
+def _quantile(tail: float, units: int) -> float:
+    return float(stdtrit(units - 1, 1 - tail))
+
+
+def _of(class_index: int, estimates: Sequence[Estimate]) -> list[Estimate]:
+    return [one for one in estimates if one.class_index == class_index]
+
+
+def _confirms(one: Estimate, guarded: Sequence[Estimate], criteria: Criteria) -> bool:
+    return any(other.test == one.test and other.p_value <= criteria.alpha for other in guarded)
+
+
+def _evidence(one: Estimate, other_infill: Sequence[Estimate]) -> str:
+    said = "by what it loses without it" if one.test == "necessity" else "by what it wins on other objects"
+    for other in other_infill:
+        if other.test == one.test:
+            said += f"; {100 * other.effect:.0f} points by its color alone"
+    return said

@@ -1,0 +1,166 @@
+"""One round of detection from a pool of annotated images to verdicts, with the pictures to believe them by."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from camtrain.reliance.decide import decide, rejected
+from camtrain.reliance.donors import choose_donors
+from camtrain.reliance.infills import filled_background, noise_background
+from camtrain.reliance.interventions import Predict, Progress, intervene, predict_before, restrict
+from camtrain.reliance.records import Criteria, Effects, Estimate, Pool, Test, Verdict
+from camtrain.reliance.statistics import screen
+
+__all__ = ["Findings", "Instance", "Plan", "examine", "illustrate", "margins"]
+
+Gather = Callable[[Callable[[], Effects]], Effects]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a round is run: donor classes per image, mask margins in pixels (None: from the side), memory, seed."""
+
+    arms: int = 8
+    margin: int | None = None
+    guard: int | None = None
+    batch_size: int = 64
+    seed: int = 0
+    device: torch.device | str = "cpu"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The verdicts, and this process's own effects that led to them."""
+
+    verdicts: tuple[Verdict, ...]
+    effects: Effects
+    margin: int
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One image on one background: indices into the pool, and the class's probability before and after."""
+
+    class_index: int
+    test: Test
+    image: int
+    donor: int
+    before: float
+    after: float
+
+
+def margins(images: Float[Tensor, "N C H W"]) -> tuple[int, int]:
+    """Pixels that masks grow by for the interventions (1/64 of the side) and for their guard (8 % of it).
+
+    >>> margins(torch.zeros(0, 3, 224, 224))
+    (4, 18)
+    """
+    side = min(images.shape[-2:])
+    return max(1, round(side / 64)), max(3, round(0.08 * side))
+
+
+def examine(
+    predict: Predict,
+    pool: Pool,
+    class_names: Sequence[str],
+    classes: Sequence[int],
+    *,
+    criteria: Criteria = Criteria(),  # noqa: B008  frozen
+    plan: Plan = Plan(),
+    gather: Gather = lambda compute: compute(),
+    progress: Progress = lambda what, done, total: None,
+) -> Findings:
+    """Does ``predict`` lean on the background, class by class: swap, decide, and doubt what was found.
+
+    Whatever a first round of swapped backgrounds rejects is tried again with grown masks and with noise in the
+    donor's color. ``gather`` joins the effects of several processes. Costs 1 + arms forwards an image, and
+    arms + 3 more where something is found.
+    """
+    margin, guard = _margins(pool, plan)
+    design = choose_donors(pool.labels, classes, arms=plan.arms, generator=_generator(plan.seed))
+    before = predict_before(predict, pool, design, batch_size=plan.batch_size, device=plan.device)
+    run = partial(intervene, predict, pool, batch_size=plan.batch_size, device=plan.device, progress=progress)
+    mine: list[Effects] = []
+
+    def swap() -> Effects:
+        mine.append(run(design, before=before, infill=filled_background, margin=margin))
+        return mine[0]
+
+    def swap_with_grown_masks() -> Effects:
+        return run(design, before=before, infill=filled_background, margin=guard)
+
+    def color_alone() -> Effects:
+        infill = partial(noise_background, generator=_generator(plan.seed))
+        return run(restrict(design, 3), before=before[:, :3], infill=infill, margin=margin)
+
+    def judge(effects: Effects) -> tuple[Estimate, ...]:
+        return screen(effects, classes, criteria, generator=_generator(plan.seed))
+
+    effects = gather(swap)
+    estimates = judge(effects)
+    doubted = bool(rejected(estimates, criteria))
+    guarded = judge(gather(swap_with_grown_masks)) if doubted else None
+    colored = judge(gather(color_alone)) if doubted else ()
+    verdicts = decide(effects, estimates, class_names, guarded=guarded, other_infill=colored, criteria=criteria)
+    return Findings(verdicts, mine[0], margin)
+
+
+def illustrate(effects: Effects, class_index: int, *, count: int = 2) -> tuple[Instance, ...]:
+    """The images that show it best: most lost on another background, or won by the class's own on other objects.
+
+    Whichever changes more on average is shown, one background per image; empty where nothing was measured.
+
+    >>> effects = Effects("fill", torch.tensor([0]), torch.tensor([[0, 1]]), torch.tensor([[1, 2]]),
+    ...     torch.tensor([[0.9, 0.1]]), torch.tensor([[[0.75, 0.25], [0.25, 0.75]]]))
+    >>> [(one.test, one.donor, round(one.after, 2)) for one in illustrate(effects, 0)]
+    [('necessity', 2, 0.25)]
+    """
+    lost, won = _losses(effects, class_index), _wins(effects, class_index)
+    shown = max(lost, won, key=lambda group: sum(map(_change, group)) / max(1, len(group)))
+    best: dict[int, Instance] = {}
+    for one in sorted(shown, key=_change, reverse=True):
+        best.setdefault(one.image, one)
+    return tuple(best.values())[:count]
+
+
+def _change(one: Instance) -> float:
+    change = one.before - one.after
+    return change if one.test == "necessity" else -change
+
+
+def _losses(effects: Effects, class_index: int) -> list[Instance]:
+    after = effects.after[:, 1:, 0]
+    rows, arms = ((effects.labels == class_index).unsqueeze(1) & ~after.isnan()).nonzero().unbind(dim=1)
+    return _instances(effects, class_index, "necessity", rows, arms + 1, torch.zeros_like(arms))
+
+
+def _wins(effects: Effects, class_index: int) -> list[Instance]:
+    met = (effects.classes == class_index) & (effects.donors >= 0)
+    rows, arms = met.nonzero().unbind(dim=1)
+    rows, arms = rows[arms > 0], arms[arms > 0]
+    return _instances(effects, class_index, "sufficiency", rows, arms, arms)
+
+
+def _instances(
+    effects: Effects, class_index: int, test: Test, rows: Tensor, arms: Tensor, columns: Tensor
+) -> list[Instance]:
+    donors, before = effects.donors[rows, arms].tolist(), effects.before[rows, columns].tolist()
+    after = effects.after[rows, arms, columns].tolist()
+    found = zip(rows.tolist(), donors, before, after, strict=True)
+    return [Instance(class_index, test, *values) for values in found]
+
+
+def _margins(pool: Pool, plan: Plan) -> tuple[int, int]:
+    margin, guard = margins(pool.images)
+    return (
+        margin if plan.margin is None else plan.margin,
+        guard if plan.guard is None else plan.guard,
+    )
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,121 @@
+"""Run a design through a model: the same objects on many backgrounds."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from camtrain.compositing import dilate
+from camtrain.errors import BatchError
+from camtrain.reliance.infills import Infill, filled_background, place
+from camtrain.reliance.records import Design, Effects, Pool
+
+__all__ = ["Predict", "Progress", "intervene", "intervened", "predict_before", "probabilities", "restrict"]
+
+Predict = Callable[[Tensor], Tensor]
+Progress = Callable[[str, int, int], object]  # what is done, images in this forward, images in all
+
+
+def probabilities(logits: Float[Tensor, "B C"]) -> Float[Tensor, "B K"]:
+    """Softmax in float32; a single logit is read as the second of two classes.
+
+    >>> probabilities(torch.zeros(1, 1)).tolist()
+    [[0.5, 0.5]]
+    """
+    logits = logits.float()
+    if logits.shape[1] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    return logits.softmax(dim=1)
+
+
+def predict_before(
+    predict: Predict, pool: Pool, design: Design, *, batch_size: int = 64, device: torch.device | str = "cpu"
+) -> Float[Tensor, "N D"]:
+    """The probability that each untouched image gets for each class it will meet."""
+    before = torch.full(design.classes.shape, torch.nan)
+    for rows in _chunks(len(pool.labels), batch_size):
+        before[rows] = _read(predict, pool.images[rows].to(device), design.classes[rows])
+    return before
+
+
+def intervene(
+    predict: Predict,
+    pool: Pool,
+    design: Design,
+    *,
+    before: Float[Tensor, "N D"],
+    infill: Infill = filled_background,
+    margin: int = 1,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    progress: Progress = lambda what, done, total: None,
+) -> Effects:
+    """Every image of the pool on every background of its design, at most ``batch_size`` images at a time.
+
+    ``predict`` maps images (B, C, H, W) on ``device`` to logits (B, classes). Masks are grown by ``margin``
+    pixels around the object that is kept, and by as much more around the donor's object that is filled in.
+    ``progress`` hears of every forward. Costs ``design.forwards`` image forwards.
+    """
+    backgrounds = _backgrounds(pool, infill, 2 * margin, batch_size, device)
+    after = torch.full((*design.classes.shape, design.classes.shape[1]), torch.nan)
+    name = _name(infill, margin)
+    pairs = (design.donors >= 0).nonzero()
+    for chunk in _chunks(len(pairs), batch_size):
+        rows, arms = pairs[chunk].unbind(dim=1)
+        images = pool.images[rows].to(device), pool.masks[rows].to(device)
+        donors = backgrounds[design.donors[rows, arms]].to(device)
+        mixed = place(*images, donors, margin=margin)
+        after[rows, arms] = _read(predict, mixed, design.classes[rows])
+        progress(name, len(rows), design.forwards)
+    return Effects(name, design.labels, design.classes, design.donors, before, after)
+
+
+def intervened(
+    pool: Pool, image: int, donor: int, *, infill: Infill = filled_background, margin: int = 1
+) -> Float[Tensor, "C H W"]:
+    """One image of the pool on one background, as `intervene` shows it to the model."""
+    lent = Pool(*(column[donor : donor + 1] for column in (pool.images, pool.labels, pool.masks)))
+    background = _backgrounds(lent, infill, 2 * margin, 1, pool.images.device)
+    return place(pool.images[image : image + 1], pool.masks[image : image + 1], background, margin=margin)[0]
+
+
+def restrict(design: Design, arms: int) -> Design:
+    """The first ``arms`` arms of a design.
+
+    >>> design = Design(torch.tensor([0]), torch.tensor([[0, 1, 2]]), torch.tensor([[-1, 4, 7]]))
+    >>> restrict(design, 2).classes.tolist()
+    [[0, 1]]
+    """
+    return replace(design, classes=design.classes[:, :arms], donors=design.donors[:, :arms])
+
+
+def _name(infill: Infill, margin: int) -> str:
+    infill = getattr(infill, "func", infill)
+    return f"{getattr(infill, '__name__', type(infill).__name__)}, masks grown by {margin} px"
+
+
+def _backgrounds(pool: Pool, infill: Infill, margin: int, batch_size: int, device: torch.device | str) -> Tensor:
+    home = pool.images.device
+    masks = dilate(pool.masks, margin)
+    return torch.cat(
+        [
+            infill(pool.images[rows].to(device), masks[rows].to(device)).to(home)
+            for rows in _chunks(len(masks), batch_size)
+        ]
+    )
+
+
+def _chunks(length: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, length, size)]
+
+
+def _read(predict: Predict, images: Tensor, classes: Tensor) -> Tensor:
+    found = probabilities(predict(images)).cpu()
+    if found.shape[0] != len(images) or int(classes.max()) >= found.shape[1]:
+        raise BatchError(
+            f"predict must return logits for {len(images)} images and class {int(classes.max())}; got shape"
+            f" {tuple(found.shape)}: return (B, classes) logits, or name the classes to examine"
+        )
+    return found.gather(1, classes)

@@ -1,0 +1,132 @@
+"""What the stages of a detection hand to each other: a pool, a design, effects, estimates, verdicts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+__all__ = ["Criteria", "Design", "Effects", "Estimate", "Pool", "Verdict", "concatenate"]
+
+Answer = Literal["reliant", "not reliant", "undecided"]
+Test = Literal["necessity", "sufficiency"]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Annotated images: each is judged, and lends its background to others. Masks are 1 on the object."""
+
+    images: Float[Tensor, "N C H W"]
+    labels: Int[Tensor, " N"]
+    masks: Float[Tensor, "N H W"]
+
+
+@dataclass(frozen=True)
+class Design:
+    """Which image meets which background: row i has one arm per donor class, arm 0 being its own class.
+
+    ``classes[i, a]`` is the class of arm a's donor and ``donors[i, a]`` its index in the pool, -1 where no
+    donor was left. Within one pair of classes a donor serves at most once, so the pairs are independent.
+    """
+
+    labels: Int[Tensor, " N"]
+    classes: Int[Tensor, "N D"]
+    donors: Int[Tensor, "N D"]
+
+    @property
+    def forwards(self) -> int:
+        """How many intervened images the design asks for."""
+        return int((self.donors >= 0).sum())
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Probabilities before and after: ``after[i, a, b]`` is that of class ``classes[i, b]`` on arm a's background.
+
+    ``before[i, b]`` is the same on the untouched image. NaN where an arm has no donor.
+    """
+
+    infill: str
+    labels: Int[Tensor, " N"]
+    classes: Int[Tensor, "N D"]
+    donors: Int[Tensor, "N D"]
+    before: Float[Tensor, "N D"]
+    after: Float[Tensor, "N D D"]
+
+    def of(self, class_index: int) -> Bool[Tensor, " N"]:
+        """Which rows are images of this class with a measured placebo (a background of the same class)."""
+        return (self.labels == class_index) & ~self.after[:, 0, 0].isnan()
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """The rules of a decision, all effects in probability.
+
+    ``alpha``: error rate over all classes and tests of one look. ``tau``: an effect up to this is nothing.
+    ``limit``: "not reliant" asks for an upper bound below this. ``min_images``: fewer decide nothing.
+    """
+
+    alpha: float = 0.05
+    tau: float = 0.02
+    limit: float = 0.05
+    min_images: int = 10
+    resamples: int = 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One test of one class: effect, bootstrap error over ``units``, interval, and p-value against tau.
+
+    A unit is an image for necessity and a donor (with all images it was lent to) for sufficiency.
+    ``adjusted`` is the p-value after Holm over every class and test of the look.
+    """
+
+    class_index: int
+    test: Test
+    effect: float
+    error: float
+    units: int
+    low: float
+    high: float
+    p_value: float
+    adjusted: float = 1.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known about one class.
+
+    ``effect`` in probability: what the class loses without its cue, or wins by it, whichever test decided,
+    with the interval [``low``, ``high``]. ``placebo`` is the loss on another background of the *same* class.
+    ``p_value`` is Holm-adjusted, ``images`` the number of images of the class that were judged.
+    """
+
+    class_index: int
+    class_name: str
+    verdict: Answer
+    effect: float
+    low: float
+    high: float
+    placebo: float
+    p_value: float
+    images: int
+    cue: str
+    note: str
+
+
+def concatenate(parts: Sequence[Effects]) -> Effects:
+    """The effects of several processes as one, donors renumbered so that each pool keeps its own."""
+    first, donors, offset = parts[0], [], 0
+    for part in parts:
+        donors.append(torch.where(part.donors >= 0, part.donors + offset, -1))
+        offset += len(part.labels)
+    return Effects(
+        first.infill,
+        torch.cat([part.labels for part in parts]),
+        torch.cat([part.classes for part in parts]),
+        torch.cat(donors),
+        torch.cat([part.before for part in parts]),
+        torch.cat([part.after for part in parts]),
+    )
