@@ -31,19 +31,24 @@ class Ride:
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
-        self.model = model
         self.layers = tuple(layers)
-        self.logits: Tensor | None = None
+        self._path = _path(model, self.layers)
         self._handles: list[Any] = []
-        self._root: nn.Module | None = None
-        self._flip = GradFlip(layers)
         self._flip_handles: list[Any] = []
         self._modes = ExitStack()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.logits: Tensor | None = None
+        self._root: nn.Module | None = None
+        self._flip = GradFlip(self.layers)
         self._done = False
 
     def arm(self) -> None:
-        """Register the hooks."""
-        for module in _path(self.model, self.layers):
+        """Register the hooks for the next forward pass; what an earlier one left is forgotten."""
+        self.disarm()
+        self._forget()
+        for module in self._path:
             self._handles.append(module.register_forward_pre_hook(self._enter, prepend=True))
             self._handles.append(module.register_forward_hook(self._leave, always_call=True))
 
@@ -55,14 +60,16 @@ class Ride:
         self._modes.close()
 
     def captured(self, target: Target, labels: Tensor | None) -> Capture | None:
-        """Activations and gradients of the pass, or None where it could not be ridden on."""
+        """Activations and gradients of the pass, or None where it could not be ridden on; they are let go of."""
         if self.logits is None or not self._flip.activations.complete or not self.logits.requires_grad:
             return None
         with torch.inference_mode(False), torch.enable_grad():
             if labels is not None and labels.is_inference():
                 labels = labels.clone()
             scores = target(self.logits, labels)
-        return _captured(self.logits.detach(), scores, self._flip.activations, self.layers)
+        captured = _captured(self.logits.detach(), scores, self._flip.activations, self.layers)
+        self._forget()
+        return captured
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
         if self._done or self._root is not None:
