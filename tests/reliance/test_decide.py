@@ -1,0 +1,92 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from camtrain.reliance import Criteria, Effects, Estimate, decide, images_needed
+
+CLEAR = Estimate(0, "necessity", 0.31, 0.03, 30, 0.24, 0.38, 1e-9, 1e-8)
+NOTHING = Estimate(0, "necessity", 0.001, 0.004, 30, -0.007, 0.009, 0.9, 1.0)
+UNSURE = Estimate(0, "necessity", 0.04, 0.03, 30, -0.02, 0.10, 0.26, 1.0)
+
+
+def effects(images: int = 30, before: float = 0.9, placebo: float = 0.01) -> Effects:
+    after = torch.full((images, 2, 2), before - placebo)
+    ones = torch.zeros(images, dtype=torch.long)
+    donors, classes = torch.zeros(images, 2, dtype=torch.long), torch.tensor([[0, 1]]).expand(images, 2)
+    return Effects("test", ones, classes, donors, torch.full((images, 2), before), after)
+
+
+def verdict(*estimates: Estimate, measured: Effects | None = None, **kwargs):
+    (only,) = decide(measured or effects(), estimates, ["boat"], **kwargs)
+    return only
+
+
+def test_decide__a_clear_effect_is_reliant_with_its_numbers():
+    found = verdict(CLEAR)
+    assert (found.verdict, found.class_name, found.cue) == ("reliant", "boat", "background")
+    assert (found.effect, found.low, found.high, found.images) == (0.31, 0.24, 0.38, 30)
+    assert found.placebo == pytest.approx(0.01)
+
+
+def test_decide__an_effect_that_vanishes_under_grown_masks_is_undecided():
+    found = verdict(CLEAR, guarded=[NOTHING])
+    assert found.verdict == "undecided"
+    assert "masks" in found.note
+
+
+def test_decide__an_effect_that_persists_under_grown_masks_is_reliant():
+    persists = replace(CLEAR, effect=0.1, p_value=0.001, adjusted=0.2)
+    assert verdict(CLEAR, guarded=[persists]).verdict == "reliant"
+
+
+def test_decide__the_other_test_does_not_confirm():
+    assert verdict(CLEAR, guarded=[replace(CLEAR, test="sufficiency")]).verdict == "undecided"
+
+
+def test_decide__sufficiency_alone_suffices():
+    wins = replace(CLEAR, test="sufficiency", effect=0.2)
+    assert verdict(NOTHING, wins).verdict == "reliant"
+    assert verdict(NOTHING, wins).effect == 0.2
+
+
+def test_decide__a_narrow_interval_near_zero_is_not_reliant():
+    assert verdict(NOTHING).verdict == "not reliant"
+
+
+def test_decide__every_upper_bound_must_lie_below_the_limit():
+    assert verdict(NOTHING, replace(UNSURE, test="sufficiency")).verdict == "undecided"
+
+
+def test_decide__a_wide_interval_is_undecided_and_says_how_many_images_it_takes():
+    found = verdict(UNSURE)
+    assert found.verdict == "undecided"
+    assert f"about {images_needed(UNSURE, Criteria(), 1)} more images" in found.note
+
+
+def test_decide__too_few_images_say_how_many_are_missing():
+    found = verdict(measured=effects(images=4))
+    assert found.verdict == "undecided"
+    assert "about 6 more" in found.note
+    assert math.isnan(found.effect)
+
+
+def test_decide__a_class_that_is_not_recognized_is_never_cleared():
+    assert verdict(NOTHING, measured=effects(before=0.05)).verdict == "undecided"
+
+
+def test_decide__names_the_effect_of_color_alone():
+    assert "12 points by its color alone" in verdict(CLEAR, other_infill=[replace(CLEAR, effect=0.12)]).note
+
+
+def test_images_needed__would_decide_if_effect_and_spread_stay():
+    more = images_needed(UNSURE, Criteria(), 1)
+    n = UNSURE.units + more
+    error = UNSURE.error * (UNSURE.units / n) ** 0.5
+    bound = UNSURE.effect + 2.05 * error < 0.05 or UNSURE.effect - 1.69 * error > 0.02
+    assert bound
+
+
+def test_images_needed__of_an_unknown_spread_is_none():
+    assert images_needed(replace(UNSURE, error=math.inf), Criteria(), 1) is None

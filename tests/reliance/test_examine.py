@@ -1,0 +1,140 @@
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from camtrain.reliance import Plan, Pool, concatenate, examine, illustrate, margins
+from tests.reliance.worlds import World, mixture, read_background, read_background_for, read_object
+
+SEEDS = range(4)
+
+
+def verdicts(predict: Callable[[Tensor], Tensor], world: World, **kwargs) -> dict[int, str]:
+    names = [f"class {c}" for c in range(world.classes)]
+    found = examine(predict, world.pool(), names, range(world.classes), **kwargs)
+    return {one.class_index: one.verdict for one in found.verdicts}
+
+
+def counted(predict: Callable[[Tensor], Tensor], **kwargs) -> Counter:
+    return Counter(v for seed in SEEDS for v in verdicts(predict, World(seed=seed, **kwargs)).values())
+
+
+def distracted(images: Tensor) -> Tensor:
+    """Reads the object; the background disturbs every logit, but says nothing of the class."""
+    total = images[:, :, :2].sum(dim=(1, 2, 3)) / 32
+    return read_object(images) + 2 * torch.sin(40 * total[:, None] + torch.arange(images.shape[1]))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 6])
+def test_examine__a_model_that_reads_the_object_is_cleared(classes: int):
+    assert counted(read_object, classes=classes, images=20) == {"not reliant": 4 * classes}
+
+
+@pytest.mark.parametrize("classes", [2, 3, 6])
+def test_examine__a_model_that_reads_the_background_is_flagged_for_every_class(classes: int):
+    assert counted(read_background, classes=classes, images=20) == {"reliant": 4 * classes}
+
+
+def test_examine__a_mixture_is_flagged():
+    assert counted(mixture(0.3), classes=5, images=30) == {"reliant": 20}
+
+
+def test_examine__a_background_that_only_disturbs_raises_no_alarm():
+    assert counted(distracted, classes=6, images=30)["reliant"] == 0
+
+
+@pytest.mark.parametrize("classes", [4, 6])
+def test_examine__one_leaning_class_is_found_and_innocent_ones_are_not(classes: int):
+    found = [verdicts(read_background_for(1), World(classes=classes, images=30, seed=seed)) for seed in SEEDS]
+    assert all(each[1] == "reliant" for each in found)
+    assert not any(each[c] == "reliant" for each in found for c in each if c != 1)
+
+
+def test_examine__power_grows_with_images():
+    few = counted(mixture(0.15), classes=4, images=12)["reliant"]
+    many = counted(mixture(0.15), classes=4, images=60)["reliant"]
+    assert few < many
+    assert many == 16
+
+
+def test_examine__finds_an_imperfect_correlation():
+    assert counted(mixture(0.4), classes=4, images=30, correlation=0.9)["reliant"] >= 15
+
+
+def test_examine__eroded_masks_end_undecided_with_the_reason():
+    world = World(classes=4, images=30, seed=0)
+    pool = world.pool()
+    small = torch.zeros_like(pool.masks)
+    small[:, 8:9, 8:9] = 1  # the object reaches far beyond
+
+    def reads_the_rim(images: Tensor) -> Tensor:
+        return 6 * images[:, :, 5:11, 10:11].mean(dim=(2, 3))
+
+    names = [str(c) for c in range(4)]
+    found = examine(reads_the_rim, Pool(pool.images, pool.labels, small), names, range(4), plan=Plan(guard=4))
+    assert {one.verdict for one in found.verdicts} == {"undecided"}
+    assert all("masks too small" in one.note for one in found.verdicts)
+
+
+def test_examine__too_few_images_decide_nothing():
+    assert set(verdicts(read_background, World(classes=3, images=5, seed=0)).values()) == {"undecided"}
+
+
+def test_examine__of_one_class_decides_nothing():
+    assert set(verdicts(read_background, World(classes=1, images=20, seed=0)).values()) == {"undecided"}
+
+
+def test_examine__repeats_to_the_bit():
+    world = World(classes=3, images=15, seed=0)
+    first, second = (
+        examine(mixture(0.2), world.pool(), ["a", "b", "c"], range(3), plan=Plan(seed=5)) for _ in range(2)
+    )
+    assert first.verdicts == second.verdicts
+
+
+def test_examine__joins_the_pools_of_several_processes():
+    pools = [World(classes=3, images=8, seed=seed).pool() for seed in (0, 1)]
+    names = ["a", "b", "c"]
+    parts: list = []
+    examine(read_background, pools[0], names, range(3), gather=lambda run: parts.append(run()) or parts[-1])
+
+    def gather(run):
+        return concatenate([parts[0], run()])
+
+    assert {v.verdict for v in examine(read_background, pools[1], names, range(3), gather=gather).verdicts} == {
+        "reliant"
+    }
+
+
+def test_examine__costs_what_it_says():
+    seen = Counter()
+
+    def predict(images: Tensor) -> Tensor:
+        seen["images"] += len(images)
+        return read_object(images)
+
+    verdicts(predict, World(classes=4, images=10, seed=0))
+    assert seen["images"] == 40 * (1 + 4)
+    seen.clear()
+    verdicts(lambda images: predict(images) * 0 + read_background(images), World(classes=4, images=10, seed=0))
+    assert seen["images"] == 40 * (1 + 4 + 4 + 3)
+
+
+def test_illustrate__shows_different_images_that_lost_most_first():
+    world = World(classes=4, images=12, seed=0)
+    found = examine(read_background, world.pool(), list("abcd"), range(4))
+    first, second = illustrate(found.effects, 2)
+    assert first.image != second.image
+    assert first.before - first.after >= second.before - second.after > 0.5
+    assert found.effects.labels[first.image] == 2
+
+
+def test_illustrate__of_a_class_without_images_is_empty():
+    found = examine(read_object, World(classes=2, images=12, seed=0).pool(), list("ab"), range(2))
+    assert illustrate(found.effects, 7) == ()
+
+
+def test_margins__are_never_below_one_and_three_pixels():
+    assert margins(torch.zeros(1, 3, 8, 8)) == (1, 3)

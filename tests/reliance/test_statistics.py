@@ -1,0 +1,134 @@
+import pytest
+import torch
+from scipy import stats
+
+from camtrain.reliance import (
+    Contrast,
+    Criteria,
+    Design,
+    Effects,
+    bootstrap,
+    choose_donors,
+    concatenate,
+    holm,
+    necessity,
+    screen,
+    sufficiency,
+)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def effects_of(design: Design, probability) -> Effects:
+    """``probability(label, donor class, class)`` -> p, noise-free."""
+    n, d = design.classes.shape
+    after = torch.full((n, d, d), torch.nan)
+    for i in range(n):
+        y = int(design.labels[i])
+        for a in range(d):
+            for b in range(d):
+                if design.donors[i, a] >= 0:
+                    after[i, a, b] = probability(y, int(design.classes[i, a]), int(design.classes[i, b]))
+    return Effects("test", design.labels, design.classes, design.donors, after[:, 0], after)
+
+
+def leans_on_zero(label: int, background: int, c: int) -> float:
+    """Class 0 needs its background, and wins .4 from anybody by it; nobody else cares."""
+    if c == 0:
+        return 0.9 if label == background == 0 else 0.4 if label == 0 or background == 0 else 0.0
+    return (0.6 if background == 0 else 1.0) if c == label else 0.0
+
+
+def effect(contrast: Contrast) -> float:
+    return bootstrap(contrast, resamples=50, generator=generator())[0]
+
+
+@pytest.mark.parametrize("classes", [3, 5, 8])
+def test_necessity_and_sufficiency__find_one_leaning_class_and_clear_the_others(classes: int):
+    design = choose_donors(torch.arange(4 * classes) % classes, range(classes), generator=generator())
+    effects = effects_of(design, leans_on_zero)
+    assert effect(necessity(effects, 0)) == pytest.approx(0.5)
+    assert effect(sufficiency(effects, 0)) == pytest.approx(0.4)
+    for c in range(1, classes):
+        assert effect(necessity(effects, c)) == pytest.approx(0.0)
+        assert effect(sufficiency(effects, c)) == pytest.approx(0.0)
+
+
+def test_sufficiency__of_two_classes_has_nothing_to_compare_with():
+    design = choose_donors(torch.arange(8) % 2, range(2), generator=generator())
+    assert len(sufficiency(effects_of(design, leans_on_zero), 0).sums) == 0
+
+
+def test_sufficiency__counts_a_donor_as_one_unit_however_often_it_is_lent():
+    design = choose_donors(torch.arange(30) % 5, range(5), generator=generator())
+    contrast = sufficiency(effects_of(design, leans_on_zero), 0)
+    assert len(contrast.sums) == 6
+    assert contrast.counts.sum() == 6 * 4 * 3  # donors x borrowers x backgrounds of neither class
+
+
+def test_necessity__leaves_out_images_without_a_placebo():
+    design = choose_donors(torch.tensor([0, 0, 0, 1]), (0, 1), generator=generator())
+    assert len(necessity(effects_of(design, leans_on_zero), 1).sums) == 0
+
+
+def test_bootstrap__error_of_one_column_is_that_of_the_mean():
+    values = torch.randn(40, 1, generator=generator(), dtype=torch.float64)
+    effect, error = bootstrap(Contrast(values, torch.ones_like(values)), resamples=20000, generator=generator())
+    assert effect == pytest.approx(values.mean().item())
+    assert error == pytest.approx(values.std().item() / 40**0.5, rel=0.03)
+
+
+def test_bootstrap__takes_the_lower_median_over_donor_classes():
+    sums = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).double().expand(3, 4)
+    assert bootstrap(Contrast(sums, torch.ones_like(sums)), resamples=5, generator=generator()) == (0.0, 0.0)
+
+
+def test_bootstrap__of_no_unit_is_nan_and_of_one_has_infinite_error():
+    empty = torch.zeros(0, 1, dtype=torch.float64)
+    assert all(value != value for value in bootstrap(Contrast(empty, empty), resamples=5, generator=generator()))
+    one = torch.ones(1, 1, dtype=torch.float64)
+    assert bootstrap(Contrast(one, one), resamples=5, generator=generator()) == (1.0, torch.inf)
+
+
+def test_holm__agrees_with_its_definition_worked_by_hand():
+    # sorted .005 .01 .03 .04 times 4 3 2 1: .02 .03 .06 .04, then the running maximum
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_holm__of_nothing_is_nothing_and_never_exceeds_one():
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def look_at_nothing(seed: int, tau: float, skewed: bool, classes: int = 6, images: int = 30) -> bool:
+    """Does a look flag anything where every class loses exactly tau on every other background."""
+    g = generator(seed)
+    design = choose_donors(torch.arange(classes * images) % classes, range(classes), generator=g)
+    n, d = design.classes.shape
+    after = torch.zeros(n, d, d)
+    image = 0.1 * torch.randn(n, 1, generator=g)
+    rare = 0.4 * (torch.rand(n, d, generator=g) < tau / 0.4)
+    loss = rare if skewed else tau + 0.15 * torch.randn(n, d, generator=g)
+    after[:, :, 0] = 0.5 + image - loss
+    after[:, 0, 0] += loss[:, 0]
+    effects = Effects("test", design.labels, design.classes, design.donors, after[:, 0], after)
+    found = screen(effects, range(classes), Criteria(tau=tau, resamples=200), generator=g)
+    return any(one.adjusted <= 0.05 for one in found)
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+def test_screen__false_alarms_at_the_edge_of_the_null_stay_below_alpha(skewed: bool):
+    looks = 60
+    alarms = sum(look_at_nothing(seed, 0.05, skewed) for seed in range(looks))
+    assert alarms <= stats.binom.isf(0.005, looks, 0.05)
+
+
+def test_concatenate__keeps_the_donors_of_each_process_apart():
+    design = choose_donors(torch.arange(6) % 2, range(2), generator=generator())
+    part = effects_of(design, leans_on_zero)
+    whole = concatenate([part, part])
+    assert whole.donors[6:].min() >= 6
+    assert torch.equal(whole.donors[:6], part.donors)
+    assert necessity(whole, 0).sums.shape == (6, 1)
