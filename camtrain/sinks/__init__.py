@@ -1,5 +1,7 @@
 """Where records go."""
 
+from camtrain.sinks.files import FilesSink
+from camtrain.sinks.history import History, read_history
 from camtrain.sinks.protocol import Sink, SinkGroup
 from camtrain.sinks.records import (
     CELLS,
@@ -22,7 +24,9 @@ __all__ = [
     "HEATMAPS",
     "Alert",
     "Example",
+    "FilesSink",
     "FourCells",
+    "History",
     "Panel",
     "Panels",
     "Record",
@@ -31,4 +35,5 @@ __all__ = [
     "SinkGroup",
     "VerdictRow",
     "Verdicts",
+    "read_history",
 ]

@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from camtrain.sinks import FAILURES, HEATMAPS, Alert, Example, FourCells, Panel, Panels, Scalars, VerdictRow, Verdicts
+from camtrain.sinks.records import CELLS
+
+
+def picture(seed: int = 0, size: int = 16) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (3, size, size), generator=generator, dtype=torch.uint8)
+
+
+def panel(sample="s0", label=0, predicted=1, energy=0.2, cell=CELLS[3], mask=True, methods=("grad_cam", "hires_cam")):
+    names = ["boat", "car"]
+    return Panel(
+        sample=sample,
+        image=picture(),
+        overlays={name: picture(index) for index, name in enumerate(methods, start=1)},
+        label=label,
+        predicted=predicted,
+        label_name=names[label],
+        predicted_name=names[predicted],
+        probability=0.97,
+        true_probability=0.97 if label == predicted else 0.02,
+        inside_energy=dict.fromkeys(methods, energy) if mask else {},
+        cell=cell,
+        mask=(torch.arange(16).view(1, -1) < 8).expand(16, 16) if mask else None,
+        group_name="boat on land",
+    )
+
+
+def one_pass(epoch: int, step: int, verdict: str = "reliant", energy: float = 0.2):
+    """Every kind of record, as the callbacks write them after a validation."""
+    rows = (
+        VerdictRow(0, "boat", verdict, 0.41, 0.35, 0.47, 0.02, 0.001, 64),
+        VerdictRow(
+            1, "car", "undecided", float("nan"), float("nan"), float("nan"), 0.0, float("nan"), 2, note="too few"
+        ),
+    )
+    example = Example("boat", picture(1), picture(2), before=0.98, after=0.11, caption="background of s3")
+    scalars = {"val/accuracy": 0.8, "val/worst_group_accuracy": 0.4, "cam/inside_energy/grad_cam": energy}
+    return (
+        Scalars(scalars | {"reliance/flagged": float(verdict == "reliant")}, epoch, step),
+        FourCells(dict(zip(CELLS, (5, 3, 1, 2), strict=True)), epoch, step),
+        Panels(HEATMAPS, (panel("s0"), panel("s1", 0, 0, cell=CELLS[0])), epoch, step),
+        Panels(FAILURES, (panel("s0"), panel("s2", 1, 1, cell=CELLS[1], energy=float("nan"))), epoch, step),
+        Verdicts(rows, epoch, step, (example,)),
+        Alert("boat leans on its background", "effect 0.41 [0.35, 0.47]", epoch, step),
+    )
+
+
+@pytest.fixture
+def make_panel():
+    return panel
+
+
+@pytest.fixture
+def make_pass():
+    return one_pass
