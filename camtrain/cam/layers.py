@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from camtrain.cam.ownership import call, evaluating, isolated, unwrap, usable_in_autograd
 from camtrain.errors import LayerError
 
-LayerSpec = str | nn.Module | Sequence[str | nn.Module]
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -42,6 +40,9 @@ class Layer:
         return self.layout.to_map(tensor)
 
 
+LayerSpec = str | nn.Module | Layer | Sequence[str | nn.Module | Layer]
+
+
 def find_layers(model: nn.Module, layers: LayerSpec) -> tuple[Layer, ...]:
     """Names and modules as layers, without a forward pass. `"auto"` is not known before one: see `resolve_layers`.
 
@@ -50,13 +51,15 @@ def find_layers(model: nn.Module, layers: LayerSpec) -> tuple[Layer, ...]:
     >>> [layer.name for layer in find_layers(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), "0")]
     ['0']
     """
-    specs = [layers] if isinstance(layers, (str, nn.Module)) else list(layers)
+    specs = [layers] if isinstance(layers, (str, nn.Module, Layer)) else list(layers)
     if not specs:
         raise LayerError("No layer was given: pass 'auto', a dotted name, a module, or a list of these.")
     return tuple(_find(unwrap(model), spec) for spec in specs)
 
 
-def _find(model: nn.Module, spec: str | nn.Module) -> Layer:
+def _find(model: nn.Module, spec: str | nn.Module | Layer) -> Layer:
+    if isinstance(spec, Layer):
+        return spec
     modules: dict[str, nn.Module] = {_plain(name): module for name, module in model.named_modules() if name}
     if isinstance(spec, nn.Module):
         for name, module in modules.items():
