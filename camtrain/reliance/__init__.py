@@ -1,5 +1,6 @@
 """Nominate a cue, intervene, decide: does a class lean on its background, and how sure is that."""
 
+from camtrain.reliance.collect import Collector
 from camtrain.reliance.decide import decide, images_needed, rejected, verdict_of
 from camtrain.reliance.donors import choose_donors, usable
 from camtrain.reliance.examine import Findings, Instance, Plan, examine, illustrate, margins
@@ -29,6 +30,7 @@ from camtrain.reliance.statistics import (
 )
 
 __all__ = [
+    "Collector",
     "Contrast",
     "Criteria",
     "Design",

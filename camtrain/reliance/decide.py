@@ -12,7 +12,7 @@ __all__ = ["decide", "images_needed", "rejected", "verdict_of"]
 
 def rejected(estimates: Sequence[Estimate], criteria: Criteria) -> tuple[Estimate, ...]:
     """The estimates whose effect exceeds tau after the correction over classes and tests."""
-    return tuple(one for one in estimates if one.adjusted <= criteria.alpha)
+    return tuple(one for one in estimates if one.adjusted <= criteria.share * criteria.alpha)
 
 
 def decide(
@@ -104,7 +104,7 @@ def images_needed(one: Estimate, criteria: Criteria, tests: int) -> int | None:
     spread = one.error * math.sqrt(one.units)
     wanted: list[float] = []
     if one.effect > criteria.tau:
-        wanted.append(_quantile(criteria.alpha / tests, one.units) / (one.effect - criteria.tau))
+        wanted.append(_quantile(criteria.share * criteria.alpha / tests, one.units) / (one.effect - criteria.tau))
     if one.effect < criteria.limit:
         wanted.append(_quantile(criteria.alpha / 2, one.units) / (criteria.limit - one.effect))
     needed = min(spread * spread * w * w for w in wanted)

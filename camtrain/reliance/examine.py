@@ -10,7 +10,7 @@ from torch import Tensor
 
 from camtrain.reliance.decide import decide, rejected
 from camtrain.reliance.donors import choose_donors
-from camtrain.reliance.infills import filled_background, noise_background
+from camtrain.reliance.infills import noise_background
 from camtrain.reliance.interventions import Predict, Progress, intervene, predict_before, restrict
 from camtrain.reliance.records import Criteria, Effects, Estimate, Pool, Test, Verdict
 from camtrain.reliance.statistics import screen
@@ -82,20 +82,20 @@ def examine(
     """
     margin, guard = _margins(pool, plan)
     design = choose_donors(pool.labels, classes, arms=plan.arms, generator=_generator(plan.seed))
-    before = predict_before(predict, pool, design, batch_size=plan.batch_size, device=plan.device)
     run = partial(intervene, predict, pool, batch_size=plan.batch_size, device=plan.device, progress=progress)
     mine: list[Effects] = []
 
     def swap() -> Effects:
-        mine.append(run(design, before=before, infill=filled_background, margin=margin))
+        before = predict_before(predict, pool, design, batch_size=plan.batch_size, device=plan.device)
+        mine.append(run(design, before=before, margin=margin))
         return mine[0]
 
     def swap_with_grown_masks() -> Effects:
-        return run(design, before=before, infill=filled_background, margin=guard)
+        return run(design, before=mine[0].before, margin=guard)
 
     def color_alone() -> Effects:
         infill = partial(noise_background, generator=_generator(plan.seed))
-        return run(restrict(design, 3), before=before[:, :3], infill=infill, margin=margin)
+        return run(restrict(design, 3), before=mine[0].before[:, :3], infill=infill, margin=margin)
 
     def judge(effects: Effects) -> tuple[Estimate, ...]:
         return screen(effects, classes, criteria, generator=_generator(plan.seed))

@@ -34,7 +34,7 @@ def predict_before(
     predict: Predict, pool: Pool, design: Design, *, batch_size: int = 64, device: torch.device | str = "cpu"
 ) -> Float[Tensor, "N D"]:
     """The probability that each untouched image gets for each class it will meet."""
-    before = torch.full(design.classes.shape, torch.nan)
+    before = torch.full(design.classes.shape, torch.nan, dtype=torch.float32)
     for rows in _chunks(len(pool.labels), batch_size):
         before[rows] = _read(predict, pool.images[rows].to(device), design.classes[rows])
     return before
@@ -59,7 +59,8 @@ def intervene(
     ``progress`` hears of every forward. Costs ``design.forwards`` image forwards.
     """
     backgrounds = _backgrounds(pool, infill, 2 * margin, batch_size, device)
-    after = torch.full((*design.classes.shape, design.classes.shape[1]), torch.nan)
+    arms_met = design.classes.shape[1]
+    after = torch.full((*design.classes.shape, arms_met), torch.nan, dtype=torch.float32)
     name = _name(infill, margin)
     pairs = (design.donors >= 0).nonzero()
     for chunk in _chunks(len(pairs), batch_size):
@@ -92,11 +93,14 @@ def restrict(design: Design, arms: int) -> Design:
 
 
 def _name(infill: Infill, margin: int) -> str:
-    infill = getattr(infill, "func", infill)
-    return f"{getattr(infill, '__name__', type(infill).__name__)}, masks grown by {margin} px"
+    function = getattr(infill, "func", infill)
+    name = getattr(function, "__name__", type(function).__name__).replace("_", " ")
+    return f"{name}, masks grown by {margin} px"
 
 
 def _backgrounds(pool: Pool, infill: Infill, margin: int, batch_size: int, device: torch.device | str) -> Tensor:
+    if len(pool.images) == 0:
+        return pool.images
     home = pool.images.device
     masks = dilate(pool.masks, margin)
     return torch.cat(

@@ -66,6 +66,7 @@ class Criteria:
 
     ``alpha``: error rate over all classes and tests of one look. ``tau``: an effect up to this is nothing.
     ``limit``: "not reliant" asks for an upper bound below this. ``min_images``: fewer decide nothing.
+    ``share``: the part of ``alpha`` that one look of several may spend on flags.
     """
 
     alpha: float = 0.05
@@ -73,6 +74,7 @@ class Criteria:
     limit: float = 0.05
     min_images: int = 10
     resamples: int = 1000
+    share: float = 1.0
 
 
 @dataclass(frozen=True)

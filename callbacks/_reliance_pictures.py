@@ -1,0 +1,77 @@
+"""What a round of detection leaves to read: rows, example pictures, and the alert of a first flag."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from camtrain.reliance import Findings, Instance, Pool, Verdict, illustrate, intervened
+from camtrain.render import to_uint8
+from camtrain.sinks.records import Alert, Example
+
+MOST_EXAMPLES = 24
+
+
+def flagged(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The reliant ones, largest effect first."""
+    return sorted((v for v in verdicts if v.verdict == "reliant"), key=lambda v: -v.effect)
+
+
+def examples(
+    findings: Findings, pool: Pool, names: Sequence[str], denormalize: Callable[[Tensor], Tensor] | None, count: int
+) -> tuple[Example, ...]:
+    """`count` images of each flagged class before and after the intervention that tells most."""
+    shown = [
+        _example(findings, instance, pool, names, denormalize)
+        for verdict in flagged(findings.verdicts)
+        for instance in illustrate(findings.effects, verdict.class_index, count=count)
+    ]
+    return tuple(shown[:MOST_EXAMPLES])
+
+
+def _example(
+    findings: Findings,
+    instance: Instance,
+    pool: Pool,
+    names: Sequence[str],
+    denormalize: Callable[[Tensor], Tensor] | None,
+) -> Example:
+    changed = intervened(pool, instance.image, instance.donor, margin=findings.margin)
+    pair = torch.stack([pool.images[instance.image], changed])
+    original, swapped = to_uint8(pair if denormalize is None else denormalize(pair))
+    held, lent = (names[int(pool.labels[i])] for i in (instance.image, instance.donor))
+    return Example(
+        names[instance.class_index],
+        original,
+        swapped,
+        instance.before,
+        instance.after,
+        f"{held} on a background of {lent}",
+    )
+
+
+def describe(verdict: Verdict) -> str:
+    """One sentence for a person.
+
+    >>> describe(Verdict(0, "boat", "reliant", 0.31, 0.24, 0.38, 0.01, 0.001, 30, "background", ""))
+    'boat: 31 points [24, 38] depend on the background, placebo 1 (30 images)'
+    """
+    effect, low, high, placebo = (
+        round(100 * value) for value in (verdict.effect, verdict.low, verdict.high, verdict.placebo)
+    )
+    return (
+        f"{verdict.class_name}: {effect} points [{low}, {high}] depend on the {verdict.cue}, placebo {placebo}"
+        f" ({verdict.images} images)"
+    )
+
+
+def alert(verdicts: Sequence[Verdict], epoch: int, step: int) -> Alert:
+    """The first flag of a run."""
+    found = flagged(verdicts)
+    others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    title = (
+        f"{found[0].class_name}{others} lean on the background"
+        if others
+        else f"{found[0].class_name} leans on the background"
+    )
+    return Alert(title, "\n".join(map(describe, found)), epoch, step)

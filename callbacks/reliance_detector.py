@@ -1,0 +1,394 @@
+"""Does any class lean on its background: told during training, by interventions."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from math import isfinite, nan
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
+from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor
+
+from camtrain.callbacks._reliance_pictures import alert, examples
+from camtrain.callbacks._trainer import (
+    builds_later,
+    callable_network,
+    denormalizer_of,
+    gathered,
+    names_of,
+    network_of,
+)
+from camtrain.cam import evaluating, find_logits
+from camtrain.data.batches import Batch, check_masks, read_batch
+from camtrain.errors import CamtrainError, ConfigurationError
+from camtrain.reliance import Collector, Criteria, Effects, Findings, Plan, Pool, Verdict, concatenate, examine
+from camtrain.sinks import Record, Verdicts
+from camtrain.sinks.loggers import sinks_for
+
+_NO_MASKS = (
+    "RelianceDetector needs masks of the objects in the validation batches, and the batch has none. Give (images, "
+    "labels, masks) or a mapping with 'mask', convert with batch_adapter, or remove the callback; an image without an "
+    "annotation gets a mask of all -1."
+)
+_NO_LABELS = (
+    "RelianceDetector needs labels in the validation batches, and the batch has none: convert with batch_adapter."
+)
+
+
+class RelianceDetector(Callback):
+    """Which class leans on its background, how much, and how sure that is, after every n-th validation epoch.
+
+    The objects of annotated validation images are put on the backgrounds of other images. A class is `reliant` if it
+    loses more on backgrounds of other classes than on those of its own (the placebo), in the median over classes; or if
+    its backgrounds win it probability on other classes' objects. What is found must hold with grown masks as well, else
+    it is `undecided`, for a mask that is too small looks the same. `not reliant` asks for an upper bound below `limit`;
+    all else is `undecided`, and the note says how many more images would settle it. Heatmaps have no say. A cue that
+    always lies on the object is not seen, and of two classes a cue of either counts for both.
+
+    Logged, and open to `ModelCheckpoint` and `EarlyStopping`: `reliance/flagged` (how many classes are reliant),
+    `reliance/effect` (the largest effect, in probability; NaN before the first round), `reliance/effect/<class>`; the
+    last known values where a validation epoch is not examined. The verdicts with example pictures, and one alert at the
+    first flag, go to the run's sinks.
+
+    `alpha` bounds the chance of any false flag in *one* look, over all classes and both tests (Holm). With
+    `spend_alpha` look j gets `alpha / (j * (j + 1))`, which bounds it over all looks of a run and costs power later on.
+
+    A round costs 9 forwards an image where nothing is found and 20 at most (less below 8 classes), in batches of the
+    validation's size. Of several processes each judges its own images, and all reach the same verdict from all of them.
+
+    Args:
+        every_n_epochs: examine again after so many epochs; the last epoch of a fit always.
+        start_epoch: the first epoch to examine.
+        images_per_class: images to judge per class (30 find effects of 20 points nearly always; small ones take more).
+        max_images: images to keep in all, in memory on the CPU.
+        classes: indices of the classes to compare with each other; all by default.
+        donor_classes: on how many classes' backgrounds each image is put, its own included.
+        alpha: false alarm rate of a look.
+        tau: an effect up to this is taken for nothing.
+        limit: an effect below this is nothing to worry about; above `tau`.
+        spend_alpha: let all looks of a run share `alpha`.
+        num_examples: pictures per reliant class.
+        batch_adapter: reads a batch of another shape: returns (images, labels, masks), a mapping or a `Batch`.
+        model: dotted name of the submodule that maps images to logits, where the module itself does not.
+        dataloader_idx: which validation dataloader to read, where there are several.
+        seed: of donors and bootstrap; the same in every round, so that rounds compare.
+
+    Raises:
+        ConfigurationError: at once for arguments out of range; when fitting starts for an unknown `model` or without a
+            validation step; at the sanity check (or in `validate` and `test`) for batches without masks or labels.
+        MaskError, BatchError: at the sanity check for masks or labels that cannot be meant.
+
+    A failure during a later round is reported once, and training goes on.
+
+    >>> RelianceDetector(every_n_epochs=2).images_per_class
+    30
+    """
+
+    def __init__(
+        self,
+        every_n_epochs: int = 1,
+        start_epoch: int = 0,
+        images_per_class: int = 30,
+        max_images: int = 1500,
+        classes: list[int] | None = None,
+        donor_classes: int = 8,
+        alpha: float = 0.05,
+        tau: float = 0.02,
+        limit: float = 0.05,
+        spend_alpha: bool = False,
+        num_examples: int = 2,
+        batch_adapter: Callable[..., Any] | None = None,
+        model: str | None = None,
+        dataloader_idx: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.criteria = Criteria(alpha=alpha, tau=tau, limit=limit)
+        _require_least(
+            {
+                "every_n_epochs": (every_n_epochs, 1),
+                "start_epoch": (start_epoch, 0),
+                "images_per_class": (images_per_class, self.criteria.min_images),
+                "max_images": (max_images, 2 * self.criteria.min_images),
+                "donor_classes": (donor_classes, 2),
+                "num_examples": (num_examples, 0),
+            }
+        )
+        if not 0 < alpha < 1:
+            raise ConfigurationError(f"alpha is an error rate between 0 and 1, got {alpha}.")
+        if not 0 <= tau < limit < 1:
+            raise ConfigurationError(f"Effects need 0 <= tau < limit < 1, got tau={tau} and limit={limit}.")
+        if classes is not None and len(set(classes)) < 2:
+            raise ConfigurationError(f"classes lend each other backgrounds: name at least two, got {classes}.")
+        self.every_n_epochs = every_n_epochs
+        self.start_epoch = start_epoch
+        self.images_per_class = images_per_class
+        self.max_images = max_images
+        self.classes = classes
+        self.donor_classes = donor_classes
+        self.spend_alpha = spend_alpha
+        self.num_examples = num_examples
+        self.batch_adapter = batch_adapter
+        self.model = model
+        self.dataloader_idx = dataloader_idx
+        self.seed = seed
+        self.verdicts: tuple[Verdict, ...] = ()
+        self._collector: Collector | None = None
+        self._dtype = torch.float32
+        self._values: dict[str, float] = {"reliance/flagged": 0.0, "reliance/effect": nan}
+        self._flagged_since: dict[str, int] = {}
+        self._examined_epoch: int | None = None
+        self._looks = 0
+        self._first_flag = False
+        self._reported = False
+
+    # Lightning's hooks: a guard and one verb each.
+
+    @property
+    def state_key(self) -> str:
+        """Distinguishes detectors of other submodules or classes in one checkpoint."""
+        return self._generate_state_key(model=self.model, classes=self.classes)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Check what can be known before any batch."""
+        if stage == "fit" and not is_overridden("validation_step", pl_module):
+            raise ConfigurationError(
+                f"RelianceDetector judges validation images; {type(pl_module).__name__} has no validation_step."
+            )
+        if not builds_later(pl_module):
+            callable_network(network_of(pl_module, self.model))
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check the submodule where it was built late."""
+        callable_network(network_of(pl_module, self.model))
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to collect."""
+        if self.should_examine(trainer):
+            self._collector = self._new_collector(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the images that are wanted."""
+        if dataloader_idx != self.dataloader_idx:
+            return
+        if trainer.sanity_checking:
+            self._check(batch)
+        elif self._collector is not None:
+            self._collect(trainer, batch)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Examine what was collected, and log what is known."""
+        if trainer.sanity_checking:
+            return
+        if self.should_examine(trainer):
+            self._attempt(self._examine, trainer, pl_module)
+        pl_module.log_dict(self._values, sync_dist=True)
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which classes were flagged first when, the last logged values, and how many looks were taken."""
+        return {
+            "flagged_since": dict(self._flagged_since),
+            "values": dict(self._values),
+            "examined_epoch": self._examined_epoch,
+            "looks": self._looks,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the run that is resumed: no second alert, and no fresh alpha to spend."""
+        self._flagged_since = dict(state_dict["flagged_since"])
+        self._values = dict(state_dict["values"])
+        self._examined_epoch = state_dict["examined_epoch"]
+        self._looks = state_dict["looks"]
+
+    @property
+    def flagged_since(self) -> dict[str, int]:
+        """The epoch in which each class was first found reliant, by name."""
+        return dict(self._flagged_since)
+
+    def should_examine(self, trainer: pl.Trainer) -> bool:
+        """Whether to examine: `every_n_epochs` after the last time, in the last epoch, and always outside `fit`."""
+        if trainer.sanity_checking:
+            return False
+        if trainer.state.fn != "fit":
+            return True
+        epoch, last = trainer.current_epoch, self._examined_epoch
+        if epoch < self.start_epoch or epoch == last:
+            return False
+        return last is None or epoch - last >= self.every_n_epochs or epoch + 1 == trainer.max_epochs
+
+    # The verbs.
+
+    def _check(self, batch: Any) -> Batch:
+        """The batch with its masks and labels; an error for what cannot be judged."""
+        read = read_batch(batch, self.batch_adapter)
+        if read.masks is None:
+            raise ConfigurationError(_NO_MASKS)
+        if read.labels is None:
+            raise ConfigurationError(_NO_LABELS)
+        check_masks(read)
+        return read
+
+    def _new_collector(self, trainer: pl.Trainer) -> Collector:
+        per_class = -(-self.images_per_class // trainer.world_size)
+        return Collector(per_class=per_class, classes=self.classes, most=-(-self.max_images // trainer.world_size))
+
+    def _collect(self, trainer: pl.Trainer, batch: Any) -> None:
+        if trainer.state.fn != "fit":
+            self._add(batch)
+        else:
+            self._attempt(self._add, batch)
+
+    def _add(self, batch: Any) -> None:
+        read = self._check(batch)
+        if self._collector is not None and read.labels is not None and read.masks is not None:
+            self._dtype = read.images.dtype
+            self._collector.add(read.images, read.labels, read.masks)
+
+    def _examine(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        collector, self._collector = self._collector, None
+        self._examined_epoch = trainer.current_epoch if trainer.state.fn == "fit" else self._examined_epoch
+        pool = None if collector is None else collector.pool()
+        counts = _everywhere(trainer, lambda: None if pool is None else pool.labels.bincount().tolist())
+        if any(each is None for each in counts):
+            raise CamtrainError("a process collected no batch that could be read")
+        classes = sorted({c for each in counts for c, count in enumerate(each) if count})
+        if pool is None or collector is None or not classes:
+            raise CamtrainError("no validation image has an annotated object with a background around it")
+        self._looks += 1
+        names = names_of(trainer, classes[-1] + 1)
+        findings = self._run(trainer, pl_module, pool, names, classes, collector.largest_batch)
+        self._keep(findings.verdicts, trainer.current_epoch)
+        self._attempt(self._write, trainer, findings, pool, names)
+
+    def _run(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        pool: Pool,
+        names: Sequence[str],
+        classes: Sequence[int],
+        batch_size: int,
+    ) -> Findings:
+        network = callable_network(network_of(pl_module, self.model))
+
+        def predict(images: Tensor) -> Tensor:
+            return find_logits(network(images.to(self._dtype)))
+
+        def gather(compute: Callable[[], Effects]) -> Effects:
+            return concatenate(_everywhere(trainer, compute))
+
+        share = 1 / (self._looks * (self._looks + 1)) if self.spend_alpha else 1.0
+        plan = Plan(arms=self.donor_classes, batch_size=batch_size, seed=self.seed, device=pl_module.device)
+        with _untouched(trainer, pl_module), _bar(trainer) as progress:
+            return examine(
+                predict,
+                pool,
+                names,
+                classes,
+                criteria=replace(self.criteria, share=share),
+                plan=plan,
+                gather=gather,
+                progress=progress,
+            )
+
+    def _keep(self, verdicts: tuple[Verdict, ...], epoch: int) -> None:
+        self.verdicts = verdicts
+        effects = {f"reliance/effect/{v.class_name}": v.effect for v in verdicts}
+        flags = [v.class_name for v in verdicts if v.verdict == "reliant"]
+        known = [effect for effect in effects.values() if isfinite(effect)]
+        totals = {"reliance/flagged": float(len(flags)), "reliance/effect": max(known, default=nan)}
+        self._first_flag = bool(flags) and not self._flagged_since
+        self._values = {**self._values, **totals, **effects}
+        self._flagged_since = {**dict.fromkeys(flags, epoch), **self._flagged_since}
+
+    def _write(self, trainer: pl.Trainer, findings: Findings, pool: Pool, names: Sequence[str]) -> None:
+        if not trainer.is_global_zero:
+            return
+        epoch, step = trainer.current_epoch, trainer.global_step
+        shown = examples(findings, pool, names, denormalizer_of(trainer), self.num_examples)
+        records: list[Record] = [Verdicts.of(findings.verdicts, epoch, step, shown)]
+        if self._first_flag:
+            records.append(alert(findings.verdicts, epoch, step))
+        sinks_for(trainer).write(*records)
+
+    def _attempt(self, act: Callable[..., None], *args: Any) -> None:
+        """Do something that must not end the training: a failure is reported once."""
+        try:
+            act(*args)
+        except Exception as error:
+            if not self._reported:
+                self._reported = True
+                rank_zero_warn(
+                    f"RelianceDetector failed in {act.__name__.strip('_')} ({type(error).__name__}: {error}); "
+                    "training goes on, and further failures are not reported."
+                )
+
+
+def _require_least(arguments: dict[str, tuple[int, int]]) -> None:
+    for name, (value, least) in arguments.items():
+        if value < least:
+            raise ConfigurationError(f"{name} must be at least {least}, got {value}.")
+
+
+def _everywhere(trainer: pl.Trainer, compute: Callable[[], Any]) -> list[Any]:
+    """The result of each process, on all; a failure of one is raised on all, so that nobody waits for it."""
+    failure: Exception | None = None
+    result: Any = None
+    try:
+        result = compute()
+    except Exception as error:
+        failure = error
+    said = None if failure is None else f"{type(failure).__name__}: {failure}"
+    everyone = gathered(trainer, [(said, result)])
+    for said, _ in everyone:
+        if said is not None:
+            raise CamtrainError(said) from failure
+    return [result for _, result in everyone]
+
+
+@contextmanager
+def _untouched(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
+    """Evaluation mode without gradients in the trainer's precision; modes and every random state restored."""
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(pl_module))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(isolate_rng())
+        if any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in pl_module.modules()):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(trainer.precision_plugin.forward_context())
+        yield
+
+
+@contextmanager
+def _bar(trainer: pl.Trainer) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on rank zero for what takes longer than three seconds, where the trainer shows bars at all."""
+    hidden = not trainer.is_global_zero or trainer.progress_bar_callback is None
+    with Tqdm(unit=" images", delay=3, leave=False, disable=hidden) as bar:
+        doing = ""
+
+        def progress(what: str, done: int, total: int) -> None:
+            nonlocal doing
+            if what != doing:
+                doing = what
+                bar.reset(total)
+                bar.set_description(f"Reliance: {what}", refresh=False)
+            bar.update(done)
+
+        yield progress

@@ -1,0 +1,296 @@
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from camtrain.callbacks.reliance_detector import RelianceDetector
+from camtrain.errors import ConfigurationError, MaskError
+from camtrain.sinks.loggers import run_folder
+
+COLORS = torch.tensor([[1.0, 0.1, 0.1], [0.1, 1.0, 0.1], [0.1, 0.1, 1.0]])
+GRAYS = torch.tensor([0.1, 0.4, 0.7])
+
+
+def drawn(images: int, cue: str, seed: int = 0) -> TensorDataset:
+    """32 px: a disc on a ground; the class colors the `cue`, chance makes the other part some gray."""
+    g = torch.Generator().manual_seed(seed)
+    labels, chance = torch.arange(images) % 3, torch.randint(3, (images,), generator=g)
+    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    center = torch.randint(9, 23, (2, images, 1, 1), generator=g)
+    masks = (((y - center[0]) ** 2 + (x - center[1]) ** 2) < 49).float()
+    told, other = COLORS[labels][..., None, None], GRAYS[chance].view(-1, 1, 1, 1)
+    m = masks[:, None] if cue == "object" else 1 - masks[:, None]
+    clean = m * told + (1 - m) * other
+    return TensorDataset(clean + 0.1 * torch.randn(clean.shape, generator=g), labels, masks)
+
+
+class Net(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(3, 12, 4, stride=4),
+            nn.BatchNorm2d(12),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.AdaptiveMaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(48, 3),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]))
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch[0])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=2e-2)
+
+
+class OnlyNet(Net):
+    """Has no forward of its own that takes images."""
+
+    def forward(self, other: Any) -> Tensor:
+        raise RuntimeError("not for images")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.net(batch[0])
+
+
+def loaders(cue: str, count: int = 72) -> tuple[DataLoader, DataLoader]:
+    train, val = drawn(240, cue), drawn(count, cue, seed=1)
+    return DataLoader(train, 24, shuffle=True), DataLoader(val, 24)
+
+
+def fit(
+    make_trainer: Callable[..., pl.Trainer],
+    detector: Callback | None,
+    cue: str = "background",
+    module: pl.LightningModule | None = None,
+    callbacks: tuple[Callback, ...] = (),
+    data: tuple[DataLoader, DataLoader] | None = None,
+    **kwargs: Any,
+) -> tuple[pl.Trainer, pl.LightningModule]:
+    torch.manual_seed(3)
+    module = module or Net()
+    used = [*([detector] if detector else []), *callbacks]
+    trainer = make_trainer(**({"max_epochs": 2} | kwargs), callbacks=used)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        trainer.fit(module, *(data or loaders(cue)))
+    return trainer, module
+
+
+def said(detector: RelianceDetector) -> list[str]:
+    return [verdict.verdict for verdict in detector.verdicts]
+
+
+def records(trainer: pl.Trainer) -> str:
+    return "".join(path.read_text() for path in Path(run_folder(trainer)).rglob("*.jsonl"))
+
+
+def test_detector__flags_a_planted_background_and_writes_it_down(make_trainer):
+    detector = RelianceDetector(images_per_class=20)
+    trainer, _ = fit(make_trainer, detector)
+    assert said(detector) == ["reliant"] * 3
+    assert trainer.callback_metrics["reliance/flagged"] == 3
+    assert trainer.callback_metrics["reliance/effect"] > 0.3
+    assert trainer.callback_metrics["reliance/effect/class 0"] > 0.3
+    assert set(detector.flagged_since) == {"class 0", "class 1", "class 2"}
+    lines = [json.loads(line) for line in records(trainer).splitlines()]
+    verdicts = [line for line in lines if "rows" in line]
+    assert [row["verdict"] for row in verdicts[-1]["rows"]] == ["reliant"] * 3
+    assert len(verdicts[-1]["examples"]) == 6
+    assert sum("lean on the background" in line.get("title", "") for line in lines) == 1
+
+
+def test_detector__clears_a_model_that_must_read_the_object(make_trainer):
+    detector = RelianceDetector(images_per_class=20)
+    trainer, _ = fit(make_trainer, detector, "object", max_epochs=6)
+    assert said(detector) == ["not reliant"] * 3
+    assert trainer.callback_metrics["reliance/flagged"] == 0
+
+
+def test_detector__leaves_weights_and_random_states_as_they_were(make_trainer):
+    _, with_it = fit(make_trainer, RelianceDetector(images_per_class=12))
+    after_it = torch.rand(3)
+    _, without = fit(make_trainer, None)
+    assert torch.equal(after_it, torch.rand(3))
+    for name, value in without.state_dict().items():
+        assert torch.equal(value, with_it.state_dict()[name]), name
+
+
+def test_detector__examines_in_evaluation_mode_and_restores_the_mode_of_every_module(make_trainer):
+    class DropoutStaysOn(Net):
+        modes: set[bool] = set()  # noqa: RUF012
+
+        def on_validation_epoch_start(self) -> None:
+            self.net[3].train()
+
+        def forward(self, images: Tensor) -> Tensor:
+            if not self.net[1].training:
+                self.modes.add((self.net[3].training, len(images) == 24))
+            return super().forward(images)
+
+        def on_validation_epoch_end(self) -> None:
+            self.left = (self.net[1].training, self.net[3].training)
+
+    module = DropoutStaysOn()
+    data = loaders("background", 48)
+    fit(make_trainer, RelianceDetector(images_per_class=11), module=module, max_epochs=1, data=data)
+    assert module.modes == {(True, True), (False, True), (False, False)}
+    assert module.left == (False, True)
+
+
+def test_detector__can_be_monitored_from_the_first_validation(make_trainer, tmp_path):
+    detector = RelianceDetector(every_n_epochs=2, start_epoch=1, images_per_class=12)
+    stopping = EarlyStopping("reliance/flagged", patience=5)
+    checkpoint = ModelCheckpoint(tmp_path, monitor="reliance/flagged")
+    trainer, _ = fit(make_trainer, detector, callbacks=(stopping, checkpoint), max_epochs=3, enable_checkpointing=True)
+    assert checkpoint.best_model_score == 0  # epoch 0, before the first look
+    assert trainer.callback_metrics["reliance/flagged"] == 3
+
+
+def test_detector__examines_every_n_epochs_and_the_last(make_trainer):
+    class Looks(RelianceDetector):
+        epochs: list[int] = []  # noqa: RUF012
+
+        def _examine(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            self.epochs.append(trainer.current_epoch)
+            super()._examine(trainer, pl_module)
+
+    fit(make_trainer, Looks(every_n_epochs=3, images_per_class=12), max_epochs=6)
+    assert Looks.epochs == [0, 3, 5]
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_detector__judges_outside_fit_too(make_trainer, stage):
+    _, module = fit(make_trainer, None)
+    detector = RelianceDetector(images_per_class=20)
+    trainer = make_trainer(callbacks=[detector])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        (metrics,) = getattr(trainer, stage)(module, loaders("background")[1], verbose=False)
+    assert metrics["reliance/flagged"] == 3
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_detector__works_in_other_precisions(make_trainer, precision):
+    detector = RelianceDetector(images_per_class=12)
+    fit(make_trainer, detector, precision=precision)
+    assert said(detector) == ["reliant"] * 3
+
+
+def test_detector__reads_a_named_submodule(make_trainer):
+    detector = RelianceDetector(images_per_class=12, model="net")
+    fit(make_trainer, detector, module=OnlyNet())
+    assert said(detector) == ["reliant"] * 3
+
+
+def test_detector__remembers_flags_over_a_checkpoint(make_trainer):
+    detector = RelianceDetector(images_per_class=12)
+    fit(make_trainer, detector, max_epochs=1)
+    resumed = RelianceDetector(images_per_class=12)
+    resumed.load_state_dict(json.loads(json.dumps(detector.state_dict())))
+    assert resumed.flagged_since == detector.flagged_since != {}
+    trainer, _ = fit(make_trainer, resumed, max_epochs=1)
+    assert records(trainer).count("lean on the background") == 1  # the first run's alert, in the same folder
+
+
+def test_detector__other_submodules_have_other_states():
+    assert RelianceDetector(model="a").state_key != RelianceDetector(model="b").state_key
+
+
+def test_detector__without_masks_fails_before_training(make_trainer):
+    train, val = loaders("background")
+    bare = DataLoader(TensorDataset(*val.dataset.tensors[:2]), 24)
+    with pytest.raises(ConfigurationError, match="needs masks"):
+        fit(make_trainer, RelianceDetector(), data=(train, bare))
+
+
+def test_detector__without_masks_and_sanity_check_warns_once_and_trains_on(make_trainer):
+    train, val = loaders("background")
+    bare = DataLoader(TensorDataset(*val.dataset.tensors[:2]), 24)
+    with pytest.warns(UserWarning, match="needs masks") as caught:
+        trainer, _ = fit(make_trainer, RelianceDetector(), data=(train, bare), num_sanity_val_steps=0)
+    assert sum("RelianceDetector" in str(w.message) for w in caught) == 1
+    assert trainer.callback_metrics["reliance/flagged"] == 0
+
+
+def test_detector__refuses_masks_of_255_before_training(make_trainer):
+    train, val = loaders("background")
+    images, labels, masks = val.dataset.tensors
+    with pytest.raises(MaskError, match="255"):
+        fit(
+            make_trainer,
+            RelianceDetector(),
+            data=(train, DataLoader(TensorDataset(images, labels, 255 * masks), 24)),
+        )
+
+
+def test_detector__of_unannotated_images_warns_once_and_flags_nothing(make_trainer):
+    train, val = loaders("background")
+    images, labels, masks = val.dataset.tensors
+    unknown = DataLoader(TensorDataset(images, labels, torch.full_like(masks, -1)), 24)
+    with pytest.warns(UserWarning, match="no validation image has an annotated object"):
+        trainer, _ = fit(make_trainer, RelianceDetector(), data=(train, unknown))
+    assert trainer.callback_metrics["reliance/flagged"] == 0
+
+
+def test_detector__a_failure_while_examining_is_reported_once_and_training_goes_on(make_trainer):
+    class Broken(Net):
+        def forward(self, images: Tensor) -> Tensor:
+            if not self.training and len(images) != 24:
+                raise RuntimeError("no such batch")
+            return super().forward(images)
+
+    with pytest.warns(UserWarning, match="no such batch") as caught:
+        trainer, _ = fit(make_trainer, RelianceDetector(images_per_class=11), module=Broken())
+    assert sum("RelianceDetector" in str(w.message) for w in caught) == 1
+    assert trainer.current_epoch == 2
+
+
+def test_detector__names_an_unknown_submodule_before_training(make_trainer):
+    with pytest.raises(ConfigurationError, match=r"'nett'.*net"):
+        fit(make_trainer, RelianceDetector(model="nett"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"every_n_epochs": 0}, "every_n_epochs must be at least 1, got 0"),
+        ({"images_per_class": 3}, "images_per_class must be at least 10, got 3"),
+        ({"donor_classes": 1}, "donor_classes must be at least 2, got 1"),
+        ({"alpha": 0.0}, "alpha"),
+        ({"tau": 0.1}, "tau=0.1 and limit=0.05"),
+        ({"classes": [4]}, "at least two"),
+    ],
+)
+def test_detector__refuses_arguments_out_of_range(arguments, message):
+    with pytest.raises(ConfigurationError, match=message):
+        RelianceDetector(**arguments)
+
+
+def test_detector__alpha_spending_gives_later_looks_less(make_trainer):
+    detector = RelianceDetector(images_per_class=12, spend_alpha=True)
+    fit(make_trainer, detector)
+    assert said(detector) == ["reliant"] * 3
+    assert detector.state_dict()["looks"] == 2
