@@ -1,0 +1,133 @@
+"""Curves as SVG that takes its colors from the page around it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Matplotlib knows colors, not CSS: these stand in for the page's and are replaced in the finished SVG.
+_INK, _GRID, _ACCENT = "#010101", "#010102", "#010103"
+_COLORS = {_INK: "currentColor", _GRID: "var(--line)", _ACCENT: "var(--accent)"}
+_SERIES = [f"#0102{index:02x}" for index in range(6)]
+_DASHES = ["-", "--", ":", "-.", (0, (6, 1)), (0, (1, 1))]
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "axes.spines.top": False,
+}
+_STYLE |= {"axes.spines.right": False, "axes.spines.left": False, "path.simplify": True}
+_SIZE = (5.4, 2.3)  # inches of 72 points, which become CSS pixels
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve: its name, its CSS color (a variable of the page), its value by epoch."""
+
+    name: str
+    color: str
+    values: Mapping[int, float]
+
+    @property
+    def latest(self) -> float:
+        """The last finite value; NaN where there is none."""
+        finite = [value for value in self.values.values() if isfinite(value)]
+        return finite[-1] if finite else float("nan")
+
+
+def line_chart(
+    series: Sequence[Series], *, start: int | None = None, unit_range: bool = False, percent: bool = False
+) -> str:
+    """The curves over epochs as inline SVG; `start` marks the epoch at which alignment began.
+
+    Gaps and NaN break no curve; a single epoch is a point.
+
+    >>> line_chart([Series("a", "red", {0: 0.1, 1: 0.9})]).startswith("<svg")
+    True
+    """
+
+    def draw(axes: "Axes") -> None:
+        for index, one in enumerate(series):
+            known = [(epoch, value) for epoch, value in one.values.items() if isfinite(value)]
+            axes.plot(*zip(*known, strict=True) if known else ([], []), **_line_style(index, len(known)))
+        if unit_range:
+            axes.set_ylim(-0.02, 1.04)
+        _mark(axes, start)
+        _format(axes, percent)
+
+    return _svg(draw, {_SERIES[index]: one.color for index, one in enumerate(series)})
+
+
+def area_chart(series: Sequence[Series], *, start: int | None = None) -> str:
+    """Shares that add up to one, stacked over epochs (first at the bottom), as inline SVG.
+
+    >>> area_chart([Series("a", "red", {0: 0.5, 1: 0.5}), Series("b", "blue", {0: 0.5, 1: 0.5})])[:4]
+    '<svg'
+    """
+    epochs = sorted({epoch for one in series for epoch in one.values})
+
+    def draw(axes: "Axes") -> None:
+        wide = epochs if len(epochs) > 1 else [epoch + shift for epoch in epochs for shift in (-0.4, 0.4)]
+        stacks = [[one.values.get(round(epoch), 0.0) for epoch in wide] for one in series]
+        stacks = [[value if isfinite(value) else 0.0 for value in stack] for stack in stacks]
+        axes.stackplot(wide, stacks, colors=_SERIES[: len(series)], linewidth=0)
+        axes.set_ylim(0, 1)
+        _mark(axes, start)
+        _format(axes, percent=True)
+
+    return _svg(draw, {_SERIES[index]: one.color for index, one in enumerate(series)})
+
+
+def _line_style(index: int, points: int) -> dict[str, Any]:
+    style = {"color": _SERIES[index], "linestyle": _DASHES[index], "linewidth": 2, "solid_capstyle": "round"}
+    return style | {"marker": "o", "markersize": 4.5 if points < 3 else 2.6, "markeredgewidth": 0}
+
+
+def _mark(axes: "Axes", start: int | None) -> None:
+    if start is not None:
+        axes.axvline(start - 0.5, color=_ACCENT, linewidth=1.2, linestyle=(0, (3, 3)))
+        axes.text(start - 0.45, 1.01, "alignment", color=_ACCENT, transform=axes.get_xaxis_transform(), fontsize=8.5)
+
+
+def _format(axes: "Axes", percent: bool) -> None:
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+    if percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    axes.grid(axis="y", color=_GRID, linewidth=1)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_INK, length=0, pad=5)
+    axes.spines["bottom"].set_color(_GRID)
+    axes.set_xlabel("epoch", color=_INK, fontsize=9)
+
+
+def _svg(draw: Any, colors: Mapping[str, str]) -> str:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        draw(figure.add_subplot())
+        buffer = StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _for_the_page(buffer.getvalue(), {**_COLORS, **colors})
+
+
+def _for_the_page(svg: str, colors: Mapping[str, str]) -> str:
+    """The bare element: no prolog, no metadata, no fixed size, and the page's colors."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg))
+    svg = re.sub(r'\sxmlns(:xlink)?="[^"]*"| version="1.1"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(r'\sid="(figure|axes|patch|line2d|matplotlib\.axis|xtick|ytick|text|FillBetween\w*)_\d+"', "", svg)
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    for stand_in, color in colors.items():
+        svg = svg.replace(stand_in, color)
+    return svg

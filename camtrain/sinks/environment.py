@@ -1,0 +1,67 @@
+"""How a run was made: its configuration and the versions under it, in `run.json`."""
+
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RUN_FILE = "run.json"
+PACKAGES = ("camtrain", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "wandb", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that a run depends on.
+
+    >>> sorted(versions())[:2]
+    ['camtrain', 'numpy']
+    """
+    found = {name: _version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **{name: value for name, value in found.items() if value}}
+
+
+def write_run_info(folder: str | Path, configuration: Mapping[str, Any], *, title: str | None = None) -> Path:
+    """Write `run.json` for the report: configuration (nested mappings; what JSON cannot hold as text), versions.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = write_run_info(folder, {"model": {"width": 16}}, title="scenes")
+    >>> read_run_info(folder)["configuration"]
+    {'model': {'width': 16}}
+    """
+    path = Path(folder) / RUN_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"title": title, "configuration": configuration, "versions": versions()}
+    path.write_text(json.dumps(content, indent=2, default=str))
+    return path
+
+
+def read_run_info(folder: str | Path) -> dict[str, Any]:
+    """What `run.json` says; empty where there is none or it cannot be read."""
+    try:
+        content = json.loads((Path(folder) / RUN_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def flatten(nested: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted names and values of a nested mapping.
+
+    >>> list(flatten({"model": {"width": 16}, "methods": ["grad_cam"]}))
+    [('model.width', '16'), ('methods.0', 'grad_cam')]
+    """
+    items = nested.items() if isinstance(nested, Mapping) else enumerate(nested) if isinstance(nested, list) else None
+    if items is None:
+        yield prefix, str(nested)
+        return
+    for key, value in items:
+        yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,187 @@
+"""The pictures of a report: film strips, failure cases and interventions, small and self-contained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from camtrain.render import draw_contours
+from camtrain.sinks.files import Line
+from camtrain.sinks.history import History, Pass
+from camtrain.sinks.images import data_uri, jpeg, read_mask, read_pixels, to_pixels
+from camtrain.sinks.records import FAILURES, HEATMAPS, RIGHT_UNGROUNDED
+
+QUALITY = 84
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One probe at one epoch: overlays by method as data URIs, and what was said of it then."""
+
+    epoch: int
+    overlays: dict[str, str]
+    predicted: str | None
+    probability: float | None
+    correct: bool | None
+    inside_energy: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Film:
+    """One probe over epochs; a frame is None where the probe was not seen."""
+
+    sample: str
+    picture: str
+    label: str | None
+    group: str | None
+    frames: list[Frame | None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One failure: the picture, overlays by method, and what went wrong."""
+
+    sample: str
+    picture: str
+    overlays: dict[str, str]
+    label: str | None
+    predicted: str | None
+    probability: float | None
+    true_probability: float | None
+    inside_energy: dict[str, float | None]
+    group: str | None
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """One example of a verdict: two pictures and the class's probability on each."""
+
+    original: str
+    intervened: str
+    before: float | None
+    after: float | None
+    caption: str
+
+
+class Pictures:
+    """The pictures in a folder as data URIs, no side longer than `side`; None for a file that is gone."""
+
+    def __init__(self, folder: Path, side: int) -> None:
+        self.folder = folder
+        self.side = side
+        self.plain = cache(self._plain)
+
+    def outlined(self, item: Line) -> str | None:
+        """A panel's image with the outline of its object, plain where there is no mask."""
+        if item["mask"] is None:
+            return self.plain(item["image"])
+        try:
+            pixels = torch.from_numpy(read_pixels(self.folder / item["image"], self.side)).permute(2, 0, 1)
+            mask = read_mask(self.folder / item["mask"], (pixels.shape[1], pixels.shape[2]))
+        except (OSError, ValueError):
+            return self.plain(item["image"])
+        return data_uri(jpeg(to_pixels(draw_contours(pixels.unsqueeze(0), mask.unsqueeze(0))[0]), QUALITY))
+
+    def overlays(self, item: Line) -> dict[str, str | None]:
+        """A panel's overlays by method."""
+        return {method: self.plain(path) for method, path in item["overlays"].items()}
+
+    def _plain(self, name: str) -> str | None:
+        try:
+            return data_uri(jpeg(read_pixels(self.folder / name, self.side), QUALITY))
+        except (OSError, ValueError):
+            return None
+
+
+def spread(epochs: Sequence[int], most: int) -> list[int]:
+    """At most `most` of the epochs, evenly spread, the first and the last among them.
+
+    >>> spread(range(10), 4)
+    [0, 3, 6, 9]
+    """
+    if len(epochs) <= most:
+        return list(epochs)
+    return [epochs[round(index * (len(epochs) - 1) / (most - 1))] for index in range(most)]
+
+
+def film_epochs(history: History, most: int = 12, start: int | None = None) -> list[int]:
+    """The epochs that the film strips show: evenly spread, first and last among them, and those around `start`."""
+    epochs = list(history.panels.get(HEATMAPS, {}))
+    chosen = spread(epochs, most)
+    if start is None or len(epochs) <= most:
+        return chosen
+    around = [max((e for e in epochs if e < start), default=None), min((e for e in epochs if e >= start), default=None)]
+    for epoch in (epoch for epoch in around if epoch is not None and epoch not in chosen):
+        nearest = min(chosen[1:-1], key=lambda one: abs(one - epoch))
+        chosen[chosen.index(nearest)] = epoch
+    return sorted(set(chosen))
+
+
+def films(history: History, pictures: Pictures, epochs: Sequence[int], most: int = 12) -> list[Film]:
+    """The probes over these epochs, those seen most often first come, at most `most` of them."""
+    passes = [history.panels[HEATMAPS][epoch] for epoch in epochs]
+    seen: dict[str, int] = {}
+    for one in passes:
+        for item in one.items:
+            seen[item["sample"]] = seen.get(item["sample"], 0) + 1
+    followed = sorted(seen, key=lambda sample: -seen[sample])[:most]
+    return [_film(sample, passes, pictures) for sample in followed]
+
+
+def failures(history: History, pictures: Pictures, epoch: int | None, most: int = 12) -> dict[str, list[Case]]:
+    """The failure cases of the last pass up to an epoch: most confident wrong, and right for the wrong reason."""
+    passes = [at for at in history.panels.get(FAILURES, {}) if epoch is not None and at <= epoch]
+    items = history.panels[FAILURES][passes[-1]].items if passes else []
+    wrong = [item for item in items if _correct(item) is False]
+    lucky = [item for item in items if item["cell"] == RIGHT_UNGROUNDED]
+    chosen = {"Most confident wrong": wrong[:most], "Right for the wrong reason": lucky[:most]}
+    return {title: [_case(item, pictures) for item in some] for title, some in chosen.items() if some}
+
+
+def interventions(
+    history: History, pictures: Pictures, epoch: int | None, most: int = 3
+) -> dict[str, list[Intervention]]:
+    """By class name, the examples of the last detection up to an epoch, at most `most` of a class."""
+    passes = [at for at in history.examples if epoch is not None and at <= epoch]
+    found: dict[str, list[Intervention]] = {}
+    for item in history.examples[passes[-1]] if passes else []:
+        shown = found.setdefault(item["class_name"], [])
+        pair = pictures.plain(item["original"]), pictures.plain(item["intervened"])
+        if len(shown) < most and pair[0] and pair[1]:
+            shown.append(Intervention(pair[0], pair[1], item["before"], item["after"], item["caption"]))
+    return found
+
+
+def _film(sample: str, passes: Sequence[Pass], pictures: Pictures) -> Film:
+    found = [next((item for item in one.items if item["sample"] == sample), None) for one in passes]
+    first = next(item for item in found if item is not None)
+    frames = [
+        None if item is None else _frame(one.epoch, item, pictures) for one, item in zip(passes, found, strict=True)
+    ]
+    return Film(sample, pictures.outlined(first) or "", first["label_name"], first["group_name"], frames)
+
+
+def _frame(epoch: int, item: Line, pictures: Pictures) -> Frame:
+    overlays = {method: uri for method, uri in pictures.overlays(item).items() if uri}
+    return Frame(epoch, overlays, item["predicted_name"], item["probability"], _correct(item), item["inside_energy"])
+
+
+def _case(item: Line, pictures: Pictures) -> Case:
+    return Case(
+        sample=item["sample"],
+        picture=pictures.outlined(item) or "",
+        overlays={method: uri for method, uri in pictures.overlays(item).items() if uri},
+        label=item["label_name"],
+        predicted=item["predicted_name"],
+        probability=item["probability"],
+        true_probability=item["true_probability"],
+        inside_energy=item["inside_energy"],
+        group=item["group_name"],
+    )
+
+
+def _correct(item: Line) -> bool | None:
+    known = item["label"] is not None and item["predicted"] is not None
+    return item["label"] == item["predicted"] if known else None

@@ -1,0 +1,243 @@
+"""A run as one HTML file that needs no network: `write_report`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from camtrain.sinks import story
+from camtrain.sinks.charts import Series, area_chart, line_chart
+from camtrain.sinks.environment import flatten, read_run_info
+from camtrain.sinks.gallery import Intervention, Pictures, failures, film_epochs, films, interventions
+from camtrain.sinks.history import History, read_history
+from camtrain.sinks.records import CELLS, HEATMAPS, VerdictRow
+
+REPORT_FILE = "report.html"
+LIMIT = 14_000_000  # characters
+SIDES = (224, 160, 112, 80)  # of pictures in pixels, smaller ones where the page would exceed the limit
+CELL_COLORS = dict(zip(CELLS, ("--grounded", "--lucky", "--honest", "--lost"), strict=True))
+CLASSES_IN_FULL = 24
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure of the report: its title, its curves for the legend, the drawing."""
+
+    title: str
+    series: Sequence[Series]
+    svg: Markup
+    percent: bool = False
+
+
+@dataclass(frozen=True)
+class ClassVerdict:
+    """One class in the report: its verdict now and before alignment, with the examples of each."""
+
+    row: VerdictRow
+    earlier: VerdictRow | None
+    examples: list[Intervention] = field(default_factory=list)
+    earlier_examples: list[Intervention] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class EffectAxis:
+    """The common scale on which effects are drawn, in percent of its width.
+
+    >>> EffectAxis(-0.1, 0.4).at(0.15)
+    50.0
+    """
+
+    low: float
+    high: float
+
+    def at(self, value: float) -> float:
+        """Where a value lies, in percent from the left, within 0 and 100."""
+        return round(min(100.0, max(0.0, 100 * (value - self.low) / (self.high - self.low))), 2)
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write `report.html` from what `FilesSink` left in the folder, and return its path.
+
+    The file holds its pictures and style, opens from the disk and sends no request. Sections without records are
+    left out; pictures get smaller where the file would exceed 14 MB. An empty folder gives a page that says so.
+
+    >>> import tempfile
+    >>> write_report(tempfile.mkdtemp()).name
+    'report.html'
+    """
+    folder = Path(folder)
+    history = read_history(folder)
+    for side in SIDES:
+        page = render(history, Pictures(folder, side), read_run_info(folder), _title(folder))
+        if len(page) <= LIMIT:
+            break
+    return _replace(folder / REPORT_FILE, page)
+
+
+def render(history: History, pictures: Pictures, info: Mapping[str, Any], title: str) -> str:
+    """The page of a history as HTML."""
+    run, start = story.span(history), story.alignment_start(history)
+    epochs = film_epochs(history, start=start)
+    verdicts = class_verdicts(history, pictures)
+    reels = films(history, pictures, epochs)
+    return _template().render(
+        title=info.get("title") or title,
+        headline=story.headline(history),
+        run=run,
+        start=start,
+        epochs=history.epochs,
+        verdicts=verdicts[:CLASSES_IN_FULL],
+        other_verdicts=verdicts[CLASSES_IN_FULL:],
+        axis=effect_axis([verdict.row for verdict in verdicts]),
+        measures=story.measures(history),
+        charts=curves(history, start),
+        cells=[(label, story.shares(counts), counts) for label, counts in _cells(history, run)],
+        cell_colors=CELL_COLORS,
+        cells_chart=_cells_chart(history, start),
+        film_epochs=epochs,
+        films=reels,
+        methods=list(dict.fromkeys(m for film in reels for frame in film.frames if frame for m in frame.overlays)),
+        probe_epochs=len(history.panels.get(HEATMAPS, {})),
+        failures=failures(history, pictures, run.after),
+        earlier_failures=failures(history, pictures, run.before) if run.aligned else {},
+        alerts=history.alerts,
+        configuration=list(flatten(info.get("configuration", {}))),
+        versions=info.get("versions", {}),
+    )
+
+
+def class_verdicts(history: History, pictures: Pictures) -> list[ClassVerdict]:
+    """The latest verdict of each class, beside the last one before alignment; the most worrying first."""
+    run = story.span(history)
+    rows = story.latest_verdicts(history, run.after)
+    examples = interventions(history, pictures, run.after)
+    before = story.latest_verdicts(history, run.before) if run.aligned else []
+    earlier = {row.class_name: row for row in before if before is not rows}
+    shown = interventions(history, pictures, run.before) if earlier else {}
+    found = [
+        ClassVerdict(row, earlier.get(row.class_name), examples.get(row.class_name, []), shown.get(row.class_name, []))
+        for row in rows
+    ]
+    return sorted(found, key=_worry)
+
+
+def effect_axis(rows: Sequence[VerdictRow]) -> EffectAxis:
+    """A scale that holds zero and every interval."""
+    values = [value for row in rows for value in (row.low, row.high, row.effect, row.placebo) if isfinite(value)]
+    low, high = min([0.0, *values]), max([0.1, *values])
+    margin = 0.04 * (high - low)
+    return EffectAxis(low - margin, high + margin)
+
+
+def curves(history: History, start: int | None) -> list[Chart]:
+    """The charts that have anything to draw."""
+    accuracy, worst = story.accuracy_names(history)
+    named = {"Accuracy": accuracy, "Worst group": worst}
+    energy = story.inside_energy_names(history)
+    return [
+        *_chart(history, "Accuracy", {label: name for label, name in named.items() if name}, start, percent=True),
+        *_chart(history, "Inside energy: evidence on the object", energy, start, unit_range=True),
+        *_chart(history, "Classes that lean on a cue", {"Flagged": "reliance/flagged"}, start),
+        *_chart(history, "Alignment penalty", {"Penalty": "alignment/penalty"}, start),
+    ]
+
+
+def _chart(
+    history: History,
+    title: str,
+    names: Mapping[str, str],
+    start: int | None,
+    *,
+    percent: bool = False,
+    unit_range: bool = False,
+) -> list[Chart]:
+    found = [(label, history.scalars.get(name, {})) for label, name in names.items()][:6]
+    series = [Series(label, f"var(--series-{index})", values) for index, (label, values) in enumerate(found)]
+    if not any(isfinite(one.latest) for one in series):
+        return []
+    drawn = line_chart(series, start=start, percent=percent, unit_range=unit_range or percent)
+    return [Chart(title, series, Markup(drawn), percent)]
+
+
+def _cells(history: History, run: story.Span) -> list[tuple[str, dict[str, int]]]:
+    """The counts of the last pass, and before them those of the last one without alignment."""
+    now = max(history.cells, default=None)
+    before = max((epoch for epoch in history.cells if run.before is not None and epoch <= run.before), default=None)
+    if now is None:
+        return []
+    latest = [(f"epoch {now}", history.cells[now])]
+    if before is None or before == now:
+        return latest
+    return [(f"epoch {before}" + (", before alignment" if run.aligned else ""), history.cells[before]), *latest]
+
+
+def _cells_chart(history: History, start: int | None) -> Markup | None:
+    if len(history.cells) < 2:
+        return None
+    by_epoch = {epoch: story.shares(counts) for epoch, counts in history.cells.items()}
+    series = [
+        Series(cell, f"var({color})", {epoch: one[cell] for epoch, one in by_epoch.items()})
+        for cell, color in CELL_COLORS.items()
+    ]
+    return Markup(area_chart(series, start=start))
+
+
+def _worry(verdict: ClassVerdict) -> tuple[int, int, float]:
+    order = [story.RELIANT, story.UNDECIDED]
+    earlier = verdict.earlier is not None and verdict.earlier.verdict == story.RELIANT
+    rank = order.index(verdict.row.verdict) if verdict.row.verdict in order else len(order)
+    return rank, not earlier, -abs(verdict.row.effect) if isfinite(verdict.row.effect) else 0.0
+
+
+def _title(folder: Path) -> str:
+    place = folder.resolve()
+    return place.parent.name if place.name == "camtrain" else place.name
+
+
+def _replace(path: Path, page: str) -> Path:
+    """Written beside and moved, so that a reader never meets half a page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".tmp")
+    beside.write_text(page, encoding="utf-8")
+    return beside.replace(path)
+
+
+@cache
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "percent": _percent,
+        "number": _number,
+        "signed": _signed,
+        "points": _points,
+        "selectvalues": _finite,
+    }
+    return environment.get_template("report.html.j2")
+
+
+def _finite(values: Mapping[str, float | None]) -> list[float]:
+    return [value for value in values.values() if value is not None and isfinite(value)]
+
+
+def _percent(value: float | None, digits: int = 0) -> str:
+    return f"{100 * value:.{digits}f} %" if value is not None and isfinite(value) else "–"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return f"{value:.{digits}f}".replace("-", "−") if value is not None and isfinite(value) else "–"
+
+
+def _signed(value: float | None, digits: int = 2) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−") if value is not None and isfinite(value) else "–"
+
+
+def _points(value: float | None) -> str:
+    return f"{_signed(100 * value, 1)} pts" if value is not None and isfinite(value) else "–"

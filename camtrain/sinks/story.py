@@ -1,0 +1,205 @@
+"""What a run's history comes to: which classes lean on what, and what alignment changed."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import isnan
+
+from camtrain.sinks.history import NAN, History
+from camtrain.sinks.records import CELLS, RIGHT_UNGROUNDED, FourCells, VerdictRow
+
+ALIGNMENT_WEIGHT = "alignment/weight"
+RELIANT = "reliant"
+UNDECIDED = "undecided"
+NAMES_SPELLED_OUT = 3
+
+
+@dataclass(frozen=True)
+class Span:
+    """The two epochs that a run is told by; `before` is None where there is only one to speak of.
+
+    With alignment, `before` is the last epoch without it; otherwise the first epoch.
+    """
+
+    before: int | None
+    after: int | None
+    aligned: bool
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number before and after; NaN where it was not measured. `rises` says that more is better."""
+
+    label: str
+    before: float
+    after: float
+    percent: bool
+    rises: bool
+
+    @property
+    def change(self) -> float:
+        """After minus before; NaN where either is missing."""
+        return self.after - self.before
+
+    @property
+    def better(self) -> bool | None:
+        """Did it change for the better; None where it did not change or is not known."""
+        if isnan(self.change) or self.change == 0:
+            return None
+        return (self.change > 0) == self.rises
+
+
+def alignment_start(history: History) -> int | None:
+    """The first epoch at which the alignment weight was above zero; None where it never was.
+
+    >>> alignment_start(History(scalars={"alignment/weight": {0: 0.0, 1: 0.0, 2: 1.0}}))
+    2
+    """
+    weights = history.scalars.get(ALIGNMENT_WEIGHT, {})
+    return min((epoch for epoch, weight in weights.items() if weight > 0), default=None)
+
+
+def span(history: History) -> Span:
+    """The epochs before and after, as `Span` says.
+
+    >>> span(History(scalars={"alignment/weight": {0: 0.0, 1: 0.0, 2: 1.0, 3: 1.0}}))
+    Span(before=1, after=3, aligned=True)
+    """
+    epochs, start = history.epochs, alignment_start(history)
+    if not epochs:
+        return Span(None, None, False)
+    if start is not None:
+        return Span(max((epoch for epoch in epochs if epoch < start), default=None), epochs[-1], True)
+    return Span(epochs[0] if len(epochs) > 1 else None, epochs[-1], False)
+
+
+def value_at(by_epoch: dict[int, float], epoch: int | None, *, since: int = 0) -> float:
+    """The latest number from epoch `since` up to `epoch`; NaN where there is none.
+
+    >>> value_at({0: 0.5, 2: 0.7, 3: float("nan")}, 3)
+    0.7
+    """
+    if epoch is None:
+        return NAN
+    known = [value for at, value in by_epoch.items() if since <= at <= epoch and not isnan(value)]
+    return known[-1] if known else NAN
+
+
+def find_scalar(names: Iterable[str], *parts: str, without: Sequence[str] = ()) -> str | None:
+    """The name with all `parts` and none of `without`, of validation rather than another stage; None without one.
+
+    >>> find_scalar(["train/accuracy", "val/accuracy", "val/worst_group_accuracy"], "acc", without=["worst"])
+    'val/accuracy'
+    """
+    fit = [name for name in names if all(p in name for p in parts) and not any(p in name for p in without)]
+    held_out = [name for name in fit if not name.startswith(("train", "test"))]
+    return min(held_out or fit, key=lambda name: (not name.startswith("val"), len(name)), default=None)
+
+
+def accuracy_names(history: History) -> tuple[str | None, str | None]:
+    """The names under which accuracy and worst-group accuracy were logged, None for one that was not."""
+    names = [name for name in history.scalars if not name.startswith(("cam/", "alignment/", "reliance/"))]
+    return find_scalar(names, "acc", without=["worst"]), find_scalar(names, "worst")
+
+
+def inside_energy_names(history: History) -> dict[str, str]:
+    """By method, the name of its inside energy."""
+    prefix = "cam/inside_energy/"
+    return {name.removeprefix(prefix): name for name in history.scalars if name.startswith(prefix)}
+
+
+def measures(history: History) -> list[Measure]:
+    """The numbers that tell the run, before and after; those that were never measured are left out."""
+    accuracy, worst = accuracy_names(history)
+    rows = [
+        _measure(history, "Accuracy", accuracy, percent=True),
+        _measure(history, "Worst-group accuracy", worst, percent=True),
+        *(_measure(history, f"Inside energy, {method}", name) for method, name in inside_energy_names(history).items()),
+        _share_measure(history),
+        _measure(history, "Classes flagged", "reliance/flagged", rises=False),
+    ]
+    return [row for row in rows if row is not None and not (isnan(row.before) and isnan(row.after))]
+
+
+def latest_verdicts(history: History, epoch: int | None) -> list[VerdictRow]:
+    """The verdicts of the last detection up to an epoch; empty where there is none."""
+    passes = [at for at in history.verdicts if epoch is not None and at <= epoch]
+    return history.verdicts[passes[-1]] if passes else []
+
+
+def headline(history: History) -> str:
+    """The run in a sentence or two: which classes lean on what, and what became of it.
+
+    >>> headline(History(verdicts={0: [VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9)]}))
+    'boat leans on its background.'
+    """
+    run = span(history)
+    now = latest_verdicts(history, run.after)
+    if not now:
+        return "What the network looks at."
+    earlier = flagged(latest_verdicts(history, run.before)) if run.aligned else []
+    if not earlier or (flagged(now) and run.before == run.after):
+        return _sentence(now)
+    return (
+        f"Before alignment, {_lean(earlier, len(now), past=True)}. Now {_sentence(now)[:1].lower()}{_sentence(now)[1:]}"
+    )
+
+
+def flagged(rows: Iterable[VerdictRow]) -> list[VerdictRow]:
+    """The rows of classes that are reliant, strongest effect first."""
+    return sorted((row for row in rows if row.verdict == RELIANT), key=lambda row: -abs(row.effect))
+
+
+def _sentence(rows: Sequence[VerdictRow]) -> str:
+    if flagged(rows):
+        return f"{_lean(flagged(rows), len(rows))}."
+    unsure = sum(row.verdict == UNDECIDED for row in rows)
+    if not unsure:
+        return "No class leans on its " + _cue(rows) + "."
+    return f"No class is found to lean on its {_cue(rows)}; {unsure} of {len(rows)} undecided."
+
+
+def _lean(rows: Sequence[VerdictRow], classes: int, *, past: bool = False) -> str:
+    one = len(rows) == 1
+    verb = "leaned" if past else "leans" if one else "lean"
+    return f"{_named(rows, classes)} {verb} on {'its' if one else 'their'} {_cue(rows)}"
+
+
+def _named(rows: Sequence[VerdictRow], classes: int) -> str:
+    names = [row.class_name for row in rows]
+    if len(names) > NAMES_SPELLED_OUT:
+        return f"{len(names)} of {classes} classes"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _cue(rows: Sequence[VerdictRow]) -> str:
+    return " or ".join(dict.fromkeys(row.cue for row in rows)) or "background"
+
+
+def _measure(
+    history: History, label: str, name: str | None, *, percent: bool = False, rises: bool = True
+) -> Measure | None:
+    if name is None or name not in history.scalars:
+        return None
+    return _spanned(history, label, history.scalars[name], percent=percent, rises=rises)
+
+
+def _share_measure(history: History) -> Measure | None:
+    if not history.cells:
+        return None
+    shares = {e: FourCells(counts, e, 0).share(RIGHT_UNGROUNDED) for e, counts in history.cells.items()}
+    return _spanned(history, "Right for the wrong reason", shares, percent=True, rises=False)
+
+
+def _spanned(history: History, label: str, by_epoch: dict[int, float], *, percent: bool, rises: bool) -> Measure:
+    run = span(history)
+    since = 0 if run.before is None else run.before + 1
+    return Measure(label, value_at(by_epoch, run.before), value_at(by_epoch, run.after, since=since), percent, rises)
+
+
+def shares(counts: dict[str, int]) -> dict[str, float]:
+    """The share of each cell of `CELLS`, NaN where nothing was counted.
+
+    >>> shares({"right/grounded": 1, "wrong/ungrounded": 3})["wrong/ungrounded"]
+    0.75
+    """
+    return {cell: FourCells(counts, 0, 0).share(cell) for cell in CELLS}
