@@ -58,8 +58,9 @@ def grad_cam_plus_plus(
 ) -> Float[Tensor, "B *S"]:
     """Grad-CAM++: `relu(sum_k w_k A_k)` with `w_k = sum alpha_k relu(G_k)`.
 
-    Source: Chattopadhyay et al. 2018, equation 19, without its cubes: `alpha = 1 / (2 + S G)` where `G != 0`, 0 elsewhere,
-    with `S` the sum of `A_k` over space. It needs no exponential of the score, which would only scale the map.
+    Source: Chattopadhyay et al. 2018, equation 19, without its cubes: `alpha = 1 / (2 + S G)` where `G != 0`, 0
+    elsewhere, with `S` the sum of `A_k` over space. It needs no exponential of the score, which would only scale the
+    map.
     At the pole `S G = -2`, which negative activations alone can reach, `alpha` is 0.
 
     >>> A = torch.ones(1, 1, 2, 2)
@@ -125,9 +126,75 @@ def contribution_cam(activations: Float[Tensor, "B K *S"], gradients: Float[Tens
     return (gradients * activations).abs().sum(dim=1)
 
 
+@_full_precision
+def elementwise_cam(activations: Float[Tensor, "B K *S"], gradients: Float[Tensor, "B K *S"]) -> Float[Tensor, "B *S"]:
+    """Elementwise map: `sum_k relu(G_k A_k)`, each channel's evidence for the score at each cell.
+
+    Unlike HiResCAM, evidence against the score in one channel does not cancel evidence for it in another.
+
+    >>> elementwise_cam(torch.tensor([[[2.0, 1.0], [1.0, 1.0]]]), torch.tensor([[[3.0, -1.0], [-6.0, 4.0]]]))
+    tensor([[6., 4.]])
+    """
+    return (gradients * activations).relu().sum(dim=1)
+
+
+@_full_precision
+def counterfactual_cam(
+    activations: Float[Tensor, "B K *S"], gradients: Float[Tensor, "B K *S"]
+) -> Float[Tensor, "B *S"]:
+    """Counterfactual map: Grad-CAM with `-G`, what lowers the score; without it the model would be surer.
+
+    Source: Selvaraju et al. 2017, section 3.3.
+
+    >>> A = torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]]]])
+    >>> G = torch.tensor([[[[1.0, 3.0]], [[-1.0, -1.0]]]])
+    >>> counterfactual_cam(A, G)
+    tensor([[[1., 0.]]])
+    """
+    return _weighted_sum(-gradients.mean(dim=_space(gradients)), activations).relu()
+
+
+@_full_precision
+def eigen_cam(
+    activations: Float[Tensor, "B K *S"], gradients: Float[Tensor, "B K *S"], *, centered: bool = True
+) -> Float[Tensor, "B *S"]:
+    """Eigen-CAM: `relu` of the activations projected on their first principal component. Class-agnostic.
+
+    The cells are the samples, the channels their features; `centered` subtracts each channel's mean over space first,
+    as a principal component analysis does. The sign, which the decomposition leaves open, is the one for which the
+    projection has a positive inner product with the mean activation. The gradients are not used. An image whose
+    activations are not finite gets NaN.
+
+    Source: Muhammad and Yeasin 2020, which does not center (`centered=False`).
+
+    >>> A = torch.tensor([[[[1.0, 2.0]], [[1.0, 2.0]]]])
+    >>> eigen_cam(A, A, centered=False)  # along (1, 1) / sqrt(2)
+    tensor([[[1.4142, 2.8284]]])
+    """
+    samples = activations.flatten(2).transpose(1, 2)  # (B, S, K)
+    finite = samples.isfinite().all(dim=(1, 2), keepdim=True) if samples.numel() else samples.new_ones(0, 1, 1).bool()
+    samples = torch.where(finite, samples, 0)
+    features = samples - samples.mean(dim=1, keepdim=True) if centered else samples
+    left, strength, _ = torch.linalg.svd(features, full_matrices=False)
+    projection = left[:, :, 0] * strength[:, :1]  # (B, S)
+    agreement = (projection * samples.mean(dim=2)).sum(dim=1, keepdim=True)
+    signed = torch.where(agreement < 0, -projection, projection).relu()
+    return torch.where(finite[:, :, 0], signed, torch.nan).reshape(activations.shape[0], *activations.shape[2:])
+
+
 METHODS: dict[str, Method] = {
     function.__name__: function
-    for function in (contribution_cam, grad_cam, grad_cam_plus_plus, hires_cam, layer_cam, xgrad_cam)
+    for function in (
+        contribution_cam,
+        counterfactual_cam,
+        eigen_cam,
+        elementwise_cam,
+        grad_cam,
+        grad_cam_plus_plus,
+        hires_cam,
+        layer_cam,
+        xgrad_cam,
+    )
 }
 
 
