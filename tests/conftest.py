@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure() -> None:
+    os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # LightningCLI calls what jsonargparse deprecates
     torch.set_num_threads(1)  # small tensors: more threads only wait for each other
 
 

@@ -1,0 +1,88 @@
+"""The command line: `fit`, `validate` and `test` of any LightningModule on any data, from YAML and flags."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from camtrain.errors import CamtrainError
+from camtrain.sinks.loggers import run_folder
+
+__all__ = ["CommandLine", "SaveConfig", "main"]
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the configuration to `config.yaml` in the run's own folder, and to the logger.
+
+    Lightning's own callback writes to the logger's `save_dir`, which the runs of a `WandbLogger` share, and refuses
+    the second run.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Any, **options: Any) -> None:
+        super().__init__(parser, config, **(options | {"save_to_log_dir": False}))
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write the file; Lightning calls this on rank zero, before training."""
+        folder = run_folder(trainer)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, str(folder / self.config_filename), skip_none=False, overwrite=True)
+        configuration = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        for logger in trainer.loggers:
+            logger.log_hyperparams({"configuration": configuration})
+
+
+class CommandLine(LightningCLI):
+    """LightningCLI over any module and any data module, named by their import paths.
+
+    A module with a `class_names` parameter receives the data module's `class_names`.
+    """
+
+    def __init__(self, args: Sequence[str] | None = None, **options: Any) -> None:
+        super().__init__(
+            pl.LightningModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            args=None if args is None else list(args),
+            **options,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Give the module the names of the classes."""
+        parser.link_arguments("data", "model.init_args.class_names", compute_fn=_class_names, apply_on="instantiate")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """What there is to run, and the arguments that the command line provides itself."""
+        offered = LightningCLI.subcommands()
+        return {name: offered[name] for name in ("fit", "validate", "test")}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a command; `args` are the words after the program's name, by default those it was called with.
+
+    A mistake in the configuration or the data ends the program with its message, not with a traceback.
+    """
+    try:
+        CommandLine(args)
+    except (CamtrainError, ValueError) as error:
+        own = _own_error(error)
+        if own is None:
+            raise
+        sys.exit(f"{type(own).__name__}: {own}")
+
+
+def _own_error(error: BaseException | None) -> CamtrainError | None:
+    """The error of camtrain that caused this one: the parser wraps what a constructor raises in its own."""
+    while error is not None and not isinstance(error, CamtrainError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _class_names(data: Any) -> list[str] | None:
+    names = getattr(data, "class_names", None)
+    return None if names is None else [str(name) for name in names]
