@@ -1,5 +1,28 @@
-"""Datasets with masks, planted shortcuts, batch adapters, data modules."""
+"""Datasets with masks, planted shortcuts, batch adapters; the data modules are in `camtrain.data.modules`."""
 
 from camtrain.data.batches import Batch, MaskedPair, check_masks, class_names, read_batch
+from camtrain.data.coco import CocoMasks
+from camtrain.data.collate import Collate, denormalize, normalize
+from camtrain.data.decoy import DecoyFashionMNIST, DecoyMNIST
+from camtrain.data.folders import MaskedImageFolder
+from camtrain.data.scenes import Scenes, draw_scene
+from camtrain.data.transforms import eval_transform, train_transform
 
-__all__ = ["Batch", "MaskedPair", "check_masks", "class_names", "read_batch"]
+__all__ = [
+    "Batch",
+    "CocoMasks",
+    "Collate",
+    "DecoyFashionMNIST",
+    "DecoyMNIST",
+    "MaskedImageFolder",
+    "MaskedPair",
+    "Scenes",
+    "check_masks",
+    "class_names",
+    "denormalize",
+    "draw_scene",
+    "eval_transform",
+    "normalize",
+    "read_batch",
+    "train_transform",
+]

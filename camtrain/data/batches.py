@@ -159,12 +159,9 @@ has 255.0. Divide 8-bit masks by 255.
     bad = ~((flat >= 0) & (flat <= 1)) & (flat != -1)
     if bool(bad.any()):
         index, value = int(bad.any(1).nonzero()[0]), flat[bad][0].item()
-        advice = (
-            "Divide 8-bit masks by 255." if value > 1 else "Correct it or leave the image without a mask."
-        )
+        advice = "Divide 8-bit masks by 255." if value > 1 else "Correct it or leave the image without a mask."
         raise MaskError(
-            "A mask holds values in [0, 1], or is -1 everywhere (no annotation); "
-            f"image {index} has {value}. {advice}"
+            f"A mask holds values in [0, 1], or is -1 everywhere (no annotation); image {index} has {value}. {advice}"
         )
     mixed = partly_unannotated(flat)
     if bool(mixed.any()):
@@ -203,9 +200,7 @@ def _first(batch: Mapping[Any, Any], names: Sequence[str]) -> Any:
     return next((batch[name] for name in names if name in batch), None)
 
 
-def _normalized(
-    images: Any, labels: Any = None, masks: Any = None, groups: Any = None, ids: Any = None
-) -> Batch:
+def _normalized(images: Any, labels: Any = None, masks: Any = None, groups: Any = None, ids: Any = None) -> Batch:
     if not isinstance(images, Tensor) or images.ndim < 3:
         raise BatchError(f"Images are a tensor (B, C, H, W); got {_describe(images)}; {_REMEDY}.")
     return Batch(
@@ -231,9 +226,7 @@ def _read_masks(masks: Any, images: Tensor) -> Tensor:
         raise BatchError(f"Masks are a tensor {expected}; got {_describe(masks)}; {_REMEDY}.")
     if masks.ndim == images.ndim:
         if masks.shape[1] != 1:
-            raise MaskError(
-                f"A mask has one channel; got {_describe(masks)}. Merge the channels, as by masks.amax(1)."
-            )
+            raise MaskError(f"A mask has one channel; got {_describe(masks)}. Merge the channels, as by masks.amax(1).")
         masks = masks.squeeze(1)
     floating: Tensor = masks if masks.is_floating_point() else masks.float()
     return floating

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Color = tuple[float, float, float]
+Color = tuple[int | float, int | float, int | float]
 Array = NDArray[Any]
 
 _SUPERSAMPLING = 3
@@ -53,9 +53,7 @@ class Sketch:
         """Draw an open line of the width given in object units."""
         thickness = max(1, round(width * self.unit))
         pixels = self._pixels(points)
-        cv2.polylines(
-            self.canvas, [pixels], False, (*color, 255), thickness, cv2.LINE_8, _SUBPIXEL_BITS
-        )
+        cv2.polylines(self.canvas, [pixels], False, (*color, 255), thickness, cv2.LINE_8, _SUBPIXEL_BITS)
 
     def finish(self) -> tuple[Array, Array]:
         """The picture `(H, W, 3)` on black and its coverage `(H, W, 1)`, float32, 0 to 255 and 0 to 1."""
@@ -65,7 +63,8 @@ class Sketch:
 
     def _pixels(self, points: ArrayLike) -> Array:
         mapped = np.asarray(points, float) @ self.matrix[:, :2].T + self.matrix[:, 2]
-        return np.round(mapped * 2**_SUBPIXEL_BITS).astype(np.int32)
+        pixels: Array = np.round(mapped * 2**_SUBPIXEL_BITS).astype(np.int32)
+        return pixels
 
 
 def spline(points: ArrayLike, steps: int = 6) -> Array:
@@ -83,7 +82,8 @@ def spline(points: ArrayLike, steps: int = 6) -> Array:
         + (2 * before - 5 * p + 4 * after - beyond) * t**2
         + (3 * p - before - 3 * after + beyond) * t**3
     )
-    return (curve / 2).reshape(-1, 2)
+    points_on_curve: Array = (curve / 2).reshape(-1, 2)
+    return points_on_curve
 
 
 def placement(
@@ -126,9 +126,7 @@ def noise_sheets(octaves: Sequence[int] = (4, 8, 16, 32, 64), side: int = 256, c
     return sheets
 
 
-def noise(
-    shape: tuple[int, int], rng: np.random.Generator, window: tuple[float, float] = (1.0, 1.0)
-) -> Array:
+def noise(shape: tuple[int, int], rng: np.random.Generator, window: tuple[float, float] = (1.0, 1.0)) -> Array:
     """Smooth noise `(H, W)`, float32 of deviation about 1, cut from a random place of a random sheet.
 
     Args:
@@ -145,9 +143,7 @@ def noise(
     return picture
 
 
-def receding(
-    shape: tuple[int, int], rng: np.random.Generator, stretch: float = 1.0, depth: float = 5.0
-) -> Array:
+def receding(shape: tuple[int, int], rng: np.random.Generator, stretch: float = 1.0, depth: float = 5.0) -> Array:
     """Noise on a plane that recedes to the upper edge, `(H, W)`: small and flat there, `depth` times larger below.
 
     Args:

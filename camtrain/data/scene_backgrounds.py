@@ -47,7 +47,7 @@ def draw_land(size: int, horizon: float, rng: np.random.Generator) -> Array:
     far, near = _pick(_GROUNDS, rng)
     ground = _gradient(size - line, size, blend(far, sky, 0.15), near)
     ground *= 1 + 0.11 * receding(ground.shape[:2], rng, stretch=1.5)[..., None]
-    patches = receding(ground.shape[:2], rng, stretch=2, depth=3)[..., None] > 0.7
+    patches = receding(ground.shape[:2], rng, stretch=2.0, depth=3.0)[..., None] > 0.7
     ground += patches * (np.array(_pick(_GROUNDS, rng)[1], np.float32) - ground) * 0.35
     picture[line:] = ground
     if rng.random() < 0.35:
@@ -68,8 +68,8 @@ def draw_water(size: int, horizon: float, rng: np.random.Generator) -> Array:
         _ridge(picture, line, shore, rng, height=rng.uniform(0.02, 0.1))
     far, near = _pick(_WATERS, rng)
     water = _gradient(size - line, size, blend(far, sky, 0.5), near)
-    waves = receding(water.shape[:2], rng, stretch=3.5, depth=4)
-    swell = receding(water.shape[:2], rng, stretch=7, depth=2.5)
+    waves = receding(water.shape[:2], rng, stretch=3.5, depth=4.0)
+    swell = receding(water.shape[:2], rng, stretch=7.0, depth=2.5)
     water *= 1 + (0.10 * waves + 0.05 * swell)[..., None]
     crest = np.clip(waves + 0.4 * swell - rng.uniform(1.0, 1.8), 0, 1)[..., None]
     water += crest * (np.array(blend(sky, (255, 255, 255), 0.6), np.float32) - water) * 0.8
@@ -85,7 +85,7 @@ def cast_shadow(picture: Array, place: str, left: float, right: float, base: flo
     size = len(picture)
     center = (round((left + right) / 2 * size * 16), round((base + 0.005) * size * 16))
     half = (right - left) / 2 * size * 16
-    shade = np.zeros((size, size), np.float32)
+    shade: Array = np.zeros((size, size), np.float32)
     if place == "water":
         for k, (width, drop) in enumerate(((1.05, 0.0), (0.9, 0.03), (0.72, 0.06), (0.5, 0.09))):
             at = (center[0], center[1] + round(drop * size * 16))
@@ -161,9 +161,9 @@ def _tree(picture: Array, line: int, rng: np.random.Generator) -> None:
     foot = line + depth * (size - line)
     height = (0.12 + 0.7 * depth) * size * rng.uniform(0.8, 1.25)
     x = rng.uniform(0.02, 0.98) * size
-    trunk = [(x, foot), (x, foot - 0.5 * height)]
     width = max(1, round(0.07 * height))
-    cv2.line(picture, *(tuple(np.round(p).astype(int).tolist()) for p in trunk), (84, 62, 46), width, cv2.LINE_AA)
+    root, crown = (round(x), round(foot)), (round(x), round(foot - 0.5 * height))
+    cv2.line(picture, root, crown, (84, 62, 46), width, cv2.LINE_AA)
     leaf = scaled(_pick(_WOODS, rng), rng.uniform(0.8, 1.15))
     for k in range(6):
         spread = rng.normal(0, 0.13, 2) * height
@@ -193,8 +193,9 @@ def _glitter(shape: tuple[int, int], rng: np.random.Generator) -> Array:
     height, width = shape
     x = (np.arange(width, dtype=np.float32) / width - rng.uniform(0.1, 0.9))[None]
     column = np.exp(-((x / (0.06 + 0.1 * np.linspace(0, 1, height, dtype=np.float32)[:, None])) ** 2))
-    spark = np.clip(receding(shape, rng, stretch=3, depth=3) - 0.1, 0, 1.2)
-    return (column * spark)[..., None] * np.array((120, 112, 90), np.float32)
+    spark = np.clip(receding(shape, rng, stretch=3.0, depth=3.0) - 0.1, 0, 1.2)
+    light: Array = (column * spark)[..., None] * np.array((120, 112, 90), np.float32)
+    return light
 
 
 def _foam(picture: Array, line: int, rng: np.random.Generator) -> None:
@@ -211,7 +212,7 @@ def _foam(picture: Array, line: int, rng: np.random.Generator) -> None:
 
 
 def _pick(options: Sequence[Any], rng: np.random.Generator) -> Any:
-    return options[rng.integers(len(options))]
+    return options[int(rng.integers(len(options)))]
 
 
 BACKGROUNDS: dict[str, Callable[[int, float, np.random.Generator], Array]] = {

@@ -40,9 +40,7 @@ def draw_boat(sketch: Sketch, rng: np.random.Generator, body: Color, accent: Col
     else:
         _cabin(sketch, rng, accent)
     keel = BASELINE
-    sketch.polygon(
-        [(-0.95, 0.14), (-0.3, 0.2), (0.4, 0.17), (bow, 0.06 - rise), (0.7, keel), (-0.72, keel)], body
-    )
+    sketch.polygon([(-0.95, 0.14), (-0.3, 0.2), (0.4, 0.17), (bow, 0.06 - rise), (0.7, keel), (-0.72, keel)], body)
     stripe = accent if rng.random() < 0.6 else _WHITE
     sketch.polygon([(-0.93, 0.2), (0.93, 0.19 - rise / 2), (0.87, 0.28), (-0.9, 0.28)], stripe, edge=0.85)
     if rng.random() < 0.5:
@@ -86,7 +84,16 @@ def draw_car(sketch: Sketch, rng: np.random.Generator, body: Color, accent: Colo
     ):
         sketch.polygon([(a, rim), (b, rim), (c, deck - 0.02), (d, deck - 0.02)], _GLASS)
     sketch.blob(
-        [(-1, deck + 0.08), (-0.9, deck), (0.6, deck), (0.97, deck + 0.12), (1, 0.4), (0.9, 0.44), (-0.92, 0.44), (-1, 0.36)],
+        [
+            (-1, deck + 0.08),
+            (-0.9, deck),
+            (0.6, deck),
+            (0.97, deck + 0.12),
+            (1, 0.4),
+            (0.9, 0.44),
+            (-0.92, 0.44),
+            (-1, 0.36),
+        ],
         body,
     )
     if rng.random() < 0.5:
@@ -108,15 +115,29 @@ def draw_duck(sketch: Sketch, rng: np.random.Generator, body: Color, accent: Col
     head = accent if rng.random() < 0.5 else scaled(body, rng.uniform(0.8, 1.1))
     base = BASELINE
     sketch.blob(
-        [(-1, tail), (-0.6, 0.06), (-0.1, -0.04), (0.35, 0.0), (0.7, 0.16), (0.68, 0.44), (0.3, base), (-0.45, base), (-0.85, 0.3)],
+        [
+            (-1, tail),
+            (-0.6, 0.06),
+            (-0.1, -0.04),
+            (0.35, 0.0),
+            (0.7, 0.16),
+            (0.68, 0.44),
+            (0.3, base),
+            (-0.45, base),
+            (-0.85, 0.3),
+        ],
         body,
     )
-    sketch.blob(
-        [(head_x - 0.2, head_y), (head_x + 0.16, head_y + 0.1), (0.68, 0.16), (0.5, 0.34), (0.22, 0.1)], head
-    )
+    sketch.blob([(head_x - 0.2, head_y), (head_x + 0.16, head_y + 0.1), (0.68, 0.16), (0.5, 0.34), (0.22, 0.1)], head)
     bill = head_y + 0.04
     sketch.blob(
-        [(head_x + 0.16, bill - 0.08), (head_x + 0.34, bill), (head_x + 0.56, bill + 0.02), (head_x + 0.54, bill + 0.12), (head_x + 0.16, bill + 0.14)],
+        [
+            (head_x + 0.16, bill - 0.08),
+            (head_x + 0.34, bill),
+            (head_x + 0.56, bill + 0.02),
+            (head_x + 0.54, bill + 0.12),
+            (head_x + 0.16, bill + 0.14),
+        ],
         blend(accent, (240, 170, 60), 0.4),
     )
     sketch.disk((head_x, head_y), (0.25, 0.22), head)
@@ -144,7 +165,17 @@ def draw_hen(sketch: Sketch, rng: np.random.Generator, body: Color, accent: Colo
     for dx, height in ((-0.12, 0.2), (0.0, 0.27), (0.12, 0.2)):
         sketch.disk((head_x + dx, head_y - height + 0.05), (0.075, 0.11), comb)
     sketch.blob(
-        [(-0.7, -0.3), (-0.3, -0.18), (0.1, -0.3), (head_x - 0.16, head_y), (head_x + 0.15, head_y + 0.06), (0.66, -0.1), (0.48, 0.14), (0.05, base + 0.06), (-0.45, 0.1)],
+        [
+            (-0.7, -0.3),
+            (-0.3, -0.18),
+            (0.1, -0.3),
+            (head_x - 0.16, head_y),
+            (head_x + 0.15, head_y + 0.06),
+            (0.66, -0.1),
+            (0.48, 0.14),
+            (0.05, base + 0.06),
+            (-0.45, 0.1),
+        ],
         body,
     )
     sketch.polygon(

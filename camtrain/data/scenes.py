@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from camtrain.data.drawing import Sketch, blend, noise, placement
+from camtrain.data.memory import InMemoryDataset, Pictures
 from camtrain.data.scene_backgrounds import BACKGROUNDS, cast_shadow
 from camtrain.data.scene_objects import BASELINE, OBJECTS, PALETTE
-from camtrain.data.subsets import annotated_subset, check_share
-from camtrain.data.transforms import JointTransform, transform_pair
+from camtrain.data.subsets import SPLITS, annotated_subset, check_share
+from camtrain.data.transforms import JointTransform
 from camtrain.errors import DataError
 
 Array = NDArray[Any]
@@ -24,7 +24,7 @@ Array = NDArray[Any]
 CLASSES = tuple(OBJECTS)
 PLACES = tuple(BACKGROUNDS)
 HOMES = {"boat": "water", "duck": "water", "car": "land", "hen": "land"}
-SPLITS: dict[str, tuple[int, float]] = {"train": (1600, 0.95), "val": (400, 0.5), "test": (800, 0.5)}
+DEFAULTS: dict[str, tuple[int, float]] = {"train": (1600, 0.95), "val": (400, 0.5), "test": (800, 0.5)}
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,7 @@ class Scene:
     mask: Array
 
 
-def draw_scene(
-    kind: str, place: str, key: Sequence[int], image_size: int = 96, with_object: bool = True
-) -> Scene:
+def draw_scene(kind: str, place: str, key: Sequence[int], image_size: int = 96, with_object: bool = True) -> Scene:
     """Draw one object in one place.
 
     The object (shape, pose, colors, position) depends on `kind` and `key` alone, so the same key gives the same mask in
@@ -65,7 +63,7 @@ def draw_scene(
     return Scene(_expose(picture, light), (coverage[..., 0] > 0).astype(np.uint8))
 
 
-class Scenes(Dataset[dict[str, Any]]):
+class Scenes(InMemoryDataset):
     """Boats and ducks (of water), cars and hens (of land), each drawn on land or on water.
 
     The class is decided by shape alone: colors come from one palette, and every group (class x place) has the same
@@ -92,7 +90,7 @@ class Scenes(Dataset[dict[str, Any]]):
 
     >>> scenes = Scenes("test", size=8, image_size=24)
     >>> scenes.group_names[scenes[0]["group"]], scenes[0]["image"].shape
-    ('boat on land', torch.Size([3, 24, 24]))
+    ('boat on water', torch.Size([3, 24, 24]))
     """
 
     class_names: Sequence[str] = CLASSES
@@ -110,58 +108,30 @@ class Scenes(Dataset[dict[str, Any]]):
     ) -> None:
         if split not in SPLITS:
             raise DataError(f"split is one of {', '.join(SPLITS)}; got {split!r}.")
-        default_size, default_correlation = SPLITS[split]
+        default_size, default_correlation = DEFAULTS[split]
         size = default_size if size is None else size
         if size < 1 or image_size < 8 or seed < 0:
             raise DataError(
                 "Scenes need size >= 1, image_size >= 8 and seed >= 0; "
                 f"got size={size}, image_size={image_size}, seed={seed}."
             )
-        self.split, self.image_size, self.seed, self.transform = split, image_size, seed, transform
         self.correlation = default_correlation if correlation is None else correlation
-        self.labels = torch.arange(size) % len(CLASSES)
-        self.groups = self.labels * len(PLACES) + assign_places(self.labels, self.correlation)
-        self.annotated = annotated_subset(size, mask_fraction, seed)
-
-    def __len__(self) -> int:
-        return len(self.labels)
+        self.split, self.image_size, self.seed = split, image_size, seed
+        labels = torch.arange(size) % len(CLASSES)
+        groups = labels * len(PLACES) + assign_places(labels, self.correlation)
+        super().__init__(split, labels, groups, annotated_subset(size, mask_fraction, seed), transform)
 
     @cached_property
-    def pictures(self) -> tuple[Tensor, Tensor]:
-        """All images uint8 `(N, 3, S, S)` and all masks uint8 `(N, S, S)`; drawn at the first call."""
+    def pictures(self) -> Pictures:
+        """All images and masks, drawn at the first call."""
         side = self.image_size
-        images = torch.empty(len(self), 3, side, side, dtype=torch.uint8)
-        masks = torch.empty(len(self), side, side, dtype=torch.uint8)
+        images = np.empty((len(self), 3, side, side), np.uint8)
+        masks = np.empty((len(self), side, side), np.uint8)
         for index, (label, group) in enumerate(zip(self.labels.tolist(), self.groups.tolist(), strict=True)):
-            key = (self.seed, list(SPLITS).index(self.split), index)
+            key = (self.seed, SPLITS.index(self.split), index)
             scene = draw_scene(CLASSES[label], PLACES[group % len(PLACES)], key, side)
-            images[index] = torch.from_numpy(scene.image).permute(2, 0, 1)
-            masks[index] = torch.from_numpy(scene.mask)
-        return images, masks
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        images, masks = self.pictures
-        mask = masks[index].float() if self.annotated[index] else torch.full(masks.shape[1:], -1.0)
-        image, mask = transform_pair(self.transform, images[index], mask)
-        label, group = int(self.labels[index]), int(self.groups[index])
-        return {"image": image, "label": label, "mask": mask, "group": group, "id": self.name(index)}
-
-    def batch(self, indices: Tensor) -> dict[str, Any]:
-        """The items at `indices` collated, without a transform: images float in [0, 1]."""
-        images, masks = self.pictures
-        chosen = masks[indices].float()
-        chosen[~self.annotated[indices]] = -1
-        return {
-            "image": images[indices].float() / 255,
-            "label": self.labels[indices],
-            "mask": chosen,
-            "group": self.groups[indices],
-            "id": [self.name(index) for index in indices.tolist()],
-        }
-
-    def name(self, index: int) -> str:
-        """A name for an image, stable between runs."""
-        return f"{self.split}/{range(len(self))[index]:05d}"
+            images[index], masks[index] = scene.image.transpose(2, 0, 1), scene.mask
+        return Pictures(torch.from_numpy(images), torch.from_numpy(masks))
 
 
 def assign_places(labels: Int[Tensor, " N"], correlation: float) -> Int[Tensor, " N"]:
@@ -186,9 +156,7 @@ def assign_places(labels: Int[Tensor, " N"], correlation: float) -> Int[Tensor, 
 def _draw_object(kind: str, size: int, rng: np.random.Generator) -> tuple[Array, Array, float]:
     scale, base = rng.uniform(0.2, 0.32), rng.uniform(0.64, 0.92)
     center = (rng.uniform(0.34, 0.66), base - BASELINE * scale)
-    matrix = placement(
-        center, scale, angle=rng.normal(0, 5), flip=rng.random() < 0.5, squeeze=rng.uniform(0.82, 1.12)
-    )
+    matrix = placement(center, scale, angle=rng.normal(0, 5), flip=rng.random() < 0.5, squeeze=rng.uniform(0.82, 1.12))
     first, second = rng.choice(len(PALETTE), 2, replace=False)
     sketch = Sketch(size, matrix)
     OBJECTS[kind](sketch, rng, PALETTE[first], blend(PALETTE[second], PALETTE[first], 0.1))
@@ -199,7 +167,8 @@ def _draw_object(kind: str, size: int, rng: np.random.Generator) -> tuple[Array,
 def _shading(size: int, middle: float, scale: float, rng: np.random.Generator) -> Array:
     rows = (np.arange(size, dtype=np.float32) / size - middle) / scale
     fall = 1.04 - rng.uniform(0.08, 0.22) * np.clip(rows, -1.2, 0.8)
-    return (fall[:, None] * (1 + 0.05 * noise((size, size), rng)))[..., None]
+    shading: Array = fall[:, None] * (1 + 0.05 * noise((size, size), rng))
+    return shading[..., None]
 
 
 def _expose(picture: Array, rng: np.random.Generator) -> Array:
@@ -208,4 +177,5 @@ def _expose(picture: Array, rng: np.random.Generator) -> Array:
     side = 1 + rng.uniform(-0.15, 0.15) * np.linspace(-1, 1, size)[None, :, None]
     grain = rng.standard_normal((size, size, 1), np.float32) * rng.uniform(1.5, 5)
     lit = picture * gain.astype(np.float32) * side.astype(np.float32) + grain
-    return np.clip(np.round(lit), 0, 255).astype(np.uint8)
+    pixels: Array = np.clip(np.round(lit), 0, 255).astype(np.uint8)
+    return pixels

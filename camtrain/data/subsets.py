@@ -1,10 +1,14 @@
 """Which images keep their annotation, and how a training set is divided: the same choice for the same seed."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from camtrain.errors import DataError
+
+SPLITS = ("train", "val", "test")
 
 
 def annotated_subset(count: int, fraction: float, seed: int = 0) -> Bool[Tensor, " N"]:
@@ -51,3 +55,64 @@ def check_share(name: str, value: float) -> None:
     """Refuse a share outside 0..1."""
     if not 0 <= value <= 1:
         raise DataError(f"{name} is a share from 0 to 1; got {value}.")
+
+
+def stratified(labels: Tensor, shares: Sequence[float], seed: int = 0) -> list[list[int]]:
+    """Divide indices into parts in which every class has about its share.
+
+    Args:
+        labels: `(N,)` class indices.
+        shares: of the second, third, ... part, from 0 to 1; the first part gets the rest.
+        seed: of the choice.
+
+    >>> [len(part) for part in stratified(torch.tensor([0] * 8 + [1] * 4), [0.25, 0.25])]
+    [6, 3, 3]
+    """
+    if any(share < 0 for share in shares) or sum(shares) >= 1:
+        raise DataError(f"The shares held out for validation and test sum to less than 1; got {list(shares)}.")
+    parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
+    for label in torch.unique(labels):
+        members = (labels == label).nonzero().flatten()
+        members = members[permutation(len(members), seed)].tolist()
+        start = 0
+        for part, share in zip(parts[1:], shares, strict=True):
+            stop = start + round(len(members) * share)
+            part += members[start:stop]
+            start = stop
+        parts[0] += members[start:]
+    return [sorted(part) for part in parts]
+
+
+def divide(
+    labels: Tensor, splits: Sequence[str | None], val_fraction: float, test_fraction: float, seed: int = 0
+) -> dict[str, list[int]]:
+    """Indices of "train", "val" and "test".
+
+    Args:
+        labels: `(N,)` class indices.
+        splits: what the files say of each image; where they say nothing, a random division within each class.
+        val_fraction: share held out for validation, where the files name no validation images.
+        test_fraction: share held out for the test, where the files name no splits at all.
+        seed: of the division.
+
+    Returns:
+        The three parts; without test images the test part is the validation part.
+
+    Raises:
+        DataError: when training or validation would be empty.
+
+    >>> divide(torch.zeros(4), ["train", "train", "val", "test"], 0.5, 0.0)
+    {'train': [0, 1], 'val': [2], 'test': [3]}
+    """
+    train, val, test = ([i for i, split in enumerate(splits) if split == name] for name in SPLITS)
+    if not (train or val or test):
+        train, val, test = stratified(labels, [val_fraction, test_fraction], seed)
+    elif not val:
+        kept, held = stratified(labels[train], [val_fraction], seed)
+        train, val = [train[i] for i in kept], [train[i] for i in held]
+    if not train or not val:
+        raise DataError(
+            f"Training and validation need images; {len(labels)} images with val_fraction={val_fraction} and "
+            f"test_fraction={test_fraction} give {len(train)} and {len(val)}. Change the fractions or the splits."
+        )
+    return {"train": train, "val": val, "test": test or val}

@@ -40,9 +40,7 @@ def train_transform(
     return v2.Compose([crop, v2.RandomHorizontalFlip(), *_to_float(mean, std)])
 
 
-def eval_transform(
-    size: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
-) -> v2.Compose:
+def eval_transform(size: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> v2.Compose:
     """Resize to a square of side `size` (the aspect ratio changes, nothing is cut off), then float and normalized.
 
     >>> image, mask = transform_pair(eval_transform(8), torch.zeros(3, 20, 30, dtype=torch.uint8), torch.ones(20, 30))
