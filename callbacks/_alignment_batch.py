@@ -1,0 +1,72 @@
+"""What a batch holds for alignment, counted with one look at the device, and refused where it cannot work."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from camtrain.data.batches import Batch, check_masks
+from camtrain.errors import ConfigurationError
+from camtrain.losses import can_have_twin
+
+
+@dataclass(frozen=True)
+class Census:
+    """Images of a batch with an annotation, with one that leaves a background, and with one that allows a twin."""
+
+    annotated: int = 0
+    guiding: int = 0
+    twinnable: int = 0
+    all_annotated: int = 0
+    all_twinned: int = 0
+
+
+def count(batch: Batch, limit: int, strategy: Any = None) -> Census:
+    """The census of a batch; `all_...` are sums over processes where a strategy that can reduce is given.
+
+    MaskError for masks that cannot be meant.
+
+    >>> count(Batch(torch.zeros(2, 1, 1, 2), masks=torch.tensor([[[1.0, 0.0]], [[-1.0, -1.0]]])), limit=2)
+    Census(annotated=1, guiding=1, twinnable=1, all_annotated=1, all_twinned=1)
+    """
+    if batch.masks is None:
+        counts = torch.zeros(4, dtype=torch.long, device=batch.images.device)
+    else:
+        if (len(batch), *batch.images.shape[2:]) != tuple(batch.masks.shape):
+            check_masks(batch)  # raises
+        counts = _counts(batch.masks)
+    counts = torch.cat([counts, counts[2:3].clamp(max=limit if len(batch) > 1 else 0)])
+    totals = counts if strategy is None else strategy.reduce(counts.clone(), reduce_op="sum")
+    annotated, guiding, twinnable, bad, _, all_annotated, all_twinned = torch.cat([counts, totals[[0, 4]]]).tolist()
+    if bad:
+        check_masks(batch)  # raises
+    return Census(annotated, guiding, twinnable, all_annotated, all_twinned)
+
+
+def _counts(masks: Tensor) -> Tensor:
+    flat = masks.flatten(1)
+    valid = ((flat >= 0) & (flat <= 1)).all(dim=1)
+    bad = ~valid & ~(flat == -1).all(dim=1)
+    guiding = valid & (flat < 1).any(dim=1)
+    return torch.stack([part.sum() for part in (valid, guiding, can_have_twin(masks), bad)])
+
+
+def require_masks(batch: Batch, raw: Any, *, twins: bool) -> None:
+    """ConfigurationError for data without masks, or without the labels that twins need."""
+    if batch.masks is None:
+        raise ConfigurationError(
+            f"AttentionAlignment needs masks, and the training batch holds none: {_keys(raw)}. Give (images, labels, "
+            "masks), a mapping with 'mask', a MaskedPair, or a batch_adapter; an image without an annotation gets a "
+            "mask of all -1."
+        )
+    if twins and batch.labels is None:
+        raise ConfigurationError(f"Twins need labels, and the training batch holds none: {_keys(raw)}. Set twins=0.")
+
+
+def _keys(raw: Any) -> str:
+    if isinstance(raw, dict):
+        return f"a mapping with {', '.join(map(repr, raw))}"
+    if isinstance(raw, (tuple, list)):
+        return f"a {type(raw).__name__} of {len(raw)}"
+    return f"a {type(raw).__name__}"

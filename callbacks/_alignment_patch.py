@@ -1,0 +1,58 @@
+"""Methods replaced on one instance, and put back."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+_MISSING = object()
+
+
+def patch(instance: Any, name: str, around: Callable[..., Any]) -> Callable[[], None]:
+    """Have `instance.name(...)` call `around(original, ...)`; returns what puts the original back.
+
+    The wrapper shows the original's signature to those who ask, as Lightning does.
+    """
+    before = vars(instance).get(name, _MISSING)
+    original = getattr(instance, name)
+
+    @functools.wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return around(original, *args, **kwargs)
+
+    def restore() -> None:
+        if vars(instance).get(name) is not wrapper:
+            return
+        if before is _MISSING:
+            delattr(instance, name)
+        else:
+            setattr(instance, name, before)
+
+    setattr(instance, name, wrapper)
+    return restore
+
+
+@contextmanager
+def patched(instance: Any, name: str, around: Callable[..., Any]) -> Iterator[None]:
+    """`patch` for the duration of a block."""
+    restore = patch(instance, name, around)
+    try:
+        yield
+    finally:
+        restore()
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether a module or a part of it runs under `torch.compile`."""
+    whole = getattr(model, "_compiler_ctx", None) is not None  # Lightning's mark on a compiled LightningModule
+    return whole or any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Run compiled code eagerly, so that hooks fire and gradients can be differentiated twice."""
+    with torch.compiler.set_stance("force_eager"):
+        yield

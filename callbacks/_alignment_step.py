@@ -1,0 +1,135 @@
+"""One training step with alignment: record what it calls, and add the terms to its loss."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from camtrain.callbacks._alignment_patch import eager, patched
+from camtrain.callbacks._alignment_recording import Call, Calls, depends_on, recording
+from camtrain.callbacks._alignment_terms import Penalty, add_to_loss, twins_cross_entropy
+from camtrain.cam import Layer
+from camtrain.data.batches import Batch
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is added in one step: the weights as they are now, and at most how many twins."""
+
+    weight: float
+    twins: float
+    limit: int
+    generator: torch.Generator
+    penalize: Callable[..., Penalty]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What was added, and its parts for the log; `added` is None where it was not finite and was left out."""
+
+    added: Tensor | None
+    penalty: Penalty | None
+    twins: Tensor | None
+    num_twins: int
+
+
+def compute_terms(recipe: Recipe, call: Call, layers: Sequence[Layer], batch: Batch) -> Terms:
+    """`weight * penalty + twins * cross-entropy`, each left out at a weight of 0."""
+    parts: list[Tensor] = []
+    penalty = twins = None
+    count = 0
+    if recipe.weight > 0:
+        penalty = recipe.penalize(call, layers, batch)
+        parts.append(recipe.weight * penalty.value)
+    if recipe.twins > 0:
+        twins, count = twins_cross_entropy(call, batch, generator=recipe.generator, limit=recipe.limit)
+        parts.append(recipe.twins * twins)
+    total = torch.stack(parts).sum()
+    return Terms(total if bool(total.isfinite()) else None, penalty, twins, count)
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A value for the log: a mean over so many images."""
+
+    name: str
+    value: Tensor | float
+    images: int
+
+
+def scalars(terms: Terms | None, annotated: int, *, penalty: bool, twins: bool) -> list[Scalar]:
+    """What a step logs, always under the same names: processes reduce them together. Without terms, of 0 images.
+
+    >>> [scalar.name for scalar in scalars(None, 0, penalty=True, twins=False)]
+    ['alignment/skipped', 'alignment/penalty', 'alignment/dead_maps']
+    """
+    skipped = terms is not None and terms.added is None
+    found = [Scalar("alignment/skipped", float(skipped), 1)]
+    kept = None if skipped else terms
+    if penalty:
+        images, known = 0 if skipped else annotated, kept.penalty if kept else None
+        found.append(Scalar("alignment/penalty", known.value.detach() if known else 0.0, images))
+        found.append(Scalar("alignment/dead_maps", known.dead if known else 0.0, images))
+    if twins:
+        entropy = kept.twins.detach() if kept and kept.twins is not None else 0.0
+        found.append(Scalar("alignment/twins", entropy, kept.num_twins if kept else 0))
+    return found
+
+
+class AlignedStep:
+    """Runs a `training_step` with the hooks on, in automatic or manual optimization."""
+
+    def __init__(
+        self,
+        pl_module: LightningModule,
+        modules: dict[str, nn.Module],
+        layers: Sequence[Layer],
+        compute: Callable[[Calls], Terms | None],
+        *,
+        divide_by: int = 1,
+        compiled: bool = False,
+    ) -> None:
+        self.pl_module, self.modules, self.layers = pl_module, modules, layers
+        self.compute, self.divide_by, self.compiled = compute, divide_by, compiled
+        self.terms: Terms | None = None
+
+    def run(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What the step returns, with the terms in its loss; under manual optimization they go into its backward."""
+        with ExitStack() as stack:
+            if self.compiled:
+                stack.enter_context(eager())
+            if self.pl_module.automatic_optimization:
+                return self._automatic(original, *args, **kwargs)
+            return self._manual(original, *args, **kwargs)
+
+    def _automatic(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with recording(self.modules, self.layers) as calls:
+            output = original(*args, **kwargs)
+        if output is None:  # Lightning's way to leave a batch out
+            return None
+        self.terms = self.compute(calls)
+        return output if self._added is None else add_to_loss(output, self._added)
+
+    def _manual(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with recording(self.modules, self.layers) as calls:
+
+            def manual_backward(backward: Callable[..., Any], loss: Tensor, *rest: Any, **options: Any) -> None:
+                if self.terms is None and self._is_meant(loss, calls):
+                    self.terms = self.compute(calls)
+                    loss = loss if self._added is None else loss + self._added / self.divide_by
+                backward(loss, *rest, **options)
+
+            with patched(self.pl_module, "manual_backward", manual_backward):
+                return original(*args, **kwargs)
+
+    @property
+    def _added(self) -> Tensor | None:
+        return None if self.terms is None else self.terms.added
+
+    @staticmethod
+    def _is_meant(loss: Tensor, calls: Calls) -> bool:
+        return calls.activations.complete and any(depends_on(loss, a) for a in calls.activations)
