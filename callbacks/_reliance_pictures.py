@@ -18,11 +18,16 @@ def flagged(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 
 def examples(
-    findings: Findings, pool: Pool, names: Sequence[str], denormalize: Callable[[Tensor], Tensor] | None, count: int
+    findings: Findings,
+    pool: Pool,
+    lenders: Pool,
+    names: Sequence[str],
+    denormalize: Callable[[Tensor], Tensor] | None,
+    count: int,
 ) -> tuple[Example, ...]:
     """`count` images of each flagged class before and after the intervention that tells most."""
     shown = [
-        _example(findings, instance, pool, names, denormalize)
+        _example(findings, instance, pool, lenders, names, denormalize)
         for verdict in flagged(findings.verdicts)
         for instance in illustrate(findings.effects, verdict.class_index, count=count)
     ]
@@ -33,13 +38,14 @@ def _example(
     findings: Findings,
     instance: Instance,
     pool: Pool,
+    lenders: Pool,
     names: Sequence[str],
     denormalize: Callable[[Tensor], Tensor] | None,
 ) -> Example:
-    changed = intervened(pool, instance.image, instance.donor, margin=findings.margin)
+    changed = intervened(pool, instance.image, lenders, instance.donor, margin=findings.margin)
     pair = torch.stack([pool.images[instance.image], changed])
     original, swapped = to_uint8(pair if denormalize is None else denormalize(pair))
-    held, lent = (names[int(pool.labels[i])] for i in (instance.image, instance.donor))
+    held, lent = names[int(pool.labels[instance.image])], names[int(lenders.labels[instance.donor])]
     return Example(
         names[instance.class_index],
         original,

@@ -1,7 +1,6 @@
 """Does any class lean on its background: told during training, by interventions."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import isfinite, nan
 from typing import Any
@@ -9,22 +8,20 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.model_helpers import is_overridden
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 from camtrain.callbacks._reliance_pictures import alert, examples
+from camtrain.callbacks._reliance_round import everywhere, progress_bar, take_census, untouched
 from camtrain.callbacks._trainer import (
     builds_later,
     callable_network,
     denormalizer_of,
-    gathered,
     names_of,
     network_of,
 )
-from camtrain.cam import evaluating, find_logits
+from camtrain.cam import find_logits
 from camtrain.data.batches import Batch, check_masks, read_batch
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.reliance import Collector, Criteria, Effects, Findings, Plan, Pool, Verdict, concatenate, examine
@@ -51,6 +48,9 @@ class RelianceDetector(Callback):
     all else is `undecided`, and the note says how many more images would settle it. Heatmaps have no say. A cue that
     always lies on the object is not seen, and of two classes a cue of either counts for both.
 
+    The backgrounds come from annotated training images where there are enough of them: a validation set may be balanced
+    on purpose, and then its classes do not go with their backgrounds as they did in training.
+
     Logged, and open to `ModelCheckpoint` and `EarlyStopping`: `reliance/flagged` (how many classes are reliant),
     `reliance/effect` (the largest effect, in probability; NaN before the first round), `reliance/effect/<class>`; the
     last known values where a validation epoch is not examined. The verdicts with example pictures, and one alert at the
@@ -66,7 +66,9 @@ class RelianceDetector(Callback):
         every_n_epochs: examine again after so many epochs; the last epoch of a fit always.
         start_epoch: the first epoch to examine.
         images_per_class: images to judge per class (30 find effects of 20 points nearly always; small ones take more).
-        max_images: images to keep in all, in memory on the CPU.
+        max_images: images to keep in all, in memory on the CPU; as many again of those that lend.
+        lend_from_training: take the backgrounds from the training images of the first epoch where enough of them have
+            masks, since there classes go with their backgrounds; from the validation images otherwise.
         classes: indices of the classes to compare with each other; all by default.
         donor_classes: on how many classes' backgrounds each image is put, its own included.
         alpha: false alarm rate of a look.
@@ -95,7 +97,8 @@ class RelianceDetector(Callback):
         every_n_epochs: int = 1,
         start_epoch: int = 0,
         images_per_class: int = 30,
-        max_images: int = 1500,
+        max_images: int = 600,
+        lend_from_training: bool = True,
         classes: list[int] | None = None,
         donor_classes: int = 8,
         alpha: float = 0.05,
@@ -129,6 +132,7 @@ class RelianceDetector(Callback):
         self.start_epoch = start_epoch
         self.images_per_class = images_per_class
         self.max_images = max_images
+        self.lend_from_training = lend_from_training
         self.classes = classes
         self.donor_classes = donor_classes
         self.spend_alpha = spend_alpha
@@ -139,6 +143,8 @@ class RelianceDetector(Callback):
         self.seed = seed
         self.verdicts: tuple[Verdict, ...] = ()
         self._collector: Collector | None = None
+        self._lenders: Collector | None = None
+        self._lending = False
         self._dtype = torch.float32
         self._values: dict[str, float] = {"reliance/flagged": 0.0, "reliance/effect": nan}
         self._flagged_since: dict[str, int] = {}
@@ -166,6 +172,19 @@ class RelianceDetector(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the submodule where it was built late."""
         callable_network(network_of(pl_module, self.model))
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to collect the images that lend, in the first epoch only."""
+        self._lending = self.lend_from_training and self._lenders is None
+        if self._lending:
+            self._lenders = self._new_collector(trainer)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the training images that can lend."""
+        if self._lending:
+            self._collect_lenders(batch)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to collect."""
@@ -249,6 +268,15 @@ class RelianceDetector(Callback):
         per_class = -(-self.images_per_class // trainer.world_size)
         return Collector(per_class=per_class, classes=self.classes, most=-(-self.max_images // trainer.world_size))
 
+    def _collect_lenders(self, batch: Any) -> None:
+        """Training batches need no masks, nor any shape that can be read: validation images lend to each other then."""
+        try:
+            read = self._check(batch)
+            if self._lenders is not None and read.labels is not None and read.masks is not None:
+                self._lenders.add(read.images, read.labels, read.masks)
+        except CamtrainError:
+            self._lending = False
+
     def _collect(self, trainer: pl.Trainer, batch: Any) -> None:
         if trainer.state.fn != "fit":
             self._add(batch)
@@ -265,23 +293,23 @@ class RelianceDetector(Callback):
         collector, self._collector = self._collector, None
         self._examined_epoch = trainer.current_epoch if trainer.state.fn == "fit" else self._examined_epoch
         pool = None if collector is None else collector.pool()
-        counts = _everywhere(trainer, lambda: None if pool is None else pool.labels.bincount().tolist())
-        if any(each is None for each in counts):
-            raise CamtrainError("a process collected no batch that could be read")
-        classes = sorted({c for each in counts for c, count in enumerate(each) if count})
-        if pool is None or collector is None or not classes:
-            raise CamtrainError("no validation image has an annotated object with a background around it")
+        training = None if self._lenders is None else self._lenders.pool()
+        census = take_census(trainer, pool, training, self.criteria.min_images)
+        if pool is None or collector is None:
+            return
         self._looks += 1
-        names = names_of(trainer, classes[-1] + 1)
-        findings = self._run(trainer, pl_module, pool, names, classes, collector.largest_batch)
+        lenders = training if census.training_lends and training is not None else None
+        names = names_of(trainer, census.classes[-1] + 1)
+        findings = self._run(trainer, pl_module, pool, lenders, names, census.classes, collector.largest_batch)
         self._keep(findings.verdicts, trainer.current_epoch)
-        self._attempt(self._write, trainer, findings, pool, names)
+        self._attempt(self._write, trainer, findings, pool, lenders or pool, names)
 
     def _run(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         pool: Pool,
+        lenders: Pool | None,
         names: Sequence[str],
         classes: Sequence[int],
         batch_size: int,
@@ -292,16 +320,17 @@ class RelianceDetector(Callback):
             return find_logits(network(images.to(self._dtype)))
 
         def gather(compute: Callable[[], Effects]) -> Effects:
-            return concatenate(_everywhere(trainer, compute))
+            return concatenate(everywhere(trainer, compute))
 
         share = 1 / (self._looks * (self._looks + 1)) if self.spend_alpha else 1.0
         plan = Plan(arms=self.donor_classes, batch_size=batch_size, seed=self.seed, device=pl_module.device)
-        with _untouched(trainer, pl_module), _bar(trainer) as progress:
+        with untouched(trainer, pl_module), progress_bar(trainer) as progress:
             return examine(
                 predict,
                 pool,
                 names,
                 classes,
+                lenders=lenders,
                 criteria=replace(self.criteria, share=share),
                 plan=plan,
                 gather=gather,
@@ -318,11 +347,11 @@ class RelianceDetector(Callback):
         self._values = {**self._values, **totals, **effects}
         self._flagged_since = {**dict.fromkeys(flags, epoch), **self._flagged_since}
 
-    def _write(self, trainer: pl.Trainer, findings: Findings, pool: Pool, names: Sequence[str]) -> None:
+    def _write(self, trainer: pl.Trainer, findings: Findings, pool: Pool, lenders: Pool, names: Sequence[str]) -> None:
         if not trainer.is_global_zero:
             return
         epoch, step = trainer.current_epoch, trainer.global_step
-        shown = examples(findings, pool, names, denormalizer_of(trainer), self.num_examples)
+        shown = examples(findings, pool, lenders, names, denormalizer_of(trainer), self.num_examples)
         records: list[Record] = [Verdicts.of(findings.verdicts, epoch, step, shown)]
         if self._first_flag:
             records.append(alert(findings.verdicts, epoch, step))
@@ -345,50 +374,3 @@ def _require_least(arguments: dict[str, tuple[int, int]]) -> None:
     for name, (value, least) in arguments.items():
         if value < least:
             raise ConfigurationError(f"{name} must be at least {least}, got {value}.")
-
-
-def _everywhere(trainer: pl.Trainer, compute: Callable[[], Any]) -> list[Any]:
-    """The result of each process, on all; a failure of one is raised on all, so that nobody waits for it."""
-    failure: Exception | None = None
-    result: Any = None
-    try:
-        result = compute()
-    except Exception as error:
-        failure = error
-    said = None if failure is None else f"{type(failure).__name__}: {failure}"
-    everyone = gathered(trainer, [(said, result)])
-    for said, _ in everyone:
-        if said is not None:
-            raise CamtrainError(said) from failure
-    return [result for _, result in everyone]
-
-
-@contextmanager
-def _untouched(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
-    """Evaluation mode without gradients in the trainer's precision; modes and every random state restored."""
-    with ExitStack() as stack:
-        stack.enter_context(evaluating(pl_module))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(isolate_rng())
-        if any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in pl_module.modules()):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(trainer.precision_plugin.forward_context())
-        yield
-
-
-@contextmanager
-def _bar(trainer: pl.Trainer) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on rank zero for what takes longer than three seconds, where the trainer shows bars at all."""
-    hidden = not trainer.is_global_zero or trainer.progress_bar_callback is None
-    with Tqdm(unit=" images", delay=3, leave=False, disable=hidden) as bar:
-        doing = ""
-
-        def progress(what: str, done: int, total: int) -> None:
-            nonlocal doing
-            if what != doing:
-                doing = what
-                bar.reset(total)
-                bar.set_description(f"Reliance: {what}", refresh=False)
-            bar.update(done)
-
-        yield progress

@@ -26,10 +26,11 @@ def decide(
 ) -> tuple[Verdict, ...]:
     """One verdict for each class of the effects, in order.
 
-    ``reliant``: necessity or sufficiency exceeds tau, and still does with the grown masks of ``guarded`` (each at
-    level alpha alone, since both must hold). An effect that vanishes there may be the object's own edge: undecided.
-    ``not reliant``: every upper bound lies below ``criteria.limit``. All else is undecided, with the number of
-    images that would settle it. ``other_infill`` enters the note only.
+    ``reliant``: necessity or sufficiency exceeds tau, and still does with the grown masks of ``guarded`` (each at level
+    alpha alone, since both must hold). An effect that vanishes there may be the object's own edge: undecided.
+    ``not reliant``: every upper bound lies below ``criteria.limit``, and other backgrounds do not swing the class either
+    way, as they would where donors' classes do not go with their backgrounds (a balanced set). All else is undecided,
+    with the number of images that would settle it. ``other_infill`` enters the note only.
     """
     present = sorted(set(effects.labels.tolist()))
     return tuple(
@@ -86,6 +87,11 @@ def verdict_of(
     if float(own.mean()) <= 2 * criteria.limit:
         return answer(
             "undecided", widest, f"the class is not recognized yet (mean probability {float(own.mean()):.2f})"
+        )
+    swings = float((effects.after[rows, :1, 0] - effects.after[rows, 1:, 0]).abs().nanmean())
+    if widest.high < criteria.limit and swings > 3 * criteria.limit:
+        return answer(
+            "undecided", widest, f"any other background changes it by {100 * swings:.0f} points, but not by class"
         )
     if widest.high < criteria.limit:
         return answer("not reliant", widest, f"every effect below {criteria.limit:g}")

@@ -23,13 +23,19 @@ def usable(masks: Float[Tensor, "B H W"], *, most: float = 0.9) -> Bool[Tensor, 
 
 
 def choose_donors(
-    labels: Int[Tensor, " N"], classes: Sequence[int], *, arms: int = 8, generator: torch.Generator
+    labels: Int[Tensor, " N"],
+    classes: Sequence[int],
+    *,
+    lenders: Int[Tensor, " M"] | None = None,
+    arms: int = 8,
+    generator: torch.Generator,
 ) -> Design:
     """One donor of its own class and one of each of up to ``arms - 1`` other classes for every image.
 
-    Of more than ``arms`` classes each meets the ones at the same random distances in ``classes``, so that all
-    lend and borrow equally often. Within a pair of classes every donor serves at most once (images that find
-    none left get -1), and no image lends to itself. The same generator state gives the same design.
+    ``lenders`` are the labels of the images that lend; without them the images lend to each other, never to
+    themselves. Of more than ``arms`` classes each meets the ones at the same random distances in ``classes``, so that
+    all lend and borrow equally often. Within a pair of classes every donor serves at most once (images that find none
+    left get -1). The same generator state gives the same design.
 
     >>> design = choose_donors(torch.tensor([0, 0, 1, 1]), (0, 1), generator=torch.Generator().manual_seed(0))
     >>> design.classes.tolist()
@@ -40,23 +46,23 @@ def choose_donors(
     order = sorted(classes)
     shifts = torch.randperm(len(order) - 1, generator=generator)[: arms - 1].sort().values + 1
     distances = [0, *shifts.tolist()]
-    members = [(labels == c).nonzero().flatten() for c in order]
     donors = torch.full((len(labels), len(distances)), -1)
     met = torch.full((len(labels), len(distances)), -1)
-    for place, own in enumerate(members):
+    for place, c in enumerate(order):
+        own = _shuffled(labels == c, generator)
         for arm, distance in enumerate(distances):
-            other = (place + distance) % len(order)
-            met[own, arm] = order[other]
-            borrowers, lenders = _pair(own, members[other], generator)
-            donors[borrowers, arm] = lenders
+            other = order[(place + distance) % len(order)]
+            if lenders is None and other == c:
+                lending = own.roll(1)[: len(own) if len(own) > 1 else 0]
+            else:
+                lending = _shuffled((labels if lenders is None else lenders) == other, generator)
+            # the same images come first in every arm, so that few donors leave whole rows
+            pairs = min(len(own), len(lending))
+            donors[own[:pairs], arm] = lending[:pairs]
+            met[own, arm] = other
     return Design(labels, met, donors)
 
 
-def _pair(own: Tensor, others: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Borrowers and lenders, each at most once; within one class around a ring, so that nobody gets itself."""
-    borrowers = own[torch.randperm(len(own), generator=generator)]
-    if own is others:
-        return (borrowers, borrowers.roll(1)) if len(own) > 1 else (own[:0], own[:0])
-    lenders = others[torch.randperm(len(others), generator=generator)]
-    pairs = min(len(borrowers), len(lenders))
-    return borrowers[:pairs], lenders[:pairs]
+def _shuffled(chosen: Bool[Tensor, " N"], generator: torch.Generator) -> Int[Tensor, " n"]:
+    indices = chosen.nonzero().flatten()
+    return indices[torch.randperm(len(indices), generator=generator)]

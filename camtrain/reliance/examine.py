@@ -43,7 +43,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class Instance:
-    """One image on one background: indices into the pool, and the class's probability before and after."""
+    """One image on one lender's background, by their indices, and the class's probability before and after."""
 
     class_index: int
     test: Test
@@ -69,6 +69,7 @@ def examine(
     class_names: Sequence[str],
     classes: Sequence[int],
     *,
+    lenders: Pool | None = None,
     criteria: Criteria = Criteria(),  # noqa: B008  frozen
     plan: Plan = Plan(),
     gather: Gather = lambda compute: compute(),
@@ -76,13 +77,17 @@ def examine(
 ) -> Findings:
     """Does ``predict`` lean on the background, class by class: swap, decide, and doubt what was found.
 
-    Whatever a first round of swapped backgrounds rejects is tried again with grown masks and with noise in the
-    donor's color. ``gather`` joins the effects of several processes. Costs 1 + arms forwards an image, and
-    arms + 3 more where something is found.
+    The backgrounds come from ``lenders``, in which classes should go with backgrounds as they did in training; from the
+    pool itself by default. Whatever a first round of swapped backgrounds rejects is tried again with grown masks and
+    with noise in the donor's color. ``gather`` joins the effects of several processes. Costs 1 + arms forwards an image,
+    and arms + 3 more where something is found.
     """
     margin, guard = _margins(pool, plan)
-    design = choose_donors(pool.labels, classes, arms=plan.arms, generator=_generator(plan.seed))
-    run = partial(intervene, predict, pool, batch_size=plan.batch_size, device=plan.device, progress=progress)
+    lent = None if lenders is None else lenders.labels
+    design = choose_donors(pool.labels, classes, lenders=lent, arms=plan.arms, generator=_generator(plan.seed))
+    run = partial(
+        intervene, predict, pool, lenders=lenders, batch_size=plan.batch_size, device=plan.device, progress=progress
+    )
     mine: list[Effects] = []
 
     def swap() -> Effects:

@@ -46,6 +46,7 @@ def intervene(
     design: Design,
     *,
     before: Float[Tensor, "N D"],
+    lenders: Pool | None = None,
     infill: Infill = filled_background,
     margin: int = 1,
     batch_size: int = 64,
@@ -54,11 +55,13 @@ def intervene(
 ) -> Effects:
     """Every image of the pool on every background of its design, at most ``batch_size`` images at a time.
 
+    ``lenders`` is the pool that the design's donors index, the images' own by default.
+
     ``predict`` maps images (B, C, H, W) on ``device`` to logits (B, classes). Masks are grown by ``margin``
     pixels around the object that is kept, and by as much more around the donor's object that is filled in.
     ``progress`` hears of every forward. Costs ``design.forwards`` image forwards.
     """
-    backgrounds = _backgrounds(pool, infill, 2 * margin, batch_size, device)
+    backgrounds = _backgrounds(lenders or pool, infill, 2 * margin, batch_size, device)
     arms_met = design.classes.shape[1]
     after = torch.full((*design.classes.shape, arms_met), torch.nan, dtype=torch.float32)
     name = _name(infill, margin)
@@ -74,12 +77,12 @@ def intervene(
 
 
 def intervened(
-    pool: Pool, image: int, donor: int, *, infill: Infill = filled_background, margin: int = 1
+    pool: Pool, image: int, lenders: Pool, donor: int, *, infill: Infill = filled_background, margin: int = 1
 ) -> Float[Tensor, "C H W"]:
-    """One image of the pool on one background, as `intervene` shows it to the model."""
-    lent = Pool(*(column[donor : donor + 1] for column in (pool.images, pool.labels, pool.masks)))
-    background = _backgrounds(lent, infill, 2 * margin, 1, pool.images.device)
-    return place(pool.images[image : image + 1], pool.masks[image : image + 1], background, margin=margin)[0]
+    """One image of the pool on one lender's background, as `intervene` shows it to the model."""
+    lent = Pool(*(column[[donor]] for column in (lenders.images, lenders.labels, lenders.masks)))
+    background = _backgrounds(lent, infill, 2 * margin, 1, lenders.images.device)
+    return place(pool.images[[image]], pool.masks[[image]], background, margin=margin)[0]
 
 
 def restrict(design: Design, arms: int) -> Design:

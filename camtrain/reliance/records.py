@@ -16,7 +16,7 @@ Test = Literal["necessity", "sufficiency"]
 
 @dataclass(frozen=True)
 class Pool:
-    """Annotated images: each is judged, and lends its background to others. Masks are 1 on the object."""
+    """Annotated images, to be judged or to lend their backgrounds. Masks are 1 on the object."""
 
     images: Float[Tensor, "N C H W"]
     labels: Int[Tensor, " N"]
@@ -27,7 +27,7 @@ class Pool:
 class Design:
     """Which image meets which background: row i has one arm per donor class, arm 0 being its own class.
 
-    ``classes[i, a]`` is the class of arm a's donor and ``donors[i, a]`` its index in the pool, -1 where no
+    ``classes[i, a]`` is the class of arm a's donor and ``donors[i, a]`` its index among the lenders, -1 where no
     donor was left. Within one pair of classes a donor serves at most once, so the pairs are independent.
     """
 
@@ -119,11 +119,11 @@ class Verdict:
 
 
 def concatenate(parts: Sequence[Effects]) -> Effects:
-    """The effects of several processes as one, donors renumbered so that each pool keeps its own."""
+    """The effects of several processes as one, donors renumbered so that they stay apart."""
     first, donors, offset = parts[0], [], 0
     for part in parts:
         donors.append(torch.where(part.donors >= 0, part.donors + offset, -1))
-        offset += len(part.labels)
+        offset = int(donors[-1].max()) + 1 if len(donors[-1]) else offset
     return Effects(
         first.infill,
         torch.cat([part.labels for part in parts]),

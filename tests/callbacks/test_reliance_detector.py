@@ -20,14 +20,18 @@ COLORS = torch.tensor([[1.0, 0.1, 0.1], [0.1, 1.0, 0.1], [0.1, 0.1, 1.0]])
 GRAYS = torch.tensor([0.1, 0.4, 0.7])
 
 
-def drawn(images: int, cue: str, seed: int = 0) -> TensorDataset:
-    """32 px: a disc on a ground; the class colors the `cue`, chance makes the other part some gray."""
+def drawn(images: int, cue: str, seed: int = 0, balanced: bool = False) -> TensorDataset:
+    """32 px: a disc on a ground; the class colors the `cue`, chance makes the other part some gray.
+
+    In a balanced set chance colors the cue as well.
+    """
     g = torch.Generator().manual_seed(seed)
     labels, chance = torch.arange(images) % 3, torch.randint(3, (images,), generator=g)
     y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
     center = torch.randint(9, 23, (2, images, 1, 1), generator=g)
     masks = (((y - center[0]) ** 2 + (x - center[1]) ** 2) < 49).float()
-    told, other = COLORS[labels][..., None, None], GRAYS[chance].view(-1, 1, 1, 1)
+    shown = torch.randint(3, (images,), generator=g) if balanced else labels
+    told, other = COLORS[shown][..., None, None], GRAYS[chance].view(-1, 1, 1, 1)
     m = masks[:, None] if cue == "object" else 1 - masks[:, None]
     clean = m * told + (1 - m) * other
     return TensorDataset(clean + 0.1 * torch.randn(clean.shape, generator=g), labels, masks)
@@ -294,3 +298,22 @@ def test_detector__alpha_spending_gives_later_looks_less(make_trainer):
     fit(make_trainer, detector)
     assert said(detector) == ["reliant"] * 3
     assert detector.state_dict()["looks"] == 2
+
+
+def test_detector__takes_the_backgrounds_of_training_where_validation_is_balanced(make_trainer):
+    train = DataLoader(drawn(240, "background"), 24, shuffle=True)
+    balanced = DataLoader(drawn(72, "background", seed=1, balanced=True), 24)
+    detector = RelianceDetector(images_per_class=20)
+    fit(make_trainer, detector, data=(train, balanced))
+    assert said(detector) == ["reliant"] * 3
+    blind = RelianceDetector(images_per_class=20, lend_from_training=False)
+    fit(make_trainer, blind, data=(train, balanced))
+    assert "not reliant" not in said(blind)
+
+
+def test_detector__trains_on_batches_that_hold_no_masks(make_trainer):
+    train, val = loaders("background")
+    bare = DataLoader(TensorDataset(*train.dataset.tensors[:2]), 24, shuffle=True)
+    detector = RelianceDetector(images_per_class=20)
+    fit(make_trainer, detector, data=(bare, val))
+    assert said(detector) == ["reliant"] * 3

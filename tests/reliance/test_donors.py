@@ -45,6 +45,15 @@ def test_choose_donors__with_one_class_has_no_other_arm():
     assert design.donors.shape == (3, 1)
 
 
+def test_choose_donors__from_lenders_takes_their_indices_and_whole_rows_first():
+    labels, lenders = torch.arange(20) % 2, torch.tensor([1, 0, 1, 0, 1])
+    design = choose_donors(labels, (0, 1), lenders=lenders, generator=generator())
+    lent = design.donors >= 0
+    assert torch.equal(lenders[design.donors[lent]], design.classes[lent])
+    assert lent.all(dim=1).sum() == 4  # two images of either class met both
+    assert design.forwards == 10
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_choose_donors__repeats_with_the_generator(seed: int):
     labels = torch.arange(30) % 3

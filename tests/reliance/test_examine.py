@@ -138,3 +138,17 @@ def test_illustrate__of_a_class_without_images_is_empty():
 
 def test_margins__are_never_below_one_and_three_pixels():
     assert margins(torch.zeros(1, 3, 8, 8)) == (1, 3)
+
+
+def test_examine__a_balanced_pool_clears_nobody_that_its_backgrounds_swing():
+    found = counted(mixture(0.6), classes=4, images=30, correlation=0.0)
+    assert found["not reliant"] == 0
+
+
+def test_examine__lenders_that_kept_the_correlation_reveal_it_in_a_balanced_pool():
+    balanced = World(classes=4, images=20, seed=0, correlation=0.0)
+    lenders = World(classes=4, images=20, seed=1).pool()
+    found = examine(mixture(0.6), balanced.pool(), list("abcd"), range(4), lenders=lenders)
+    assert [one.verdict for one in found.verdicts] == ["reliant"] * 4
+    cleared = examine(read_object, balanced.pool(), list("abcd"), range(4), lenders=lenders)
+    assert [one.verdict for one in cleared.verdicts] == ["not reliant"] * 4

@@ -37,7 +37,7 @@ def test_intervene__equals_one_image_at_a_time():
             swapped = swap_background(pool.images[[i]], pool.masks[[i]], pool.images[[d]], pool.masks[[d]], margin=1)
             expected = by_color(swapped).softmax(dim=1)[0, design.classes[i]]
             torch.testing.assert_close(effects.after[i, a], expected)
-            torch.testing.assert_close(intervened(pool, i, d), swapped[0])
+            torch.testing.assert_close(intervened(pool, i, pool, d), swapped[0])
         torch.testing.assert_close(before[i], by_color(pool.images[[i]]).softmax(1)[0, design.classes[i]])
 
 

@@ -1,0 +1,100 @@
+"""What a round of detection asks of a Trainer: every process's part, an untouched module, a progress bar."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
+from pytorch_lightning.utilities.seed import isolate_rng
+
+from camtrain.callbacks._trainer import gathered
+from camtrain.cam import evaluating
+from camtrain.errors import CamtrainError
+from camtrain.reliance import Pool
+
+
+@dataclass(frozen=True)
+class Census:
+    """What all processes hold together: the classes that can be judged, and whether training images can lend."""
+
+    classes: tuple[int, ...]
+    training_lends: bool
+
+
+def take_census(trainer: pl.Trainer, pool: Pool | None, training: Pool | None, least: int) -> Census:
+    """Count images and training images per class; training lends where it has `least` of every class, of one size."""
+
+    def count() -> tuple[list[int], list[int]] | None:
+        if pool is None:
+            return None
+        fits = training is not None and training.images.shape[1:] == pool.images.shape[1:]
+        return pool.labels.bincount().tolist(), training.labels.bincount().tolist() if fits and training else []
+
+    counted = everywhere(trainer, count)
+    if any(each is None for each in counted):
+        raise CamtrainError("a process collected no validation batch that could be read")
+    images, lent = (_added([each[kind] for each in counted]) for kind in (0, 1))
+    classes = tuple(sorted(images))
+    if not classes:
+        raise CamtrainError("no validation image has an annotated object with a background around it")
+    same_size = all(each[1] or training is None for each in counted)
+    return Census(classes, same_size and all(lent.get(c, 0) >= least for c in classes))
+
+
+def _added(counts: list[list[int]]) -> dict[int, int]:
+    total: dict[int, int] = {}
+    for each in counts:
+        for c, count in enumerate(each):
+            if count:
+                total[c] = total.get(c, 0) + count
+    return total
+
+
+def everywhere(trainer: pl.Trainer, compute: Callable[[], Any]) -> list[Any]:
+    """The result of each process, on all; a failure of one is raised on all, so that nobody waits for it."""
+    failure: Exception | None = None
+    result: Any = None
+    try:
+        result = compute()
+    except Exception as error:
+        failure = error
+    said = None if failure is None else f"{type(failure).__name__}: {failure}"
+    everyone = gathered(trainer, [(said, result)])
+    for said, _ in everyone:
+        if said is not None:
+            raise CamtrainError(said) from failure
+    return [result for _, result in everyone]
+
+
+@contextmanager
+def untouched(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
+    """Evaluation mode without gradients in the trainer's precision; modes and every random state restored."""
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(pl_module))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(isolate_rng())
+        if any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in pl_module.modules()):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(trainer.precision_plugin.forward_context())
+        yield
+
+
+@contextmanager
+def progress_bar(trainer: pl.Trainer) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on rank zero for what takes longer than three seconds, where the trainer shows bars at all."""
+    hidden = not trainer.is_global_zero or trainer.progress_bar_callback is None
+    with Tqdm(unit=" images", delay=3, leave=False, disable=hidden) as bar:
+        doing = ""
+
+        def progress(what: str, done: int, total: int) -> None:
+            nonlocal doing
+            if what != doing:
+                doing = what
+                bar.reset(total)
+                bar.set_description(f"Reliance: {what}", refresh=False)
+            bar.update(done)
+
+        yield progress
