@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+Unit = Literal["share", "ratio", "count", "value"]  # percent; 0 to 1; whole numbers; anything
 
 # Matplotlib knows colors, not CSS: these stand in for the page's and are replaced in the finished SVG.
 _INK, _GRID, _ACCENT = "#010101", "#010102", "#010103"
@@ -41,11 +43,12 @@ class Series:
 
 
 def line_chart(
-    series: Sequence[Series], *, start: int | None = None, unit_range: bool = False, percent: bool = False
+    series: Sequence[Series], *, unit: Unit = "value", start: int | None = None, epochs: Sequence[int] = ()
 ) -> str:
     """The curves over epochs as inline SVG; `start` marks the epoch at which alignment began.
 
-    Gaps and NaN break no curve; a single epoch is a point.
+    Gaps and NaN break no curve; a single epoch is a point. With `epochs` the axis spans all of these, so that
+    charts can be read one below the other.
 
     >>> line_chart([Series("a", "red", {0: 0.1, 1: 0.9})]).startswith("<svg")
     True
@@ -55,10 +58,11 @@ def line_chart(
         for index, one in enumerate(series):
             known = [(epoch, value) for epoch, value in one.values.items() if isfinite(value)]
             axes.plot(*zip(*known, strict=True) if known else ([], []), **_line_style(index, len(known)))
-        if unit_range:
-            axes.set_ylim(-0.02, 1.04)
+        if epochs:
+            margin = max(0.4, 0.03 * (max(epochs) - min(epochs)))
+            axes.set_xlim(min(epochs) - margin, max(epochs) + margin)
         _mark(axes, start)
-        _format(axes, percent)
+        _format(axes, unit)
 
     return _svg(draw, {_SERIES[index]: one.color for index, one in enumerate(series)})
 
@@ -78,7 +82,7 @@ def area_chart(series: Sequence[Series], *, start: int | None = None) -> str:
         axes.stackplot(wide, stacks, colors=_SERIES[: len(series)], linewidth=0)
         axes.set_ylim(0, 1)
         _mark(axes, start)
-        _format(axes, percent=True)
+        _format(axes, "share")
 
     return _svg(draw, {_SERIES[index]: one.color for index, one in enumerate(series)})
 
@@ -94,12 +98,17 @@ def _mark(axes: "Axes", start: int | None) -> None:
         axes.text(start - 0.45, 1.01, "alignment", color=_ACCENT, transform=axes.get_xaxis_transform(), fontsize=8.5)
 
 
-def _format(axes: "Axes", percent: bool) -> None:
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+def _format(axes: "Axes", unit: Unit) -> None:
+    from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
-    if percent:
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=unit == "count"))
+    if unit in ("share", "ratio"):
+        axes.set_ylim(-0.01, 1.01)
+        axes.yaxis.set_major_locator(MultipleLocator(0.25))
+    elif axes.get_ylim()[0] > 0:
+        axes.set_ylim(bottom=0)
+    if unit == "share":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     axes.grid(axis="y", color=_GRID, linewidth=1)
     axes.set_axisbelow(True)

@@ -141,7 +141,7 @@ def failures(history: History, pictures: Pictures, epoch: int | None, most: int 
 
 
 def interventions(
-    history: History, pictures: Pictures, epoch: int | None, most: int = 3
+    history: History, pictures: Pictures, epoch: int | None, most: int = 2
 ) -> dict[str, list[Intervention]]:
     """By class name, the examples of the last detection up to an epoch, at most `most` of a class."""
     passes = [at for at in history.examples if epoch is not None and at <= epoch]

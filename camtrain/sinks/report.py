@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from camtrain.sinks import story
-from camtrain.sinks.charts import Series, area_chart, line_chart
+from camtrain.sinks.charts import Series, Unit, area_chart, line_chart
 from camtrain.sinks.environment import flatten, read_run_info
 from camtrain.sinks.gallery import Intervention, Pictures, failures, film_epochs, films, interventions
 from camtrain.sinks.history import History, read_history
@@ -31,7 +31,7 @@ class Chart:
     title: str
     series: Sequence[Series]
     svg: Markup
-    percent: bool = False
+    unit: Unit
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class ClassVerdict:
     earlier: VerdictRow | None
     examples: list[Intervention] = field(default_factory=list)
     earlier_examples: list[Intervention] = field(default_factory=list)
+
+    @property
+    def pictured(self) -> bool:
+        """Is there an example to show."""
+        return bool(self.examples or self.earlier_examples)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def render(history: History, pictures: Pictures, info: Mapping[str, Any], title:
         epochs=history.epochs,
         verdicts=verdicts[:CLASSES_IN_FULL],
         other_verdicts=verdicts[CLASSES_IN_FULL:],
-        axis=effect_axis([verdict.row for verdict in verdicts]),
+        axis=effect_axis([row for one in verdicts for row in (one.row, one.earlier) if row is not None]),
         measures=story.measures(history),
         charts=curves(history, start),
         cells=[(label, story.shares(counts), counts) for label, counts in _cells(history, run)],
@@ -139,29 +144,21 @@ def curves(history: History, start: int | None) -> list[Chart]:
     accuracy, worst = story.accuracy_names(history)
     named = {"Accuracy": accuracy, "Worst group": worst}
     energy = story.inside_energy_names(history)
-    return [
-        *_chart(history, "Accuracy", {label: name for label, name in named.items() if name}, start, percent=True),
-        *_chart(history, "Inside energy: evidence on the object", energy, start, unit_range=True),
-        *_chart(history, "Classes that lean on a cue", {"Flagged": "reliance/flagged"}, start),
-        *_chart(history, "Alignment penalty", {"Penalty": "alignment/penalty"}, start),
+    drawn = [
+        _chart(history, "Accuracy", {label: name for label, name in named.items() if name}, start, "share"),
+        _chart(history, "Inside energy: evidence on the object", energy, start, "ratio"),
+        _chart(history, "Classes that lean on a cue", {"flagged": "reliance/flagged"}, start, "count"),
+        _chart(history, "Alignment penalty", {"penalty": "alignment/penalty"}, start, "value"),
     ]
+    return [chart for chart in drawn if chart is not None]
 
 
-def _chart(
-    history: History,
-    title: str,
-    names: Mapping[str, str],
-    start: int | None,
-    *,
-    percent: bool = False,
-    unit_range: bool = False,
-) -> list[Chart]:
+def _chart(history: History, title: str, names: Mapping[str, str], start: int | None, unit: Unit) -> Chart | None:
     found = [(label, history.scalars.get(name, {})) for label, name in names.items()][:6]
     series = [Series(label, f"var(--series-{index})", values) for index, (label, values) in enumerate(found)]
     if not any(isfinite(one.latest) for one in series):
-        return []
-    drawn = line_chart(series, start=start, percent=percent, unit_range=unit_range or percent)
-    return [Chart(title, series, Markup(drawn), percent)]
+        return None
+    return Chart(title, series, Markup(line_chart(series, unit=unit, start=start, epochs=history.epochs)), unit)
 
 
 def _cells(history: History, run: story.Span) -> list[tuple[str, dict[str, int]]]:
@@ -187,11 +184,12 @@ def _cells_chart(history: History, start: int | None) -> Markup | None:
     return Markup(area_chart(series, start=start))
 
 
-def _worry(verdict: ClassVerdict) -> tuple[int, int, float]:
+def _worry(verdict: ClassVerdict) -> tuple[int, float]:
+    """Reliant classes first, then undecided ones, each by the strongest effect that they have or had."""
     order = [story.RELIANT, story.UNDECIDED]
-    earlier = verdict.earlier is not None and verdict.earlier.verdict == story.RELIANT
     rank = order.index(verdict.row.verdict) if verdict.row.verdict in order else len(order)
-    return rank, not earlier, -abs(verdict.row.effect) if isfinite(verdict.row.effect) else 0.0
+    effects = [abs(row.effect) for row in (verdict.row, verdict.earlier) if row is not None and isfinite(row.effect)]
+    return rank, -max(effects, default=0.0)
 
 
 def _title(folder: Path) -> str:
@@ -213,13 +211,8 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {
-        "percent": _percent,
-        "number": _number,
-        "signed": _signed,
-        "points": _points,
-        "selectvalues": _finite,
-    }
+    environment.filters |= {"percent": _percent, "number": _number, "signed": _signed, "finite": _finite}
+    environment.filters |= {"measured": _measured, "changed": _changed}
     return environment.get_template("report.html.j2")
 
 
@@ -239,5 +232,11 @@ def _signed(value: float | None, digits: int = 2) -> str:
     return f"{value:+.{digits}f}".replace("-", "−") if value is not None and isfinite(value) else "–"
 
 
-def _points(value: float | None) -> str:
-    return f"{_signed(100 * value, 1)} pts" if value is not None and isfinite(value) else "–"
+def _measured(value: float, unit: str) -> str:
+    return _percent(value, 1) if unit == "share" else _number(value, 0 if unit == "count" else 2)
+
+
+def _changed(value: float, unit: str) -> str:
+    if unit == "share":
+        return f"{_signed(100 * value, 1)} pts" if isfinite(value) else "–"
+    return _signed(value, 0 if unit == "count" else 2)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isnan
+from typing import Literal
 
 from camtrain.sinks.history import NAN, History
 from camtrain.sinks.records import CELLS, RIGHT_UNGROUNDED, FourCells, VerdictRow
@@ -11,6 +12,8 @@ ALIGNMENT_WEIGHT = "alignment/weight"
 RELIANT = "reliant"
 UNDECIDED = "undecided"
 NAMES_SPELLED_OUT = 3
+
+Unit = Literal["share", "ratio", "count"]  # shown as percent, with two digits, as a whole number
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Measure:
     label: str
     before: float
     after: float
-    percent: bool
+    unit: Unit
     rises: bool
 
     @property
@@ -111,11 +114,14 @@ def measures(history: History) -> list[Measure]:
     """The numbers that tell the run, before and after; those that were never measured are left out."""
     accuracy, worst = accuracy_names(history)
     rows = [
-        _measure(history, "Accuracy", accuracy, percent=True),
-        _measure(history, "Worst-group accuracy", worst, percent=True),
-        *(_measure(history, f"Inside energy, {method}", name) for method, name in inside_energy_names(history).items()),
+        _measure(history, "Accuracy", accuracy, "share"),
+        _measure(history, "Worst-group accuracy", worst, "share"),
+        *(
+            _measure(history, f"Inside energy, {method}", name, "ratio")
+            for method, name in inside_energy_names(history).items()
+        ),
         _share_measure(history),
-        _measure(history, "Classes flagged", "reliance/flagged", rises=False),
+        _measure(history, "Classes flagged", "reliance/flagged", "count", rises=False),
     ]
     return [row for row in rows if row is not None and not (isnan(row.before) and isnan(row.after))]
 
@@ -137,11 +143,9 @@ def headline(history: History) -> str:
     if not now:
         return "What the network looks at."
     earlier = flagged(latest_verdicts(history, run.before)) if run.aligned else []
-    if not earlier or (flagged(now) and run.before == run.after):
+    if not earlier:
         return _sentence(now)
-    return (
-        f"Before alignment, {_lean(earlier, len(now), past=True)}. Now {_sentence(now)[:1].lower()}{_sentence(now)[1:]}"
-    )
+    return f"Before alignment, {_lean(earlier, len(now), past=True)}. Now {_outcome(now)}."
 
 
 def flagged(rows: Iterable[VerdictRow]) -> list[VerdictRow]:
@@ -156,6 +160,14 @@ def _sentence(rows: Sequence[VerdictRow]) -> str:
     if not unsure:
         return "No class leans on its " + _cue(rows) + "."
     return f"No class is found to lean on its {_cue(rows)}; {unsure} of {len(rows)} undecided."
+
+
+def _outcome(rows: Sequence[VerdictRow]) -> str:
+    leaning = flagged(rows)
+    if leaning:
+        return f"{_named(leaning, len(rows))} {'does' if len(leaning) == 1 else 'do'}"
+    unsure = sum(row.verdict == UNDECIDED for row in rows)
+    return f"none is found to, with {unsure} of {len(rows)} undecided" if unsure else "no class does"
 
 
 def _lean(rows: Sequence[VerdictRow], classes: int, *, past: bool = False) -> str:
@@ -175,25 +187,23 @@ def _cue(rows: Sequence[VerdictRow]) -> str:
     return " or ".join(dict.fromkeys(row.cue for row in rows)) or "background"
 
 
-def _measure(
-    history: History, label: str, name: str | None, *, percent: bool = False, rises: bool = True
-) -> Measure | None:
+def _measure(history: History, label: str, name: str | None, unit: Unit, *, rises: bool = True) -> Measure | None:
     if name is None or name not in history.scalars:
         return None
-    return _spanned(history, label, history.scalars[name], percent=percent, rises=rises)
+    return _spanned(history, label, history.scalars[name], unit, rises)
 
 
 def _share_measure(history: History) -> Measure | None:
     if not history.cells:
         return None
-    shares = {e: FourCells(counts, e, 0).share(RIGHT_UNGROUNDED) for e, counts in history.cells.items()}
-    return _spanned(history, "Right for the wrong reason", shares, percent=True, rises=False)
+    by_epoch = {epoch: shares(counts)[RIGHT_UNGROUNDED] for epoch, counts in history.cells.items()}
+    return _spanned(history, "Right for the wrong reason", by_epoch, "share", rises=False)
 
 
-def _spanned(history: History, label: str, by_epoch: dict[int, float], *, percent: bool, rises: bool) -> Measure:
+def _spanned(history: History, label: str, by_epoch: dict[int, float], unit: Unit, rises: bool) -> Measure:
     run = span(history)
     since = 0 if run.before is None else run.before + 1
-    return Measure(label, value_at(by_epoch, run.before), value_at(by_epoch, run.after, since=since), percent, rises)
+    return Measure(label, value_at(by_epoch, run.before), value_at(by_epoch, run.after, since=since), unit, rises)
 
 
 def shares(counts: dict[str, int]) -> dict[str, float]:
