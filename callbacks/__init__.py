@@ -2,3 +2,9 @@
 
 if __name__ == "callbacks":
     raise ImportError("import camtrain.callbacks, not callbacks: the bare name loads a second copy of every class")
+
+from camtrain.callbacks.attention_alignment import AttentionAlignment
+from camtrain.callbacks.explanation_monitor import ExplanationMonitor
+from camtrain.callbacks.reliance_detector import RelianceDetector
+
+__all__ = ["AttentionAlignment", "ExplanationMonitor", "RelianceDetector"]

@@ -1,0 +1,91 @@
+"""What callbacks ask of a Trainer and a module, in one place."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from camtrain.cam import unwrap
+from camtrain.data.batches import class_names
+from camtrain.errors import ConfigurationError
+
+
+def stage_of(trainer: pl.Trainer) -> str:
+    """`"test"` or `"val"`: which of the two evaluation data sets is running."""
+    return "test" if trainer.testing else "val"
+
+
+def builds_later(pl_module: pl.LightningModule) -> bool:
+    """Whether submodules may appear after the callbacks' setup: in the module's `setup` or `configure_model`."""
+    kind = type(pl_module)
+    return kind.setup is not pl.LightningModule.setup or kind.configure_model is not pl.LightningModule.configure_model
+
+
+def network_of(pl_module: pl.LightningModule, model: str | None) -> nn.Module:
+    """The module itself, or its submodule of a dotted name; ConfigurationError where there is none."""
+    if model is None:
+        return pl_module
+    try:
+        return unwrap(pl_module.get_submodule(model))
+    except AttributeError as error:
+        children = ", ".join(name for name, _ in pl_module.named_children())
+        raise ConfigurationError(
+            f"model={model!r} is no submodule of {type(pl_module).__name__}, which has: {children}."
+        ) from error
+
+
+def callable_network(network: nn.Module) -> nn.Module:
+    """The module itself, or its only child with parameters where it has no forward of its own."""
+    if type(network).forward not in (nn.Module.forward, pl.LightningModule.forward):
+        return network
+    learned = [child for child in network.children() if any(True for _ in child.parameters())]
+    if len(learned) == 1:
+        return learned[0]
+    raise ConfigurationError(
+        f"{type(network).__name__} has no forward method to find its layers with: pass model='name' of the submodule "
+        f"that maps images to logits; it has {', '.join(name for name, _ in network.named_children())}."
+    )
+
+
+def evaluation_dataset(trainer: pl.Trainer) -> Any:
+    """The dataset behind the first evaluation dataloader, or None."""
+    loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+    first = loaders[0] if isinstance(loaders, (list, tuple)) and loaders else loaders
+    return getattr(first, "dataset", None)
+
+
+def expected_images(trainer: pl.Trainer) -> int | None:
+    """How many images this process will see in the pass, or None where that is not known."""
+    try:
+        return math.ceil(len(evaluation_dataset(trainer)) / trainer.world_size)
+    except TypeError:
+        return None
+
+
+def names_of(trainer: pl.Trainer, num_classes: int) -> list[str]:
+    """Class names from the data module, else from the dataset, else numbered."""
+    datamodule = getattr(trainer, "datamodule", None)
+    named = hasattr(datamodule, "class_names") or hasattr(datamodule, "classes")
+    return class_names(datamodule if named else evaluation_dataset(trainer), num_classes)
+
+
+def group_names_of(trainer: pl.Trainer) -> list[str]:
+    """Group names from the data module; none where it has none."""
+    return [str(name) for name in getattr(getattr(trainer, "datamodule", None), "group_names", None) or []]
+
+
+def denormalizer_of(trainer: pl.Trainer) -> Callable[..., Any] | None:
+    """The data module's `denormalize`, or None."""
+    return getattr(getattr(trainer, "datamodule", None), "denormalize", None)
+
+
+def gathered(trainer: pl.Trainer, items: list[Any]) -> list[Any]:
+    """The items of all processes in one list, the same on each."""
+    if trainer.world_size == 1:
+        return items
+    parts: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(parts, items)
+    return [item for part in parts for item in part]

@@ -1,0 +1,354 @@
+"""See what the model looks at, at every validation, without a change to its module and without slowing it down."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from camtrain.callbacks._explained import (
+    ExplainedBatch,
+    Failures,
+    GroundingTally,
+    Probes,
+    confidently_wrong,
+    explained_batch,
+    merged,
+    panels,
+    right_for_the_wrong_reason,
+)
+from camtrain.callbacks._trainer import (
+    builds_later,
+    callable_network,
+    denormalizer_of,
+    expected_images,
+    gathered,
+    group_names_of,
+    names_of,
+    network_of,
+    stage_of,
+)
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import nn
+
+from camtrain.cam import Capture, Layer, Ride, can_ride, capture, find_layers, predicted_class, resolve_layers
+from camtrain.data.batches import Batch, check_masks, read_batch
+from camtrain.errors import ConfigurationError
+from camtrain.explanation import DEFAULT_METHODS, resolve_methods
+from camtrain.sinks.loggers import run_folder, sinks_for
+from camtrain.sinks.records import FAILURES, HEATMAPS, FourCells, Panels, Scalars
+from camtrain.sinks.report import write_report
+
+
+class ExplanationMonitor(Callback):
+    """Heatmaps, grounding metrics and failure cases of every validation image, from the module's own forward pass.
+
+    The callback rides on the forward pass that `validation_step` (or `test_step`) makes: metrics stay
+    bit-identical, and the epoch costs a few percent. Where it cannot ride (the module has torch's own attention modules, is compiled, or
+    returns no logits from its model) it makes a forward pass of its own and says so once.
+
+    Logged at each explained epoch, as means over the images that have an answer: `cam/empty_maps/<method>`, and with
+    masks in the batch `cam/inside_energy/<method>`, `cam/pointing_game/<method>` and the shares of the four cells
+    `cam/right_grounded`, `cam/right_ungrounded`, `cam/wrong_grounded`, `cam/wrong_ungrounded`, judged by the first
+    method. Pictures (the fixed probes, the failure cases) go to Weights & Biases where it is a logger, and to
+    `report.html` in the run's folder always.
+
+    Args:
+        methods: names of functions in `camtrain.cam`; all come from one pass.
+        layers: `"auto"`, or a dotted name within the model, or several.
+        every_n_epochs: explain each n-th epoch, the first and the last one always.
+        num_probes: how many fixed images to follow over epochs, spread evenly over the data.
+        num_failures: how many failure cases of each kind to show.
+        grounded_above: an answer is grounded where its evidence on the object, corrected for chance, exceeds this.
+        target: what is explained, a function of (logits, labels); the predicted class by default.
+        batch_adapter: reads a batch of another shape: returns (images, labels[, masks]), a mapping or a `Batch`.
+        model: dotted name of the submodule that maps images to logits, where the module itself does not.
+        dataloader_idx: which validation dataloader to explain, where there are several.
+
+    Raises:
+        MethodError: for an unknown method, at once.
+        LayerError: for an unknown layer, when fitting starts; for one without a map, at the first batch.
+        BatchError, MaskError: at the first batch (that is the sanity check) for one that cannot be read.
+
+    >>> ExplanationMonitor(methods=["grad_cam"], every_n_epochs=2).every_n_epochs
+    2
+    """
+
+    def __init__(
+        self,
+        methods: Sequence[str] = DEFAULT_METHODS,
+        layers: str | list[str] = "auto",
+        every_n_epochs: int = 1,
+        num_probes: int = 8,
+        num_failures: int = 8,
+        grounded_above: float = 0.2,
+        target: Callable[..., Any] = predicted_class,
+        batch_adapter: Callable[..., Any] | None = None,
+        model: str | None = None,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for name, value, least in (
+            ("every_n_epochs", every_n_epochs, 1),
+            ("num_probes", num_probes, 0),
+            ("num_failures", num_failures, 0),
+        ):
+            if value < least:
+                raise ConfigurationError(f"{name} must be at least {least}, got {value}.")
+        self.methods = resolve_methods(methods)
+        self.layers = layers
+        self.every_n_epochs = every_n_epochs
+        self.num_probes = num_probes
+        self.grounded_above = grounded_above
+        self.target = target
+        self.batch_adapter = batch_adapter
+        self.model = model
+        self.dataloader_idx = dataloader_idx
+        self._probes: dict[str, Probes] = {}
+        self._failures = (
+            Failures(num_failures, confidently_wrong),
+            Failures(num_failures, right_for_the_wrong_reason),
+        )
+        self._tally: GroundingTally | None = None
+        self._resolved: tuple[Layer, ...] = ()
+        self._ride: Ride | None = None
+        self._batch: Batch | None = None
+        self._rides = True
+        self._position = 0
+        self._passes = 0
+        self._num_classes = 0
+        self._failed = False
+
+    # Lightning's hooks: a guard and one verb each.
+
+    @property
+    def state_key(self) -> str:
+        """Distinguishes monitors of other methods or layers in one checkpoint."""
+        return self._generate_state_key(methods=list(self.methods), layers=str(self.layers), model=self.model)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Check the layers' names where the modules exist already."""
+        if not builds_later(pl_module):
+            self._check_layers(pl_module)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check the layers' names."""
+        self._check_layers(pl_module)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin a pass."""
+        if self.should_explain(trainer):
+            self._begin(trainer, pl_module)
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Arm the ride."""
+        if dataloader_idx == self.dataloader_idx and (trainer.sanity_checking or self.should_explain(trainer)):
+            self._prepare(trainer, pl_module, batch)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Explain the batch."""
+        if self._batch is not None:
+            self._attempt(self._explain, trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the pass."""
+        if self.should_explain(trainer) and self._tally is not None:
+            self._finish(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the epoch's scalars, those of the module too, in the local files."""
+        if self._tally is not None and not trainer.sanity_checking:
+            self._attempt(self._keep_scalars, trainer)
+            if trainer.state.fn != "fit":
+                self._attempt(self._report, trainer)
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_start = on_validation_batch_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end
+    on_test_end = on_validation_end
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the report."""
+        self._attempt(self._report, trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave no hook behind, and write what there is of the report."""
+        self._dismount()
+        if self._passes:
+            self._attempt(self._report, trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave no hook behind."""
+        self._dismount()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The identities of the probes, so that a resumed run follows the same images."""
+        return {"probes": {stage: list(probes.samples) for stage, probes in self._probes.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the probes of the run that is resumed."""
+        for stage, samples in state_dict["probes"].items():
+            self._probes_of(stage).samples = list(samples)
+
+    def should_explain(self, trainer: pl.Trainer) -> bool:
+        """Whether this pass is explained: each n-th epoch of a fit, its last one, and every validate and test."""
+        if trainer.sanity_checking:
+            return False
+        last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
+        return trainer.state.fn != "fit" or trainer.current_epoch % self.every_n_epochs == 0 or last
+
+    # The verbs.
+
+    def _check_layers(self, pl_module: pl.LightningModule) -> None:
+        network = network_of(pl_module, self.model)
+        if self.layers != "auto":
+            find_layers(network, self.layers)
+
+    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._position = 0
+        if self._tally is not None:
+            self._tally.reset(pl_module.device)
+        for failures in self._failures:
+            failures.reset()
+        self._probes_of(stage_of(trainer)).reset(expected_images(trainer))
+
+    def _probes_of(self, stage: str) -> Probes:
+        return self._probes.setdefault(stage, Probes(self.num_probes))
+
+    def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> None:
+        """Read the batch and arm the ride; what is wrong with the very first batch is an error, later a warning."""
+        self._dismount()
+        if not self._resolved:
+            self._arm(trainer, pl_module, batch)
+        else:
+            self._attempt(self._arm, trainer, pl_module, batch)
+
+    def _arm(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> None:
+        read = read_batch(batch, self.batch_adapter)
+        if self._passes == 0:
+            check_masks(read)
+        if not self._resolved:
+            self._resolve(trainer, pl_module, read)
+        if trainer.sanity_checking:
+            return
+        if self._tally is None:
+            self._tally = GroundingTally(self._names())
+            self._tally.reset(pl_module.device)
+        self._batch = read
+        if self._rides and self._ride is not None:
+            self._ride.arm()
+
+    def _resolve(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch) -> None:
+        network = network_of(pl_module, self.model)
+        layers = self.layers if self.layers == "auto" else [found.module for found in find_layers(network, self.layers)]
+        with trainer.precision_plugin.forward_context():
+            self._resolved = resolve_layers(callable_network(network), batch.images, layers)
+        self._ride = Ride(network, self._resolved)
+        self._announce(network)
+
+    def _names(self) -> list[str]:
+        layers = [layer.name for layer in self._resolved]
+        return [m if len(layers) == 1 else f"{m}@{layer}" for m in self.methods for layer in layers]
+
+    def _announce(self, network: nn.Module) -> None:
+        for layer in self._resolved:
+            rank_zero_info(f"ExplanationMonitor explains layer {layer.name!r}: {layer.reason}.")
+        if not can_ride(network):
+            self._walk("the model has torch's own attention modules, whose results differ with gradients on")
+
+    def _walk(self, reason: str) -> None:
+        self._rides = False
+        rank_zero_info(f"ExplanationMonitor makes a forward pass of its own for each batch: {reason}.")
+
+    def _explain(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        batch, ride = self._batch, self._ride
+        self._dismount()
+        if batch is None or self._tally is None:
+            return
+        captured = ride.captured(self.target, batch.labels) if ride is not None and self._rides else None
+        if captured is None or len(captured.logits) != len(batch):
+            captured = self._own_forward(trainer, pl_module, batch)
+        explained = explained_batch(batch, captured, self.methods, self._samples(trainer, batch), self.grounded_above)
+        self._num_classes = captured.logits.shape[1]
+        self._tally.update(explained)
+        self._keep_pictures(trainer, explained)
+        self._position += len(batch)
+
+    def _keep_pictures(self, trainer: pl.Trainer, explained: ExplainedBatch) -> None:
+        for failures in self._failures:
+            failures.update(explained)
+        if trainer.is_global_zero:
+            self._probes_of(stage_of(trainer)).update(explained, self._position)
+
+    def _own_forward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch) -> Capture:
+        if self._rides:
+            self._walk("the step's own pass went through no hooked module that returns logits, or is compiled")
+        network = callable_network(network_of(pl_module, self.model))
+        with trainer.precision_plugin.forward_context():
+            return capture(network, batch.images, self._resolved, self.target, labels=batch.labels)  # type: ignore[arg-type]
+
+    def _samples(self, trainer: pl.Trainer, batch: Batch) -> list[str]:
+        if batch.ids is not None:
+            return batch.ids
+        local = range(self._position, self._position + len(batch))
+        return [f"{stage_of(trainer)}-{index * trainer.world_size + trainer.global_rank}" for index in local]
+
+    def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._tally is None:
+            return
+        scalars, counts = self._tally.compute()
+        pl_module.log_dict(scalars, sync_dist=True)
+        failed = [gathered(trainer, failures.ranked()) for failures in self._failures]
+        self._passes += 1
+        if trainer.is_global_zero:
+            self._attempt(self._write_pictures, trainer, failed, counts)
+
+    def _write_pictures(self, trainer: pl.Trainer, failed: list[Any], counts: dict[str, int]) -> None:
+        names, groups = names_of(trainer, self._num_classes), group_names_of(trainer)
+        denormalize = denormalizer_of(trainer)
+        epoch, step = trainer.current_epoch, trainer.global_step
+        probes = panels(self._probes_of(stage_of(trainer)).kept(), names, groups, denormalize)
+        worst = [kept for f, ranked in zip(self._failures, failed, strict=True) for kept in merged(ranked, f.count)]
+        records = [
+            Panels(HEATMAPS, probes, epoch, step),
+            Panels(FAILURES, panels(worst, names, groups, denormalize), epoch, step),
+        ]
+        sinks_for(trainer).write(*records, *([FourCells(counts, epoch, step)] if counts else []))
+
+    def _keep_scalars(self, trainer: pl.Trainer) -> None:
+        if not trainer.is_global_zero:
+            return
+        values = {name: float(v) for name, v in trainer.callback_metrics.items() if torch.as_tensor(v).numel() == 1}
+        sinks_for(trainer).write(Scalars(values, trainer.current_epoch, trainer.global_step))
+
+    def _report(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero and self._passes:
+            write_report(run_folder(trainer))
+
+    def _dismount(self) -> None:
+        if self._ride is not None:
+            self._ride.disarm()
+        self._batch = None
+
+    def _attempt(self, act: Callable[..., None], *args: Any) -> None:
+        """Do something that must not end the training: a failure is reported once."""
+        try:
+            act(*args)
+        except Exception as error:
+            self._dismount()
+            if not self._failed:
+                self._failed = True
+                rank_zero_warn(
+                    f"ExplanationMonitor failed in {act.__name__.strip('_')} ({type(error).__name__}: {error}); "
+                    "training goes on, and further failures are not reported."
+                )

@@ -1,0 +1,305 @@
+import json
+import subprocess
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from camtrain import explain
+from camtrain.callbacks import ExplanationMonitor
+from camtrain.errors import BatchError, ConfigurationError, LayerError, MaskError, MethodError
+from camtrain.metrics import inside_energy, pointing_game
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        warnings.filterwarnings("ignore", message=".*litlogger.*")
+        yield
+
+
+def _fit(make_trainer, module, train, val, callbacks, **kwargs):
+    torch.manual_seed(2)
+    trainer = make_trainer(max_epochs=2, callbacks=callbacks, **kwargs)
+    trainer.fit(module, train, val)
+    return trainer
+
+
+def test_monitor__leaves_metrics_and_weights_bit_identical(make_trainer, foreign, loader):
+    plain, watched = foreign(), foreign()
+    without = _fit(make_trainer, plain, loader(), loader(), [])
+    with_it = _fit(make_trainer, watched, loader(), loader(), [ExplanationMonitor()])
+    assert torch.equal(without.callback_metrics["val/loss"], with_it.callback_metrics["val/loss"])
+    for a, b in zip(plain.state_dict().values(), watched.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in watched.modules())
+
+
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_monitor__logs_what_explain_gives_one_image_at_a_time(make_trainer, foreign, loader, verb):
+    module, data = foreign(), loader(11)
+    trainer = make_trainer(callbacks=[ExplanationMonitor()])
+    getattr(trainer, verb)(module, data, verbose=False)
+    energies, hits = {}, {}
+    for method in ("grad_cam", "grad_cam_plus_plus"):
+        for image, _, mask in data.dataset:
+            heat = explain(module.net, image[None], layers="4", methods=method).heatmaps[method]
+            energies.setdefault(method, []).append(inside_energy(heat, mask[None]))
+            hits.setdefault(method, []).append(pointing_game(heat, mask[None]))
+        logged = trainer.callback_metrics
+        torch.testing.assert_close(logged[f"cam/inside_energy/{method}"], torch.cat(energies[method]).nanmean())
+        torch.testing.assert_close(logged[f"cam/pointing_game/{method}"], torch.cat(hits[method]).nanmean())
+    cells = [logged[f"cam/{cell}"] for cell in ("right_grounded", "right_ungrounded", "wrong_grounded", "wrong_ungrounded")]
+    torch.testing.assert_close(sum(cells), torch.tensor(1.0))
+
+
+def test_monitor__rides_and_makes_no_forward_of_its_own(make_trainer, foreign, loader):
+    module, calls = foreign(), []
+    module.net.register_forward_hook(lambda *_: calls.append(1))
+    make_trainer(callbacks=[ExplanationMonitor(layers="net.4")]).validate(module, loader(24), verbose=False)
+    assert len(calls) == 3 + 1  # the three batches, and the dry forward that checks the layer
+
+
+class Attention(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.attend = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.attend(self.conv(x).flatten(2).mT).mean(1))
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+
+def test_monitor__walks_where_riding_would_change_the_metrics(make_trainer, loader):
+    torch.manual_seed(0)
+    module = Attention()
+    plain, watched = make_trainer(), make_trainer(callbacks=[ExplanationMonitor()])
+    plain.validate(module, loader(), verbose=False)
+    watched.validate(module, loader(), verbose=False)
+    assert torch.equal(plain.callback_metrics["val/loss"], watched.callback_metrics["val/loss"])
+    assert 0 <= watched.callback_metrics["cam/inside_energy/grad_cam"] <= 1
+
+
+class Split(pl.LightningModule):
+    """Calls its parts from the step, and forward from nowhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.backbone(x).relu().mean((2, 3)))
+
+    def validation_step(self, batch, batch_idx):
+        features = self.backbone(batch[0])
+        self.log("val/loss", nn.functional.cross_entropy(self.head(features.relu().mean((2, 3))), batch[1]))
+
+
+def test_monitor__walks_where_the_step_calls_parts_of_the_model(make_trainer, loader):
+    torch.manual_seed(0)
+    module = Split()
+    plain, watched = make_trainer(), make_trainer(callbacks=[ExplanationMonitor(layers="backbone")])
+    plain.validate(module, loader(), verbose=False)
+    watched.validate(module, loader(), verbose=False)
+    assert torch.equal(plain.callback_metrics["val/loss"], watched.callback_metrics["val/loss"])
+    expected = explain(module, loader().dataset.tensors[0], layers="backbone").heatmaps["grad_cam"]
+    energy = inside_energy(expected, loader().dataset.tensors[2]).nanmean()
+    torch.testing.assert_close(watched.callback_metrics["cam/inside_energy/grad_cam"], energy)
+
+
+def test_monitor__without_masks_leaves_out_what_needs_them(make_trainer, foreign, loader):
+    trainer = make_trainer(callbacks=[ExplanationMonitor()])
+    trainer.validate(foreign(), loader(masks=False), verbose=False)
+    names = {name for name in trainer.callback_metrics if name.startswith("cam/")}
+    assert names == {"cam/empty_maps/grad_cam", "cam/empty_maps/grad_cam_plus_plus"}
+
+
+def test_monitor__leaves_unannotated_images_out_of_the_means(make_trainer, foreign, loader):
+    images, labels, masks = loader().dataset.tensors
+    masks = masks.clone()
+    masks[1::2] = -1
+    values = []
+    for data in (TensorDataset(images, labels, masks), TensorDataset(images[::2], labels[::2], masks[::2])):
+        trainer = make_trainer(callbacks=[ExplanationMonitor()])
+        trainer.validate(foreign(), DataLoader(data, 8), verbose=False)
+        values.append(trainer.callback_metrics["cam/inside_energy/grad_cam"])
+    torch.testing.assert_close(*values)
+
+
+def test_monitor__counts_dead_maps_as_empty(make_trainer, foreign, loader):
+    module = foreign()
+    nn.init.constant_(module.net[4].bias, -100.0)  # every ReLU after it is off
+    trainer = make_trainer(callbacks=[ExplanationMonitor()])
+    trainer.validate(module, loader(), verbose=False)
+    assert trainer.callback_metrics["cam/empty_maps/grad_cam"] == 1
+    assert trainer.callback_metrics["cam/inside_energy/grad_cam"].isnan()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"layers": "net.44"}, LayerError, "net.44"),
+        ({"layers": "net.9"}, LayerError, r"\(2, 3\)"),
+        ({"model": "nett"}, ConfigurationError, "nett"),
+    ],
+)
+def test_monitor__refuses_a_wrong_configuration_before_the_first_epoch(
+    make_trainer, foreign, loader, arguments, error, says
+):
+    module = foreign()
+    before = [p.clone() for p in module.parameters()]
+    with pytest.raises(error, match=says):
+        make_trainer(callbacks=[ExplanationMonitor(**arguments)]).fit(module, loader(), loader())
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+
+
+def test_monitor__refuses_an_unknown_method_and_bad_counts_at_once():
+    with pytest.raises(MethodError, match="grad_cm"):
+        ExplanationMonitor(methods=["grad_cm"])
+    with pytest.raises(ConfigurationError, match="every_n_epochs must be at least 1, got 0"):
+        ExplanationMonitor(every_n_epochs=0)
+
+
+@pytest.mark.parametrize(
+    ("masks", "error", "says"),
+    [
+        (torch.ones(20, 8, 8), MaskError, r"\(8, 16, 16\), got \(8, 8, 8\)"),
+        (torch.full((20, 16, 16), 255.0), MaskError, "255"),
+        (torch.ones(20, 16), BatchError, "16"),
+    ],
+)
+def test_monitor__refuses_bad_masks_in_the_sanity_check(make_trainer, foreign, loader, masks, error, says):
+    images, labels, _ = loader().dataset.tensors
+    data = DataLoader(TensorDataset(images, labels, masks), 8)
+    with pytest.raises(error, match=says):
+        make_trainer(callbacks=[ExplanationMonitor()]).fit(foreign(), data, data)
+
+
+def test_monitor__reports_a_failure_of_its_own_once_and_training_goes_on(make_trainer, foreign, loader):
+    monitor, calls = ExplanationMonitor(), []
+
+    def broken(logits, labels):
+        calls.append(1)
+        raise RuntimeError("a broken target")
+
+    monitor.target = broken
+    module = foreign()
+    with pytest.warns(UserWarning, match="a broken target") as caught:
+        trainer = _fit(make_trainer, module, loader(), loader(), [monitor])
+    assert sum("a broken target" in str(w.message) for w in caught) == 1
+    assert trainer.current_epoch == 2
+    assert len(calls) > 1
+    assert not any(m._forward_hooks for m in module.modules())
+
+
+def test_monitor__leaves_no_hook_after_an_exception_in_the_step(make_trainer, foreign, loader):
+    module = foreign()
+    module.validation_step = lambda batch, batch_idx: module.net(batch[0].double())
+    with pytest.raises(RuntimeError):
+        make_trainer(callbacks=[ExplanationMonitor(layers="net.4")]).validate(module, loader(), verbose=False)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+def test_monitor__explains_each_nth_epoch_and_the_last(make_trainer, foreign, loader):
+    seen = []
+
+    class Watch(ExplanationMonitor):
+        def _finish(self, trainer, pl_module):
+            seen.append(trainer.current_epoch)
+            super()._finish(trainer, pl_module)
+
+    torch.manual_seed(0)
+    make_trainer(max_epochs=6, callbacks=[Watch(every_n_epochs=2)]).fit(foreign(), loader(), loader())
+    assert seen == [0, 2, 4, 5]
+
+
+def test_monitor__can_be_monitored_by_a_checkpoint(make_trainer, foreign, loader, tmp_path):
+    best = ModelCheckpoint(tmp_path / "best", monitor="cam/inside_energy/grad_cam", mode="max")
+    trainer = _fit(make_trainer, foreign(), loader(), loader(), [best, ExplanationMonitor(every_n_epochs=3)], enable_checkpointing=True)
+    assert best.best_model_score is not None
+    assert trainer.callback_metrics["cam/inside_energy/grad_cam"] <= best.best_model_score
+
+
+def test_monitor__follows_the_same_probes_after_a_resume(make_trainer, foreign, loader, tmp_path):
+    first = ExplanationMonitor(num_probes=3)
+    trainer = _fit(make_trainer, foreign(), loader(), loader(), [first])
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    second = ExplanationMonitor(num_probes=3)
+    torch.manual_seed(0)
+    make_trainer(max_epochs=3, callbacks=[second]).fit(
+        foreign(), loader(), loader(), ckpt_path=tmp_path / "last.ckpt", weights_only=False
+    )
+    assert first.state_dict()["probes"]["val"] == ["val-0", "val-10", "val-19"]
+    assert second.state_dict() == first.state_dict()
+
+
+def test_monitor__writes_pictures_and_a_report_without_any_logger(make_trainer, foreign, loader, tmp_path):
+    _fit(make_trainer, foreign(), loader(), loader(), [ExplanationMonitor(num_probes=3)])
+    folder = tmp_path / "camtrain"
+    assert (folder / "report.html").stat().st_size > 1000
+    lines = [json.loads(line) for line in (folder / "scalars.jsonl").read_text().splitlines()]
+    assert any("cam/inside_energy/grad_cam" in json.dumps(line) for line in lines)
+    assert list(folder.glob("images/**/*.jpg"))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
+def test_monitor__agrees_with_full_precision(make_trainer, foreign, loader, precision):
+    values = []
+    for chosen in ("32-true", precision):
+        trainer = make_trainer(callbacks=[ExplanationMonitor(["hires_cam"])], precision=chosen)
+        trainer.validate(foreign(), loader(), verbose=False)
+        values.append(trainer.callback_metrics["cam/inside_energy/hires_cam"].float())
+    torch.testing.assert_close(*values, atol=0.02, rtol=0.02)
+
+
+DDP_SCRIPT = """
+import sys, json, warnings
+warnings.filterwarnings("ignore")
+sys.path.insert(0, {folder!r})
+import torch, pytorch_lightning as pl
+from torch.utils.data import DataLoader
+from conftest import Foreign, tensors
+from camtrain.callbacks import ExplanationMonitor
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    module = Foreign()
+    trainer = pl.Trainer(accelerator="cpu", devices=int(sys.argv[1]), strategy="ddp_spawn" if sys.argv[1] == "2" else "auto",
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, default_root_dir=sys.argv[2],
+        enable_model_summary=False, callbacks=[ExplanationMonitor()])
+    trainer.validate(module, DataLoader(tensors(24), 4), verbose=False)
+    print("METRICS" + json.dumps({{k: float(v) for k, v in trainer.callback_metrics.items()}}))
+"""
+
+
+def test_monitor__of_two_processes_logs_what_one_logs(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(textwrap.dedent(DDP_SCRIPT.format(folder=str(Path(__file__).parent))))
+    results = []
+    for processes in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, str(script), processes, str(tmp_path / processes)],
+            capture_output=True, text=True, cwd=ROOT, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        results.append(json.loads(done.stdout.split("METRICS")[1].splitlines()[0]))
+    assert results[0].keys() == results[1].keys()
+    for name, value in results[0].items():
+        assert results[1][name] == pytest.approx(value, rel=1e-5), name
