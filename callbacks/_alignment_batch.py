@@ -13,22 +13,37 @@ from camtrain.losses import can_have_twin
 
 @dataclass(frozen=True)
 class Census:
-    """Images of a batch with an annotation, with one that leaves a background, and with one that allows a twin."""
+    """Images of a batch with an annotation, with one that leaves a background, and with one that gets a twin.
+
+    `all_...` are the sums over processes. A share is what the mean over this process' images counts for, so that the
+    mean over processes is the mean over all images.
+    """
 
     annotated: int = 0
     guiding: int = 0
-    twinnable: int = 0
+    twinned: int = 0
     all_annotated: int = 0
     all_twinned: int = 0
+    processes: int = 1
+
+    @property
+    def penalty_share(self) -> float:
+        """Of the penalty: 1 in a single process."""
+        return self.annotated * self.processes / self.all_annotated if self.all_annotated else 1.0
+
+    @property
+    def twins_share(self) -> float:
+        """Of the twins' cross-entropy: 1 in a single process."""
+        return self.twinned * self.processes / self.all_twinned if self.all_twinned else 1.0
 
 
-def count(batch: Batch, limit: int, strategy: Any = None) -> Census:
-    """The census of a batch; `all_...` are sums over processes where a strategy that can reduce is given.
+def count(batch: Batch, limit: int, strategy: Any = None, processes: int = 1) -> Census:
+    """The census of a batch, of which at most `limit` images get a twin; with several processes, `strategy` sums up.
 
     MaskError for masks that cannot be meant.
 
     >>> count(Batch(torch.zeros(2, 1, 1, 2), masks=torch.tensor([[[1.0, 0.0]], [[-1.0, -1.0]]])), limit=2)
-    Census(annotated=1, guiding=1, twinnable=1, all_annotated=1, all_twinned=1)
+    Census(annotated=1, guiding=1, twinned=1, all_annotated=1, all_twinned=1, processes=1)
     """
     if batch.masks is None:
         counts = torch.zeros(4, dtype=torch.long, device=batch.images.device)
@@ -36,12 +51,12 @@ def count(batch: Batch, limit: int, strategy: Any = None) -> Census:
         if (len(batch), *batch.images.shape[2:]) != tuple(batch.masks.shape):
             check_masks(batch)  # raises
         counts = _counts(batch.masks)
-    counts = torch.cat([counts, counts[2:3].clamp(max=limit if len(batch) > 1 else 0)])
-    totals = counts if strategy is None else strategy.reduce(counts.clone(), reduce_op="sum")
-    annotated, guiding, twinnable, bad, _, all_annotated, all_twinned = torch.cat([counts, totals[[0, 4]]]).tolist()
+    counts[2].clamp_(max=limit if len(batch) > 1 else 0)  # of a single image nobody has another background
+    totals = counts if processes == 1 else strategy.reduce(counts.clone(), reduce_op="sum")
+    annotated, guiding, twinned, bad, all_annotated, _, all_twinned, _ = torch.cat([counts, totals]).tolist()
     if bad:
         check_masks(batch)  # raises
-    return Census(annotated, guiding, twinnable, all_annotated, all_twinned)
+    return Census(annotated, guiding, twinned, all_annotated, all_twinned, processes)
 
 
 def _counts(masks: Tensor) -> Tensor:

@@ -31,9 +31,7 @@ class Call:
 class Calls:
     """The calls that a step makes to a module's parts, without those that happen inside another call."""
 
-    def __init__(
-        self, activations: Any
-    ) -> None:  # not `Activations`: a type checker would index it before it is filled
+    def __init__(self, activations: Any) -> None:  # a run-time check of `Activations` would index it unfilled
         self.activations: Activations = activations
         self.made: list[Call] = []
         self._depth = 0

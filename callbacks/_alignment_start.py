@@ -23,7 +23,7 @@ def is_due(start_when: int | str, epoch: int, metrics: Mapping[str, Any]) -> boo
 def position(trainer: Trainer, *, new_epoch: bool = False) -> float:
     """How much of the training is over, in [0, 1]; 0 for a training without an end.
 
-    With `new_epoch` no batch of this epoch counts yet: at an epoch's start Lightning still holds the number of the last.
+    With `new_epoch` no batch of this epoch counts: at an epoch's start Lightning still holds the number of the last.
     """
     parts = [0.0]
     if trainer.max_steps > 0:

@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
+from camtrain.callbacks._alignment_batch import Census
 from camtrain.callbacks._alignment_patch import eager, patched
 from camtrain.callbacks._alignment_recording import Call, Calls, depends_on, recording
 from camtrain.callbacks._alignment_terms import Penalty, add_to_loss, twins_cross_entropy
@@ -34,22 +35,20 @@ class Terms:
     added: Tensor | None
     penalty: Penalty | None
     twins: Tensor | None
-    num_twins: int
 
 
 def compute_terms(recipe: Recipe, call: Call, layers: Sequence[Layer], batch: Batch) -> Terms:
     """`weight * penalty + twins * cross-entropy`, each left out at a weight of 0."""
     parts: list[Tensor] = []
     penalty = twins = None
-    count = 0
     if recipe.weight > 0:
         penalty = recipe.penalize(call, layers, batch)
         parts.append(recipe.weight * penalty.value)
     if recipe.twins > 0:
-        twins, count = twins_cross_entropy(call, batch, generator=recipe.generator, limit=recipe.limit)
+        twins = twins_cross_entropy(call, batch, generator=recipe.generator, limit=recipe.limit)
         parts.append(recipe.twins * twins)
     total = torch.stack(parts).sum()
-    return Terms(total if bool(total.isfinite()) else None, penalty, twins, count)
+    return Terms(total if bool(total.isfinite()) else None, penalty, twins)
 
 
 @dataclass(frozen=True)
@@ -61,22 +60,24 @@ class Scalar:
     images: int
 
 
-def scalars(terms: Terms | None, annotated: int, *, penalty: bool, twins: bool) -> list[Scalar]:
-    """What a step logs, always under the same names: processes reduce them together. Without terms, of 0 images.
+def scalars(terms: Terms | None, census: Census, *, penalty: bool, twins: bool) -> list[Scalar]:
+    """What a step logs: the same names and numbers of images in every process, which reduce them together.
 
-    >>> [scalar.name for scalar in scalars(None, 0, penalty=True, twins=False)]
+    >>> [scalar.name for scalar in scalars(None, Census(), penalty=True, twins=False)]
     ['alignment/skipped', 'alignment/penalty', 'alignment/dead_maps']
     """
     skipped = terms is not None and terms.added is None
-    found = [Scalar("alignment/skipped", float(skipped), 1)]
     kept = None if skipped else terms
+    nobody = skipped and census.processes == 1
+    found = [Scalar("alignment/skipped", float(skipped), 1)]
     if penalty:
-        images, known = 0 if skipped else annotated, kept.penalty if kept else None
-        found.append(Scalar("alignment/penalty", known.value.detach() if known else 0.0, images))
-        found.append(Scalar("alignment/dead_maps", known.dead if known else 0.0, images))
+        share, images = census.penalty_share, 0 if nobody else census.all_annotated
+        known = kept.penalty if kept else None
+        found.append(Scalar("alignment/penalty", known.value.detach() * share if known else 0.0, images))
+        found.append(Scalar("alignment/dead_maps", known.dead * share if known else 0.0, images))
     if twins:
-        entropy = kept.twins.detach() if kept and kept.twins is not None else 0.0
-        found.append(Scalar("alignment/twins", entropy, kept.num_twins if kept else 0))
+        entropy = kept.twins.detach() * census.twins_share if kept and kept.twins is not None else 0.0
+        found.append(Scalar("alignment/twins", entropy, 0 if nobody else census.all_twinned))
     return found
 
 

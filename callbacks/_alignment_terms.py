@@ -84,10 +84,8 @@ def require_gradient(penalty: Tensor, pl_module: nn.Module) -> bool:
     return any(bool(g.count_nonzero()) for g in used)
 
 
-def twins_cross_entropy(
-    call: Call, batch: Batch, *, generator: torch.Generator, limit: int, **options: Any
-) -> tuple[Tensor, int]:
-    """Cross-entropy of the counterfactual twins of what the module was given, and how many there were.
+def twins_cross_entropy(call: Call, batch: Batch, *, generator: torch.Generator, limit: int, **options: Any) -> Tensor:
+    """Cross-entropy of the counterfactual twins of what the module was given; 0 where there are none.
 
     The twins are made of the module's own input, so whatever was done to the images before holds for them as well; they
     run through the module in the mode it is in, and BatchNorm sees them.
@@ -97,7 +95,7 @@ def twins_cross_entropy(
     assert batch.labels is not None
     twins, index = make_twins(images, batch.masks, batch.labels, generator=generator, limit=limit, **options)
     if len(twins) == 0:
-        return images.new_zeros(()), 0
+        return images.new_zeros(())
 
     def exchanged(value: Tensor) -> Tensor:
         if value is images:
@@ -106,7 +104,7 @@ def twins_cross_entropy(
 
     args, kwargs = pytree.tree_map_only(Tensor, exchanged, (call.args, call.kwargs))
     logits = find_logits(call.module(*args, **kwargs))
-    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), batch.labels[index]), len(twins)
+    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), batch.labels[index])
 
 
 def _images_among(inputs: Any, batch: Batch) -> Tensor:

@@ -186,11 +186,11 @@ class AttentionAlignment(Callback):
         if scale == 0 or batch is None:
             return original(*args, **kwargs)
         limit = math.ceil(self.twins_share * len(batch))
-        census = count(batch, limit, trainer.strategy if trainer.world_size > 1 else None)
+        census = count(batch, limit, trainer.strategy, trainer.world_size)
         step = self._step(trainer, pl_module, batch, scale, census, limit) if census.guiding else None
         output = step.run(original, *args, **kwargs) if step else original(*args, **kwargs)
         terms = step.terms if step else None
-        for scalar in scalars(terms, census.annotated, penalty=self.weight > 0, twins=self.twins > 0):
+        for scalar in scalars(terms, census, penalty=self.weight > 0, twins=self.twins > 0):
             log(scalar.name, scalar.value, batch_size=scalar.images, sync_dist=True)
         self.steps += 1
         return output
@@ -217,8 +217,8 @@ class AttentionAlignment(Callback):
         layers = self._layers = self._layers or (last_map(pl_module, batch.images, self._root),)
         seed = (self.seed * 1_000_003 + self.steps) * 1_009 + trainer.global_rank
         recipe = Recipe(
-            weight=self.weight * scale * _share(census.annotated, census.all_annotated, trainer.world_size),
-            twins=self.twins * scale * _share(min(census.twinnable, limit), census.all_twinned, trainer.world_size),
+            weight=self.weight * scale * census.penalty_share,
+            twins=self.twins * scale * census.twins_share,
             limit=limit,
             generator=torch.Generator().manual_seed(seed % 2**63),
             penalize=self._penalize,
@@ -251,8 +251,3 @@ _NO_EFFECT = (
     "does not matter to the target. Watch alignment/dead_maps, or name an earlier layer."
 )
 _NOT_FINITE = "An alignment penalty was not finite: such a step trains without it, and alignment/skipped counts it."
-
-
-def _share(own: int, everybodys: int, processes: int) -> float:
-    """What this process' mean counts for, so that the mean over processes is the mean over all images."""
-    return own * processes / everybodys if everybodys else 1.0

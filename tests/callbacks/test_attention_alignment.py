@@ -329,7 +329,7 @@ def test_checkpoint__goes_on_where_it_stopped(make_trainer, tmp_path):
     batches = [pair(*samples(seed=seed)) for seed in (1, 2)]
 
     def callback():
-        return AttentionAlignment(weight=3.0, twins=1.0, schedule=lambda progress: progress, start_when=1)
+        return AttentionAlignment(weight=3.0, twins=1.0, schedule=lambda progress: 1 - progress, start_when=1)
 
     torch.manual_seed(0)
     whole = Foreign()

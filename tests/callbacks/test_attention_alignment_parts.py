@@ -1,0 +1,194 @@
+"""The parts of AttentionAlignment that need no Trainer."""
+
+import pytest
+import torch
+from torch import nn
+
+from camtrain.callbacks._alignment_batch import count
+from camtrain.callbacks._alignment_patch import patch, patched
+from camtrain.callbacks._alignment_recording import Call, depends_on, recording
+from camtrain.callbacks._alignment_start import progress
+from camtrain.callbacks._alignment_terms import add_to_loss, penalize, require_gradient, twins_cross_entropy
+from camtrain.cam import Layer, contribution_cam, log_probability
+from camtrain.data.batches import Batch
+from camtrain.errors import BatchError, ConfigurationError, GradientError, MaskError
+from camtrain.losses import AlignmentLoss
+
+
+def recorded(net, images):
+    layer = Layer("0", net[0])
+    with recording({"net": net}, [layer]) as calls:
+        net(images)
+    (call,) = calls.made
+    return call, [layer]
+
+
+def small_net(width=4):
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 3))
+
+
+def batch_of(count=4):
+    masks = torch.zeros(count, 8, 8)
+    masks[:, :4] = 1
+    return Batch(torch.rand(count, 3, 8, 8), torch.arange(count) % 3, masks)
+
+
+def penalty_of(call, layers, batch):
+    return penalize(call, layers, batch, method=contribution_cam, target=log_probability, loss=AlignmentLoss())
+
+
+def test_penalty__of_confident_answers_survives_half_precision():
+    """The gradient of a log-probability of 0.9999 is far below what float16 can hold."""
+    net, batch = small_net(), batch_of()
+    with torch.no_grad():
+        net[4].weight.mul_(0.01)
+        net[4].bias.copy_(torch.tensor([12.0, 0.0, 0.0]))
+    batch = Batch(batch.images, torch.zeros(4, dtype=torch.long), batch.masks)
+    exact = penalty_of(*recorded(net, batch.images), batch)
+    with torch.autocast("cpu", dtype=torch.float16):
+        call, layers = recorded(net, batch.images)
+        half = penalty_of(call, layers, batch)
+    assert call.activations[0].dtype == torch.float16
+    assert half.dead == 0
+    torch.testing.assert_close(half.value, exact.value, rtol=0.02, atol=0)
+    gradients = torch.autograd.grad(half.value, list(net.parameters()), allow_unused=True)
+    assert all(g.isfinite().all() for g in gradients if g is not None)
+
+
+def test_penalty__counts_dead_maps_among_annotated_images():
+    net, batch = small_net(), batch_of()
+    net[0].weight.data.zero_()
+    net[0].bias.data.zero_()
+    penalty = penalty_of(*recorded(net, batch.images), batch)
+    assert penalty.dead == 1
+    assert penalty.value == 0
+
+
+def test_penalty__of_another_number_of_rows_is_refused():
+    net, batch = small_net(), batch_of()
+    call, layers = recorded(net, torch.cat([batch.images, batch.images]))
+    with pytest.raises(BatchError, match="holds 4 images and net returned 8 rows"):
+        penalty_of(call, layers, batch)
+
+
+def test_require_gradient__tells_zero_from_none():
+    weight = nn.Linear(2, 1)
+    assert require_gradient(weight(torch.ones(1, 2)).sum(), weight)
+    assert not require_gradient(0 * weight(torch.ones(1, 2)).sum(), weight)
+    for value in (torch.tensor(1.0), torch.ones((), requires_grad=True) * 2):
+        with pytest.raises(GradientError, match="any trainable parameter"):
+            require_gradient(value, weight)
+
+
+def test_twins_cross_entropy__exchanges_every_input_that_belongs_to_an_image():
+    seen = []
+
+    class TwoInputs(nn.Module):
+        def forward(self, images, codes, scale=1.0):
+            seen.append((images, codes, scale))
+            return torch.zeros(len(images), 3, requires_grad=True)
+
+    batch, net = batch_of(4), TwoInputs()
+    batch.masks[0] = -1
+    call = Call("net", net, (batch.images, torch.arange(4)), {"scale": 2.0}, None, ())
+    value = twins_cross_entropy(call, batch, generator=torch.Generator(), limit=8)
+    images, codes, scale = seen[0]
+    assert value.item() == pytest.approx(torch.tensor(3.0).log().item())
+    assert images.shape == (3, 3, 8, 8)
+    assert codes.tolist() == [1, 2, 3]
+    assert scale == 2
+
+
+def test_twins_cross_entropy__of_a_head_alone_is_refused():
+    call = Call("head", nn.Linear(5, 3), (torch.rand(4, 5),), {}, None, ())
+    with pytest.raises(ConfigurationError, match=r"Name the whole network with model="):
+        twins_cross_entropy(call, batch_of(4), generator=torch.Generator(), limit=8)
+
+
+def test_count__clamps_twins_and_knows_that_one_image_has_none():
+    assert count(batch_of(4), 3).twinned == 3
+    assert count(batch_of(1), 3).twinned == 0
+
+
+def test_count__refuses_a_mask_that_is_partly_unannotated():
+    batch = batch_of()
+    batch.masks[2, 0, 0] = -1
+    with pytest.raises(MaskError, match="image 2"):
+        count(batch, 4)
+
+
+def test_census__shares_add_up_to_the_mean_over_all_images():
+    class TwoProcesses:
+        def reduce(self, counts, reduce_op):
+            return counts + torch.tensor([1, 1, 1, 0])
+
+    census = count(batch_of(3), 8, TwoProcesses(), processes=2)
+    assert census.all_annotated == 4
+    assert census.penalty_share / 2 == 3 / 4  # Lightning halves the gradients
+
+
+def test_add_to_loss__keeps_the_other_keys_and_none():
+    output = {"loss": torch.tensor(1.0), "logits": 3}
+    assert add_to_loss(output, torch.tensor(2.0)) == {"loss": torch.tensor(3.0), "logits": 3}
+    assert output["loss"] == 1
+    assert add_to_loss(None, torch.tensor(2.0)) is None
+
+
+def test_depends_on__sees_detached_tensors_as_independent():
+    source = torch.ones(2, requires_grad=True) * 2
+    assert depends_on((source.relu() + 1).sum(), source)
+    assert not depends_on((source.detach() + torch.ones(2, requires_grad=True)).sum(), source)
+
+
+def test_patch__restores_class_methods_and_instance_attributes():
+    class Thing:
+        def step(self, value):
+            return value
+
+    thing = Thing()
+    with patched(thing, "step", lambda original, value: original(value) + 1):
+        assert thing.step(1) == 2
+        assert thing.step.__wrapped__.__func__ is Thing.step
+    assert "step" not in vars(thing)
+    thing.step = own = lambda value: 10 * value
+    restore = patch(thing, "step", lambda original, value: original(value) + 1)
+    assert thing.step(1) == 11
+    restore()
+    restore()
+    assert thing.step is own
+
+
+def test_progress__is_within_zero_and_one():
+    assert [progress(now, 0.5) for now in (0.4, 0.5, 0.75, 1.2)] == [0, 0, 0.5, 1]
+    assert progress(1.0, 1.0) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed", "32-true"])
+def test_precision__on_a_gpu_trains_without_skipping(make_trainer, precision):
+    import pytorch_lightning as pl
+    import torch.nn.functional as F
+    from torch.utils.data import DataLoader
+
+    from camtrain.callbacks import AttentionAlignment
+
+    class Module(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = small_net()
+
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(self.net(batch["image"]), batch["label"])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    batch = batch_of(8)
+    data = DataLoader([{"image": batch.images, "label": batch.labels, "mask": batch.masks}] * 4, batch_size=None)
+    callback = AttentionAlignment(weight=3.0, twins=1.0)
+    trainer = make_trainer(accelerator="gpu", precision=precision, callbacks=[callback], max_epochs=2)
+    trainer.fit(Module(), data)
+    assert callback.skipped == 0
+    assert trainer.callback_metrics["alignment/penalty"].isfinite()
