@@ -25,6 +25,7 @@ _STYLE: dict[Any, Any] = {
 }
 _STYLE |= {"axes.spines.right": False, "axes.spines.left": False, "path.simplify": True}
 _SIZE = (5.4, 2.3)  # inches of 72 points, which become CSS pixels
+MOST_TICKS = 10
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,8 @@ def line_chart(
         for index, one in enumerate(series):
             known = [(epoch, value) for epoch, value in one.values.items() if isfinite(value)]
             axes.plot(*zip(*known, strict=True) if known else ([], []), **_line_style(index, len(known)))
-        if epochs:
-            margin = max(0.4, 0.03 * (max(epochs) - min(epochs)))
-            axes.set_xlim(min(epochs) - margin, max(epochs) + margin)
         _mark(axes, start)
-        _format(axes, unit)
+        _format(axes, unit, epochs or sorted({epoch for one in series for epoch in one.values}))
 
     return _svg(draw, {_SERIES[index]: one.color for index, one in enumerate(series)})
 
@@ -82,7 +80,7 @@ def area_chart(series: Sequence[Series], *, start: int | None = None) -> str:
         axes.stackplot(wide, stacks, colors=_SERIES[: len(series)], linewidth=0)
         axes.set_ylim(0, 1)
         _mark(axes, start)
-        _format(axes, "share")
+        _format(axes, "share", epochs)
 
     return _svg(draw, {_SERIES[index]: one.color for index, one in enumerate(series)})
 
@@ -98,10 +96,29 @@ def _mark(axes: "Axes", start: int | None) -> None:
         axes.text(start - 0.45, 1.01, "alignment", color=_ACCENT, transform=axes.get_xaxis_transform(), fontsize=8.5)
 
 
-def _format(axes: "Axes", unit: Unit) -> None:
+def _format(axes: "Axes", unit: Unit, epochs: Sequence[int]) -> None:
+    _format_values(axes, unit)
+    _format_epochs(axes, epochs)
+    axes.grid(axis="y", color=_GRID, linewidth=1)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_INK, length=0, pad=5)
+    axes.spines["bottom"].set_color(_GRID)
+
+
+def _format_epochs(axes: "Axes", epochs: Sequence[int]) -> None:
+    from matplotlib.ticker import FixedLocator, MaxNLocator
+
+    few = len(epochs) <= MOST_TICKS
+    axes.xaxis.set_major_locator(FixedLocator(list(epochs)) if few else MaxNLocator(integer=True, nbins=8))
+    if epochs:
+        margin = max(0.4, 0.03 * (epochs[-1] - epochs[0]))
+        axes.set_xlim(epochs[0] - margin, epochs[-1] + margin)
+    axes.set_xlabel("epoch", color=_INK, fontsize=9)
+
+
+def _format_values(axes: "Axes", unit: Unit) -> None:
     from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=unit == "count"))
     if unit in ("share", "ratio"):
         axes.set_ylim(-0.01, 1.01)
@@ -110,11 +127,6 @@ def _format(axes: "Axes", unit: Unit) -> None:
         axes.set_ylim(bottom=0)
     if unit == "share":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    axes.grid(axis="y", color=_GRID, linewidth=1)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, length=0, pad=5)
-    axes.spines["bottom"].set_color(_GRID)
-    axes.set_xlabel("epoch", color=_INK, fontsize=9)
 
 
 def _svg(draw: Any, colors: Mapping[str, str]) -> str:

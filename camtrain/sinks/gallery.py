@@ -14,6 +14,7 @@ from camtrain.sinks.images import data_uri, jpeg, read_mask, read_pixels, to_pix
 from camtrain.sinks.records import FAILURES, HEATMAPS, RIGHT_UNGROUNDED
 
 QUALITY = 84
+GONE = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"  # one clear pixel
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,11 @@ def film_epochs(history: History, most: int = 12, start: int | None = None) -> l
     if start is None or len(epochs) <= most:
         return chosen
     around = [max((e for e in epochs if e < start), default=None), min((e for e in epochs if e >= start), default=None)]
-    for epoch in (epoch for epoch in around if epoch is not None and epoch not in chosen):
-        nearest = min(chosen[1:-1], key=lambda one: abs(one - epoch))
-        chosen[chosen.index(nearest)] = epoch
-    return sorted(set(chosen))
+    fixed = {epochs[0], epochs[-1], *(epoch for epoch in around if epoch is not None)}
+    free = [epoch for epoch in chosen if epoch not in fixed]
+    while len(free) + len(fixed) > most:  # those closest to an epoch that has to be shown make room for it
+        free.remove(min(free, key=lambda epoch: min(abs(epoch - one) for one in fixed)))
+    return sorted(fixed.union(free))
 
 
 def films(history: History, pictures: Pictures, epochs: Sequence[int], most: int = 12) -> list[Film]:
@@ -160,7 +162,7 @@ def _film(sample: str, passes: Sequence[Pass], pictures: Pictures) -> Film:
     frames = [
         None if item is None else _frame(one.epoch, item, pictures) for one, item in zip(passes, found, strict=True)
     ]
-    return Film(sample, pictures.outlined(first) or "", first["label_name"], first["group_name"], frames)
+    return Film(sample, pictures.outlined(first) or GONE, first["label_name"], first["group_name"], frames)
 
 
 def _frame(epoch: int, item: Line, pictures: Pictures) -> Frame:
@@ -171,7 +173,7 @@ def _frame(epoch: int, item: Line, pictures: Pictures) -> Frame:
 def _case(item: Line, pictures: Pictures) -> Case:
     return Case(
         sample=item["sample"],
-        picture=pictures.outlined(item) or "",
+        picture=pictures.outlined(item) or GONE,
         overlays={method: uri for method, uri in pictures.overlays(item).items() if uri},
         label=item["label_name"],
         predicted=item["predicted_name"],

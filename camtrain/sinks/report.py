@@ -18,7 +18,7 @@ from camtrain.sinks.history import History, read_history
 from camtrain.sinks.records import CELLS, HEATMAPS, VerdictRow
 
 REPORT_FILE = "report.html"
-LIMIT = 14_000_000  # characters
+LIMIT = 14_000_000  # bytes
 SIDES = (224, 160, 112, 80)  # of pictures in pixels, smaller ones where the page would exceed the limit
 CELL_COLORS = dict(zip(CELLS, ("--grounded", "--lucky", "--honest", "--lost"), strict=True))
 CLASSES_IN_FULL = 24
@@ -78,7 +78,7 @@ def write_report(folder: str | Path) -> Path:
     folder = Path(folder)
     history = read_history(folder)
     for side in SIDES:
-        page = render(history, Pictures(folder, side), read_run_info(folder), _title(folder))
+        page = render(history, Pictures(folder, side), read_run_info(folder), _title(folder)).encode()
         if len(page) <= LIMIT:
             break
     return _replace(folder / REPORT_FILE, page)
@@ -120,9 +120,9 @@ def class_verdicts(history: History, pictures: Pictures) -> list[ClassVerdict]:
     """The latest verdict of each class, beside the last one before alignment; the most worrying first."""
     run = story.span(history)
     rows = story.latest_verdicts(history, run.after)
-    examples = interventions(history, pictures, run.after)
     before = story.latest_verdicts(history, run.before) if run.aligned else []
     earlier = {row.class_name: row for row in before if before is not rows}
+    examples = interventions(history, pictures, run.after, most=2 if earlier else 4)
     shown = interventions(history, pictures, run.before) if earlier else {}
     found = [
         ClassVerdict(row, earlier.get(row.class_name), examples.get(row.class_name, []), shown.get(row.class_name, []))
@@ -197,11 +197,11 @@ def _title(folder: Path) -> str:
     return place.parent.name if place.name == "camtrain" else place.name
 
 
-def _replace(path: Path, page: str) -> Path:
+def _replace(path: Path, page: bytes) -> Path:
     """Written beside and moved, so that a reader never meets half a page."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".tmp")
-    beside.write_text(page, encoding="utf-8")
+    beside.write_bytes(page)
     return beside.replace(path)
 
 

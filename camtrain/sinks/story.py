@@ -11,7 +11,7 @@ from camtrain.sinks.records import CELLS, RIGHT_UNGROUNDED, FourCells, VerdictRo
 ALIGNMENT_WEIGHT = "alignment/weight"
 RELIANT = "reliant"
 UNDECIDED = "undecided"
-NAMES_SPELLED_OUT = 3
+NAMES_SPELLED_OUT = 4
 
 Unit = Literal["share", "ratio", "count"]  # shown as percent, with two digits, as a whole number
 
@@ -135,17 +135,19 @@ def latest_verdicts(history: History, epoch: int | None) -> list[VerdictRow]:
 def headline(history: History) -> str:
     """The run in a sentence or two: which classes lean on what, and what became of it.
 
-    >>> headline(History(verdicts={0: [VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9)]}))
-    'boat leans on its background.'
+    >>> rows = [VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9)]
+    >>> headline(History(verdicts={0: rows}))
+    '1 of 1 classes leans on its background: boat.'
     """
     run = span(history)
     now = latest_verdicts(history, run.after)
     if not now:
         return "What the network looks at."
-    earlier = flagged(latest_verdicts(history, run.before)) if run.aligned else []
+    before = latest_verdicts(history, run.before) if run.aligned else now
+    earlier = [] if before is now else flagged(before)
     if not earlier:
-        return _sentence(now)
-    return f"Before alignment, {_lean(earlier, len(now), past=True)}. Now {_outcome(now)}."
+        return _present(now)
+    return f"Before alignment, {_lean(earlier, len(now), 'leaned', 'leaned')}. {_outcome(now)}"
 
 
 def flagged(rows: Iterable[VerdictRow]) -> list[VerdictRow]:
@@ -153,34 +155,31 @@ def flagged(rows: Iterable[VerdictRow]) -> list[VerdictRow]:
     return sorted((row for row in rows if row.verdict == RELIANT), key=lambda row: -abs(row.effect))
 
 
-def _sentence(rows: Sequence[VerdictRow]) -> str:
+def _present(rows: Sequence[VerdictRow]) -> str:
     if flagged(rows):
-        return f"{_lean(flagged(rows), len(rows))}."
+        return f"{_lean(flagged(rows), len(rows), 'leans', 'lean')}."
     unsure = sum(row.verdict == UNDECIDED for row in rows)
     if not unsure:
-        return "No class leans on its " + _cue(rows) + "."
+        return f"No class leans on its {_cue(rows)}."
     return f"No class is found to lean on its {_cue(rows)}; {unsure} of {len(rows)} undecided."
 
 
 def _outcome(rows: Sequence[VerdictRow]) -> str:
-    leaning = flagged(rows)
+    leaning, unsure = flagged(rows), sum(row.verdict == UNDECIDED for row in rows)
     if leaning:
-        return f"{_named(leaning, len(rows))} {'does' if len(leaning) == 1 else 'do'}"
-    unsure = sum(row.verdict == UNDECIDED for row in rows)
-    return f"none is found to, with {unsure} of {len(rows)} undecided" if unsure else "no class does"
+        return f"Now {len(leaning)} {'does' if len(leaning) == 1 else 'do'}: {_named(leaning)}."
+    return f"Now none is found to, {unsure} undecided." if unsure else "Now none does."
 
 
-def _lean(rows: Sequence[VerdictRow], classes: int, *, past: bool = False) -> str:
-    one = len(rows) == 1
-    verb = "leaned" if past else "leans" if one else "lean"
-    return f"{_named(rows, classes)} {verb} on {'its' if one else 'their'} {_cue(rows)}"
+def _lean(rows: Sequence[VerdictRow], classes: int, singular: str, plural: str) -> str:
+    verb, whose = (singular, "its") if len(rows) == 1 else (plural, "their")
+    return f"{len(rows)} of {classes} classes {verb} on {whose} {_cue(rows)}: {_named(rows)}"
 
 
-def _named(rows: Sequence[VerdictRow], classes: int) -> str:
-    names = [row.class_name for row in rows]
-    if len(names) > NAMES_SPELLED_OUT:
-        return f"{len(names)} of {classes} classes"
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+def _named(rows: Sequence[VerdictRow]) -> str:
+    names = [row.class_name for row in rows[:NAMES_SPELLED_OUT]]
+    listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return listed if len(rows) <= NAMES_SPELLED_OUT else f"most of all {listed}"
 
 
 def _cue(rows: Sequence[VerdictRow]) -> str:

@@ -1,0 +1,175 @@
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from camtrain.sinks import CELLS, FAILURES, HEATMAPS, FilesSink, FourCells, Panels, Scalars
+from camtrain.sinks.charts import Series, area_chart, line_chart
+from camtrain.sinks.environment import write_run_info
+from camtrain.sinks.gallery import film_epochs, spread
+from camtrain.sinks.history import History, Pass
+from camtrain.sinks.report import EffectAxis, write_report
+
+VOID = {"meta", "link", "img", "br", "input", "hr"}
+NAN = float("nan")
+
+
+class Page(HTMLParser):
+    """Sections, addresses and text of a page; unclosed elements are errors."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.sections, self.addresses, self.text = [], [], [], []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        named = dict(attrs)
+        if tag == "section":
+            self.sections.append(named["id"])
+        self.addresses += [named[name] for name in ("src", "href", "srcset", "action", "data") if name in named]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    @property
+    def words(self):
+        return " ".join(" ".join(self.text).split())
+
+
+def opened(folder):
+    html = write_report(folder).read_text()
+    page = Page(html)
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert not re.search(r"url\((?!['\"]?(#|data:))", html)
+    assert "<script" not in html
+    assert "@import" not in html
+    assert "http:" not in html
+    assert "https:" not in html
+    return page
+
+
+@pytest.fixture
+def run(tmp_path, make_pass):
+    """Four epochs; alignment starts at the third."""
+    sink = FilesSink(tmp_path)
+    for epoch in range(4):
+        aligned = epoch >= 2
+        sink.write(*make_pass(epoch, epoch, "not reliant" if aligned else "reliant", energy=0.7 if aligned else 0.2))
+        sink.write(
+            Scalars({"alignment/weight": float(aligned), "alignment/penalty": 0.5 if aligned else NAN}, epoch, epoch)
+        )
+    write_run_info(tmp_path, {"model": {"name": "resnet18"}}, title="a <b>run</b>")
+    return tmp_path
+
+
+def test_report__has_all_sections_and_sends_no_request(run):
+    page = opened(run)
+    assert page.sections == ["verdicts", "measures", "curves", "cells", "films", "failures", "alerts", "configuration"]
+    for words in (
+        "Before alignment, 1 of 2 classes leaned on its background: boat. Now none is found to, 1 undecided.",
+        "a <b>run</b>",
+        "before epoch 1",
+        "after epoch 3",
+        "boat taken for car",
+        "Right for the wrong reason",
+        "model.name",
+        "98 % → 11 %",
+    ):
+        assert words in page.words
+
+
+def test_report__draws_the_start_of_alignment(run):
+    page = opened(run)
+    assert page.words.count("alignment from epoch 2") == 1
+    assert page.text.count("alignment") == 5  # in each of four charts, and in the areas
+
+
+def test_report__without_masks_has_no_section_that_needs_them(tmp_path, make_panel):
+    sink = FilesSink(tmp_path)
+    panels = tuple(make_panel(str(index), mask=False, cell=None) for index in range(3))
+    sink.write(Scalars({"val_acc": 0.5}, 0, 0), Panels(HEATMAPS, panels, 0, 0), Panels(FAILURES, panels, 0, 0))
+    page = opened(tmp_path)
+    assert page.sections == ["measures", "curves", "films", "failures"]
+    assert "Accuracy 50.0 %" in page.words
+    assert "inside energy" not in page.words.replace("and the inside energy", "")
+
+
+def test_report__of_scalars_alone_shows_them(tmp_path):
+    FilesSink(tmp_path).write(Scalars({"val/accuracy": NAN, "cam/inside_energy/grad_cam": 0.4}, 0, 0))
+    assert opened(tmp_path).sections == ["measures", "curves"]
+
+
+def test_report__of_an_empty_folder_says_so(tmp_path):
+    page = opened(tmp_path / "nothing")
+    assert page.sections == []
+    assert "Nothing has been recorded in this folder yet." in page.words
+
+
+def test_report__of_cells_that_counted_nothing_shows_dashes(tmp_path):
+    FilesSink(tmp_path).write(FourCells(dict.fromkeys(CELLS, 0), 0, 0))
+    page = opened(tmp_path)
+    assert "cells" in page.sections
+    assert "nan" not in page.words.lower()
+
+
+def test_report__lives_on_when_a_picture_is_gone(run):
+    for path in sorted((run / "images").rglob("*.jpg"))[::2]:
+        path.unlink()
+    for path in (run / "images").rglob("*-mask.png"):
+        path.write_bytes(b"cut short")
+    assert "films" in opened(run).sections
+
+
+def test_report__shrinks_its_pictures_to_stay_small(run, monkeypatch):
+    large = write_report(run).stat().st_size
+    monkeypatch.setattr("camtrain.sinks.report.LIMIT", large - 1)
+    monkeypatch.setattr("camtrain.sinks.report.SIDES", (16, 8))
+    assert write_report(run).stat().st_size < large
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 12), (12, 12), (13, 12), (200, 12), (5, 2)])
+def test_spread__keeps_first_and_last(count, most):
+    epochs = list(range(0, 3 * count, 3))
+    chosen = spread(epochs, most)
+    assert len(chosen) == len(set(chosen)) == min(count, most)
+    assert (chosen[0], chosen[-1]) == (epochs[0], epochs[-1])
+    steps = [later - earlier for earlier, later in pairwise(chosen)]
+    assert max(steps, default=0) - min(steps, default=0) <= 3
+
+
+@pytest.mark.parametrize("start", [None, 0, 1, 100, 198, 199, 500])
+def test_film_epochs__show_both_sides_of_the_start_of_alignment(start):
+    history = History(panels={HEATMAPS: {epoch: Pass(epoch, epoch, []) for epoch in range(200)}})
+    chosen = film_epochs(history, 12, start)
+    assert len(chosen) == len(set(chosen)) == 12
+    assert chosen == sorted(chosen)
+    wanted = {0, 199} | ({start - 1, start} & set(range(200)) if start else set())
+    assert wanted <= set(chosen)
+
+
+def test_charts__are_well_formed_and_take_the_colors_of_the_page():
+    one = Series("accuracy", "var(--series-0)", {0: 0.1, 1: NAN, 2: 0.9})
+    for svg in (line_chart([one], unit="share", start=1), line_chart([one, one]), area_chart([one]), line_chart([])):
+        ET.fromstring(svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1))
+        assert "currentColor" in svg
+        assert not re.search(r"#0101\d\d|#0102\d\d", svg)
+        assert " width=" not in svg.split(">")[0]
+    assert "var(--series-0)" in line_chart([one])
+
+
+def test_effect_axis__keeps_everything_within():
+    axis = EffectAxis(-0.1, 0.3)
+    assert [axis.at(value) for value in (-5.0, -0.1, 0.0, 0.3, 5.0)] == [0.0, 0.0, 25.0, 100.0, 100.0]
