@@ -1,0 +1,195 @@
+"""RunSummary: what became of a run, on the terminal, in `run.json` and in the report."""
+
+import os
+from collections.abc import Callable, Iterable
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import SaveConfigCallback
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_warn
+from rich.console import Console
+from rich.table import Table
+
+from camtrain.sinks import History, Scalars, VerdictRow, read_history
+from camtrain.sinks.environment import write_run_info
+from camtrain.sinks.loggers import run_folder, sinks_for
+from camtrain.sinks.report import write_report
+from camtrain.sinks.story import Measure, Span, headline, latest_verdicts, measures, span
+
+CLASSES_SHOWN = 10
+NOTHING = "–"
+
+
+class RunSummary(pl.Callback):
+    """A table at the end of `fit`: accuracies, inside energy and verdicts before and after alignment, and what lies where.
+
+    Each epoch it keeps what the Trainer has logged (`trainer.callback_metrics`) in the local files of the run, beside
+    the configuration and the versions (`run.json`); at the end, after an interruption or an error too, it writes
+    `report.html` there. It needs no logger, works on rank zero only, and what fails in it is reported once and does
+    not end the training. Before alignment means the last epoch before `alignment/weight` rose above zero; without
+    alignment the first and the last epoch are compared.
+
+    >>> RunSummary().state_key
+    'RunSummary'
+    """
+
+    def __init__(self) -> None:
+        self._evaluated: set[str] = set()
+        self._evaluated_at = -1
+        self._epochs_kept = 0
+        self._failed = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what the run is made of."""
+        self._epochs_kept = 0
+        if self.should_keep(trainer):
+            self._attempt(_write_run_info, trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember which numbers come from validation, and of which epoch they are."""
+        if not trainer.sanity_checking:
+            self._evaluated |= {name for name in trainer.callback_metrics if not name.startswith("train")}
+            self._evaluated_at = trainer.current_epoch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the epoch's numbers."""
+        if self.should_keep(trainer):
+            self._attempt(self._keep, trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the report and print the table."""
+        if self.should_keep(trainer) and self._epochs_kept:
+            self._attempt(summarize, trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """The same for what there is of the run."""
+        if trainer.state.fn == "fit":
+            self.on_fit_end(trainer, pl_module)
+
+    def should_keep(self, trainer: pl.Trainer) -> bool:
+        """Whether this process writes: rank zero, and not in a `fast_dev_run`."""
+        return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
+
+    def _keep(self, trainer: pl.Trainer) -> None:
+        stale = self._evaluated if self._evaluated_at != trainer.current_epoch else ()
+        values = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name not in stale and torch.as_tensor(value).numel() == 1
+        }
+        sinks_for(trainer).write(Scalars(values, trainer.current_epoch, trainer.global_step))
+        self._epochs_kept += 1
+
+    def _attempt(self, act: Callable[..., None], *args: Any) -> None:
+        """Do something that must not end the training: a failure is reported once."""
+        try:
+            act(*args)
+        except Exception as error:
+            if not self._failed:
+                self._failed = True
+                rank_zero_warn(
+                    f"RunSummary failed in {act.__name__} ({type(error).__name__}: {error}); training goes on."
+                )
+
+
+def summarize(trainer: pl.Trainer) -> None:
+    """Write the report of a run, and print its table and where things lie."""
+    folder = run_folder(trainer)
+    report = write_report(folder)
+    history, console = read_history(folder), Console()
+    if history.scalars:
+        console.print(summary_table(history))
+    for label, place in places(trainer, report):
+        console.print(f"{label:<11} {place}", soft_wrap=True, highlight=False, markup=False)
+
+
+def summary_table(history: History) -> Table:
+    """A run's numbers and verdicts before and after, with its story as the title.
+
+    >>> summary_table(History(scalars={"val/accuracy": {0: 0.5, 1: 0.75}})).row_count
+    1
+    """
+    run = span(history)
+    table = Table(title=headline(history), title_justify="left", title_style="bold")
+    table.add_column("")
+    for name in _columns(run):
+        table.add_column(name, justify="right")
+    for measure in measures(history):
+        table.add_row(measure.label, *_known(run, _number(measure, measure.before), _number(measure, measure.after)))
+    earlier = {row.class_name: row for row in latest_verdicts(history, run.before)}
+    now = latest_verdicts(history, run.after)
+    for row in now[:CLASSES_SHOWN]:
+        table.add_row(row.class_name, *_known(run, _verdict(earlier.get(row.class_name)), _verdict(row)))
+    if len(now) > CLASSES_SHOWN:
+        table.caption = f"and {len(now) - CLASSES_SHOWN} classes more in the report"
+    return table
+
+
+def places(trainer: pl.Trainer, report: Path) -> list[tuple[str, str]]:
+    """Where a run's report, checkpoint and Weights & Biases run lie, and how to send an offline run there."""
+    checkpoints = [_checkpoint(callback) for callback in trainer.checkpoint_callbacks]
+    found = [("report", _short(report)), *(("checkpoint", _short(path)) for path in checkpoints if path)]
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            found += _wandb_places(logger)
+    return found
+
+
+def _columns(run: Span) -> Iterable[str]:
+    before, after = ("before alignment", "after") if run.aligned else ("first", "last")
+    return _known(run, f"{before} (epoch {run.before})", f"{after} (epoch {run.after})")
+
+
+def _known(run: Span, before: str, after: str) -> tuple[str, ...]:
+    return (after,) if run.before is None else (before, after)
+
+
+def _number(measure: Measure, value: float) -> str:
+    if isnan(value):
+        return NOTHING
+    return {"share": f"{100 * value:.1f} %", "ratio": f"{value:.2f}", "count": f"{value:.0f}"}[measure.unit]
+
+
+def _verdict(row: VerdictRow | None) -> str:
+    return NOTHING if row is None else f"{row.verdict} ({row.effect:+.2f})"
+
+
+def _checkpoint(callback: Any) -> str:
+    return (callback.best_model_path or callback.last_model_path) if isinstance(callback, ModelCheckpoint) else ""
+
+
+def _wandb_places(logger: WandbLogger) -> list[tuple[str, str]]:
+    run = logger.experiment
+    if run.disabled:
+        return []
+    if not run.offline:
+        return [("W&B run", str(run.url))]
+    return [
+        ("offline run", _short(run.settings.sync_dir)),
+        ("to send it", f"wandb sync {_short(run.settings.sync_dir)}"),
+    ]
+
+
+def _short(path: str | Path) -> str:
+    """Relative to the working folder where it lies below it."""
+    path = Path(path).absolute()
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _write_run_info(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    write_run_info(run_folder(trainer), _configuration(trainer, pl_module))
+
+
+def _configuration(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+    """What the command line was given; without one, what the module saved of its arguments."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, SaveConfigCallback):
+            configuration: dict[str, Any] = yaml.safe_load(callback.parser.dump(callback.config))
+            return configuration
+    return {"model": {"class": type(pl_module).__name__, **pl_module.hparams}, "max_epochs": trainer.max_epochs}
