@@ -60,14 +60,14 @@ def describe(verdict: Verdict) -> str:
     """One sentence for a person.
 
     >>> describe(Verdict(0, "boat", "reliant", 0.31, 0.24, 0.38, 0.01, 0.001, 30, "background", ""))
-    'boat: 31 points [24, 38] depend on the background, placebo 1 (30 images)'
+    'boat: 31 points [24, 38] depend on the background; another of its own class costs 1 (30 images)'
     """
     effect, low, high, placebo = (
         round(100 * value) for value in (verdict.effect, verdict.low, verdict.high, verdict.placebo)
     )
     return (
-        f"{verdict.class_name}: {effect} points [{low}, {high}] depend on the {verdict.cue}, placebo {placebo}"
-        f" ({verdict.images} images)"
+        f"{verdict.class_name}: {effect} points [{low}, {high}] depend on the {verdict.cue}; another of its own"
+        f" class costs {placebo} ({verdict.images} images)"
     )
 
 

@@ -65,8 +65,9 @@ class RelianceDetector(Callback):
     Args:
         every_n_epochs: examine again after so many epochs; the last epoch of a fit always.
         start_epoch: the first epoch to examine.
-        images_per_class: images to judge per class (30 find effects of 20 points nearly always; small ones take more).
-        max_images: images to keep in all, in memory on the CPU; as many again of those that lend.
+        images_per_class: images to judge per class: 30 find strong reliance; to clear a class takes 60 and more.
+        max_images: images to keep in all, in memory on the CPU; as many again of those that lend. Of many
+            classes each keeps at least 20, and those that come too late are left out with a warning.
         lend_from_training: take the backgrounds from the training images of the first epoch where enough of them have
             masks, since there classes go with their backgrounds; from the validation images otherwise.
         classes: indices of the classes to compare with each other; all by default.
@@ -89,14 +90,14 @@ class RelianceDetector(Callback):
     A failure during a later round is reported once, and training goes on.
 
     >>> RelianceDetector(every_n_epochs=2).images_per_class
-    30
+    60
     """
 
     def __init__(
         self,
         every_n_epochs: int = 1,
         start_epoch: int = 0,
-        images_per_class: int = 30,
+        images_per_class: int = 60,
         max_images: int = 600,
         lend_from_training: bool = True,
         classes: list[int] | None = None,
@@ -152,6 +153,7 @@ class RelianceDetector(Callback):
         self._looks = 0
         self._first_flag = False
         self._reported = False
+        self._mentioned = False
 
     # Lightning's hooks: a guard and one verb each.
 
@@ -266,7 +268,8 @@ class RelianceDetector(Callback):
 
     def _new_collector(self, trainer: pl.Trainer) -> Collector:
         per_class = -(-self.images_per_class // trainer.world_size)
-        return Collector(per_class=per_class, classes=self.classes, most=-(-self.max_images // trainer.world_size))
+        most = -(-self.max_images // trainer.world_size)
+        return Collector(per_class=per_class, most=most, classes=self.classes)
 
     def _collect_lenders(self, batch: Any) -> None:
         """Training batches need no masks, nor any shape that can be read: validation images lend to each other then."""
@@ -297,6 +300,7 @@ class RelianceDetector(Callback):
         census = take_census(trainer, pool, training, self.criteria.min_images)
         if pool is None or collector is None:
             return
+        self._mention(collector.left_out)
         self._looks += 1
         lenders = training if census.training_lends and training is not None else None
         names = names_of(trainer, census.classes[-1] + 1)
@@ -335,6 +339,14 @@ class RelianceDetector(Callback):
                 plan=plan,
                 gather=gather,
                 progress=progress,
+            )
+
+    def _mention(self, left_out: set[int]) -> None:
+        if left_out and not self._mentioned:
+            self._mentioned = True
+            rank_zero_warn(
+                f"RelianceDetector keeps max_images={self.max_images} and leaves {len(left_out)} classes out, among "
+                f"them {sorted(left_out)[:5]}: raise max_images, or choose with classes=[...]."
             )
 
     def _keep(self, verdicts: tuple[Verdict, ...], epoch: int) -> None:

@@ -28,9 +28,9 @@ def decide(
 
     ``reliant``: necessity or sufficiency exceeds tau, and still does with the grown masks of ``guarded`` (each at level
     alpha alone, since both must hold). An effect that vanishes there may be the object's own edge: undecided.
-    ``not reliant``: every upper bound lies below ``criteria.limit``, and other backgrounds do not swing the class either
-    way, as they would where donors' classes do not go with their backgrounds (a balanced set). All else is undecided,
-    with the number of images that would settle it. ``other_infill`` enters the note only.
+    ``not reliant``: every upper bound lies below ``criteria.limit``, and other backgrounds do not swing the class any
+    way either, as they would where donors' classes do not go with their backgrounds (a balanced set). All else is
+    undecided, with the number of images that would settle it. ``other_infill`` enters the note only.
     """
     present = sorted(set(effects.labels.tolist()))
     return tuple(

@@ -79,8 +79,8 @@ def examine(
 
     The backgrounds come from ``lenders``, in which classes should go with backgrounds as they did in training; from the
     pool itself by default. Whatever a first round of swapped backgrounds rejects is tried again with grown masks and
-    with noise in the donor's color. ``gather`` joins the effects of several processes. Costs 1 + arms forwards an image,
-    and arms + 3 more where something is found.
+    with noise in the donor's color. ``gather`` joins the effects of several processes. Costs 1 + arms forwards an
+    image, and arms + 3 more where something is found.
     """
     margin, guard = _margins(pool, plan)
     lent = None if lenders is None else lenders.labels

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -317,3 +320,33 @@ def test_detector__trains_on_batches_that_hold_no_masks(make_trainer):
     detector = RelianceDetector(images_per_class=20)
     fit(make_trainer, detector, data=(bare, val))
     assert said(detector) == ["reliant"] * 3
+
+
+TWO_PROCESSES = """
+import sys
+import pytorch_lightning as pl, torch
+from camtrain.callbacks.reliance_detector import RelianceDetector
+from tests.callbacks.test_reliance_detector import Net, loaders
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+detector = RelianceDetector(images_per_class=20)
+trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, logger=False, callbacks=[detector],
+    enable_checkpointing=False, enable_progress_bar=False, default_root_dir=sys.argv[1])
+trainer.fit(Net(), *loaders("background"))
+with open(f"{sys.argv[1]}/rank{trainer.global_rank}.txt", "w") as file:
+    file.write(repr(detector.verdicts))
+"""
+
+
+@pytest.mark.slow
+def test_detector__two_processes_reach_the_same_verdict_from_all_images(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(TWO_PROCESSES)
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, script, tmp_path], cwd=tmp_path, env=environment, check=True, timeout=200)
+    first, second = ((tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1))
+    assert first == second
+    assert first.count("verdict='reliant'") == 3
+    assert first.count("images=20") == 3  # ten of each process
