@@ -1,6 +1,7 @@
 """Images with COCO annotations as a classification dataset with masks."""
 
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -147,14 +148,20 @@ def largest_categories(
     """For every image with annotations of the categories: those of the category with the largest total area.
 
     Raises:
-        DataError: when an annotation names an image that the file does not list.
+        DataError: when an annotation names an image or a category that the file does not list.
     """
+    known = {category["id"] for category in content["categories"]}
     found: dict[str, dict[Any, list[Record]]] = {str(record["id"]): {} for record in content["images"]}
     for annotation in content["annotations"]:
         key = str(annotation["image_id"])
         if key not in found:
             raise DataError(
                 f"{path} annotates image {key}, which it does not list. Add it to 'images' or remove the annotation."
+            )
+        if annotation["category_id"] not in known:
+            raise DataError(
+                f"{path} annotates category {annotation['category_id']}, which it does not list. "
+                "Add it to 'categories' or remove the annotation."
             )
         if annotation["category_id"] in categories:
             found[key].setdefault(annotation["category_id"], []).append(annotation)
@@ -197,7 +204,9 @@ def _box_mask(annotation: Record, size: tuple[int, int]) -> Tensor:
 
 
 def _decode(rle: Any) -> Tensor:
-    return torch.from_numpy(rle_tools.decode(rle)).float()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools under numpy 2
+        return torch.from_numpy(rle_tools.decode(rle)).float()
 
 
 def _chosen_categories(names: Mapping[Any, str], categories: Sequence[str] | None, path: Path) -> list[Any]:

@@ -1,0 +1,58 @@
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from camtrain.data.transforms import eval_transform, train_transform, transform_pair
+
+MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+def marked(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A white square on black, large enough to survive any crop in part, and its mask."""
+    mask = torch.zeros(height, width)
+    mask[height // 4 : -height // 4, : width // 2] = 1
+    return (mask * 255).to(torch.uint8).expand(3, -1, -1).contiguous(), mask
+
+
+def test_train_transform__moves_image_and_mask_together():
+    torch.manual_seed(0)
+    image, mask = marked(40, 60)
+    for _ in range(20):
+        moved_image, moved_mask = transform_pair(train_transform(24, MEAN, STD), image, mask)
+        white = (moved_image[0] + 1) / 2
+        assert set(moved_mask.unique().tolist()) <= {0.0, 1.0}
+        assert (white - moved_mask).abs().mean() < 0.06
+
+
+def test_train_transform__flips_half_of_the_time():
+    torch.manual_seed(0)
+    image, mask = marked(32, 32)
+    left = [transform_pair(train_transform(8, MEAN, STD, (0.99, 1.0)), image, mask)[1][4, 0] for _ in range(40)]
+    assert 8 <= sum(map(int, left)) <= 32
+
+
+def test_eval_transform__keeps_everything_and_normalizes():
+    image, mask = marked(16, 32)
+    moved_image, moved_mask = transform_pair(eval_transform(16, MEAN, STD), image, mask)
+    assert torch.equal(moved_mask, mask[:, ::2])
+    assert moved_image.min() == -1
+    assert moved_image.max() == 1
+
+
+def test_transform_pair__an_unannotated_mask_stays_so_under_fill():
+    turn = v2.Compose([v2.RandomRotation((45, 45)), v2.ToDtype({tv_tensors.Image: torch.float32, "others": None})])
+    image, mask = marked(16, 16)
+    assert (transform_pair(turn, image, torch.full_like(mask, -1))[1] == -1).all()
+    assert (transform_pair(turn, image, mask)[1] == 0).any()
+
+
+def test_transform_pair__returns_plain_tensors():
+    image, mask = transform_pair(eval_transform(8), *marked(16, 16))
+    assert type(image) is torch.Tensor
+    assert type(mask) is torch.Tensor
+
+
+def test_transform_pair__without_a_transform_is_float_in_unit_range():
+    image, _ = transform_pair(None, *marked(8, 8))
+    assert image.dtype == torch.float32
+    assert image.max() == 1
