@@ -27,7 +27,7 @@ NOTHING = "–"
 
 
 class RunSummary(pl.Callback):
-    """A table at the end of `fit`: accuracies, inside energy and verdicts before and after alignment, and what lies where.
+    """A table at the end of `fit`: accuracies, inside energy, verdicts before and after alignment, and what lies where.
 
     Each epoch it keeps what the Trainer has logged (`trainer.callback_metrics`) in the local files of the run, beside
     the configuration and the versions (`run.json`); at the end, after an interruption or an error too, it writes
@@ -103,8 +103,8 @@ def summarize(trainer: pl.Trainer) -> None:
     folder = run_folder(trainer)
     report = write_report(folder)
     history, console = read_history(folder), Console()
-    if history.scalars:
-        console.print(summary_table(history))
+    console.print(headline(history), style="bold", soft_wrap=True, highlight=False, markup=False)
+    console.print(summary_table(history))
     for label, place in places(trainer, report):
         console.print(f"{label:<11} {place}", soft_wrap=True, highlight=False, markup=False)
 
@@ -116,7 +116,7 @@ def summary_table(history: History) -> Table:
     1
     """
     run = span(history)
-    table = Table(title=headline(history), title_justify="left", title_style="bold")
+    table = Table()
     table.add_column("")
     for name in _columns(run):
         table.add_column(name, justify="right")
