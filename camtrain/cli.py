@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import yaml
@@ -12,6 +12,8 @@ from camtrain.errors import CamtrainError
 from camtrain.sinks.loggers import run_folder
 
 __all__ = ["CommandLine", "SaveConfig", "main"]
+
+_TEST_AFTER_FIT = "test when training ends: the last weights, or those of the best checkpoint"
 
 
 class SaveConfig(SaveConfigCallback):
@@ -52,8 +54,15 @@ class CommandLine(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Give the module the names of the classes."""
+        """Give the module the names of the classes; test after training where that is asked for."""
+        parser.add_argument("--test_after_fit", type=Literal["last", "best"] | None, default=None, help=_TEST_AFTER_FIT)
         parser.link_arguments("data", "model.init_args.class_names", compute_fn=_class_names, apply_on="instantiate")
+
+    def after_fit(self) -> None:
+        """Test the weights that training ended with, or those of the best checkpoint."""
+        chosen = self._get(self.config, "test_after_fit")
+        if chosen is not None:
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best" if chosen == "best" else None)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
