@@ -1,7 +1,7 @@
 """RunSummary: what became of a run, on the terminal, in `run.json` and in the report."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ from camtrain.sinks import History, Scalars, VerdictRow, read_history
 from camtrain.sinks.environment import write_run_info
 from camtrain.sinks.loggers import run_folder, sinks_for
 from camtrain.sinks.report import write_report
-from camtrain.sinks.story import Measure, Span, headline, latest_verdicts, measures, span
+from camtrain.sinks.story import Measure, Span, alignment_start, headline, latest_verdicts, measures, span
 
 CLASSES_SHOWN = 10
 NOTHING = "–"
 
 
 class RunSummary(pl.Callback):
-    """A table at the end of `fit`: accuracies, inside energy, verdicts before and after alignment, and what lies where.
+    """A line for each epoch, and a table at the end of `fit`: what alignment changed, the verdicts, what lies where.
 
     Each epoch it keeps what the Trainer has logged (`trainer.callback_metrics`) in the local files of the run, beside
     the configuration and the versions (`run.json`); at the end, after an interruption or an error too, it writes
@@ -85,6 +85,7 @@ class RunSummary(pl.Callback):
         }
         sinks_for(trainer).write(Scalars(values, trainer.current_epoch, trainer.global_step))
         self._epochs_kept += 1
+        _say(trainer, epoch_line(values, trainer.current_epoch))
 
     def _attempt(self, act: Callable[..., None], *args: Any) -> None:
         """Do something that must not end the training: a failure is reported once."""
@@ -96,6 +97,18 @@ class RunSummary(pl.Callback):
                 rank_zero_warn(
                     f"RunSummary failed in {act.__name__} ({type(error).__name__}: {error}); training goes on."
                 )
+
+
+def epoch_line(values: Mapping[str, float], epoch: int) -> str:
+    """An epoch in a line: its accuracies, inside energy, flagged classes, and whether alignment is on.
+
+    >>> epoch_line({"val/accuracy": 0.91, "cam/inside_energy/grad_cam": 0.4, "alignment/weight": 1.0}, epoch=3)
+    'epoch 3: accuracy 91.0 %, inside energy 0.40, alignment on'
+    """
+    history = History(scalars={name: {epoch: value} for name, value in values.items()})
+    said = {measure.label.partition(",")[0].lower(): _number(measure, measure.after) for measure in measures(history)}
+    parts = [f"{label} {number}" for label, number in said.items()]
+    return f"epoch {epoch}: " + ", ".join(parts + ["alignment on"] * (alignment_start(history) is not None))
 
 
 def summarize(trainer: pl.Trainer) -> None:
@@ -139,6 +152,15 @@ def places(trainer: pl.Trainer, report: Path) -> list[tuple[str, str]]:
         if isinstance(logger, WandbLogger):
             found += _wandb_places(logger)
     return found
+
+
+def _say(trainer: pl.Trainer, line: str) -> None:
+    """Above the progress bar, where there is one."""
+    bar = trainer.progress_bar_callback
+    if bar is None:
+        Console().print(line, soft_wrap=True, highlight=False, markup=False)
+    else:
+        bar.print(line)
 
 
 def _columns(run: Span) -> Iterable[str]:

@@ -1,6 +1,7 @@
 """The command line: `fit`, `validate` and `test` of any LightningModule on any data, from YAML and flags."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -76,6 +77,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
     A mistake in the configuration or the data ends the program with its message, not with a traceback.
     """
+    warnings.filterwarnings("ignore", message="`isinstance")  # between Lightning and newer torch, nobody's mistake
     try:
         CommandLine(args)
     except (CamtrainError, ValueError) as error:

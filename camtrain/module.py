@@ -116,7 +116,7 @@ class ImageClassifier(LightningModule):
         read = read_batch(batch, self.batch_adapter)
         logits = find_logits(self(read.images))
         loss = _cross_entropy(logits, read.labels, label_smoothing)
-        self.log(f"{stage}/loss", loss.detach(), **_per_epoch(stage, read), sync_dist=True)
+        self.log(f"{stage}/loss", loss.detach(), **_per_epoch(f"{stage}/loss", read), sync_dist=True)
         self._count(f"{stage}/accuracy", read, logits, read.labels)
         if read.groups is not None:
             self._count(f"{stage}/worst_group_accuracy", read, logits, read.labels, read.groups)
@@ -130,7 +130,7 @@ class ImageClassifier(LightningModule):
 
 
 def _per_epoch(name: str, batch: Batch) -> dict[str, Any]:
-    shown = not name.startswith("test")
+    shown = name in ("train/loss", "val/accuracy", "val/worst_group_accuracy")
     return {"on_step": False, "on_epoch": True, "batch_size": len(batch), "prog_bar": shown}
 
 

@@ -117,6 +117,19 @@ def test_run_summary__prints_before_and_after_alignment(make_trainer, tmp_path, 
     assert "boat" in (tmp_path / "camtrain" / "report.html").read_text()
 
 
+def test_run_summary__prints_a_line_for_each_epoch(make_trainer, capsys):
+    fit(make_trainer)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 4
+    assert lines[1] == "epoch 1: accuracy 90.0 %, worst-group accuracy 20.0 %, inside energy 0.31, classes flagged 2"
+    assert lines[2].endswith("inside energy 0.50, classes flagged 1, alignment on")
+
+
+def test_run_summary__prints_above_a_progress_bar(make_trainer, capsys):
+    fit(make_trainer, enable_progress_bar=True)
+    assert "epoch 1: accuracy 90.0 %" in capsys.readouterr().out
+
+
 def test_run_summary__writes_configuration_and_versions(make_trainer, tmp_path):
     fit(make_trainer)
     run = json.loads((tmp_path / "camtrain" / "run.json").read_text())
