@@ -74,7 +74,7 @@ class RelianceDetector(Callback):
         donor_classes: on how many classes' backgrounds each image is put, its own included.
         alpha: false alarm rate of a look.
         tau: an effect up to this is taken for nothing.
-        limit: an effect below this is nothing to worry about; above `tau`.
+        limit: `not reliant` means below this, for sure; above `tau`.
         spend_alpha: let all looks of a run share `alpha`.
         num_examples: pictures per reliant class.
         batch_adapter: reads a batch of another shape: returns (images, labels, masks), a mapping or a `Batch`.
@@ -104,7 +104,7 @@ class RelianceDetector(Callback):
         donor_classes: int = 8,
         alpha: float = 0.05,
         tau: float = 0.02,
-        limit: float = 0.05,
+        limit: float = 0.1,
         spend_alpha: bool = False,
         num_examples: int = 2,
         batch_adapter: Callable[..., Any] | None = None,

@@ -89,7 +89,7 @@ def verdict_of(
             "undecided", widest, f"the class is not recognized yet (mean probability {float(own.mean()):.2f})"
         )
     swings = float((effects.after[rows, :1, 0] - effects.after[rows, 1:, 0]).abs().nanmean())
-    if widest.high < criteria.limit and swings > 3 * criteria.limit:
+    if widest.high < criteria.limit and swings > 1.5 * criteria.limit:
         return answer(
             "undecided", widest, f"any other background changes it by {100 * swings:.0f} points, but not by class"
         )
@@ -102,8 +102,8 @@ def verdict_of(
 def images_needed(one: Estimate, criteria: Criteria, tests: int) -> int | None:
     """How many more units would decide, should effect and spread stay as they are; None where none would.
 
-    >>> images_needed(Estimate(0, "necessity", 0.0, 0.05, 30, -0.1, 0.1, 0.6), Criteria(), 20)
-    96
+    >>> images_needed(Estimate(0, "necessity", 0.0, 0.05, 30, -0.1, 0.102, 0.6), Criteria(), 20)
+    2
     """
     if not 0 < one.error < math.inf:
         return None

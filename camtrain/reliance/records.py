@@ -71,7 +71,7 @@ class Criteria:
 
     alpha: float = 0.05
     tau: float = 0.02
-    limit: float = 0.05
+    limit: float = 0.1
     min_images: int = 10
     resamples: int = 1000
     share: float = 1.0

@@ -84,7 +84,7 @@ def test_images_needed__would_decide_if_effect_and_spread_stay():
     more = images_needed(UNSURE, Criteria(), 1)
     n = UNSURE.units + more
     error = UNSURE.error * (UNSURE.units / n) ** 0.5
-    bound = UNSURE.effect + 2.05 * error < 0.05 or UNSURE.effect - 1.69 * error > 0.02
+    bound = UNSURE.effect + 2.05 * error < 0.1 or UNSURE.effect - 1.69 * error > 0.02
     assert bound
 
 
