@@ -1,28 +1,23 @@
 """`camtrain.explain`: heatmaps for a batch of images, in one call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
-from camtrain.cam import (
-    Capture,
-    Layer,
-    capture,
-    is_empty,
-    normalize,
-    predicted_class,
-    resize,
-    resolve_method,
-)
+from camtrain.cam import Capture, Layer, is_empty, normalize, predicted_class, resize, resolve_method
+from camtrain.cam.capture import capture_each
 from camtrain.cam.layers import LayerSpec
 from camtrain.cam.methods import Method
+from camtrain.cam.model_methods import find_method, name_of, needs_layer, needs_model, run_method
+from camtrain.cam.passes import image_of
 from camtrain.cam.targets import Target
 from camtrain.errors import MethodError
 
-MethodSpec = str | Method | Sequence[str | Method]
+AnyMethod = Callable[..., Any]
+MethodSpec = str | AnyMethod | Sequence[str | AnyMethod]
 DEFAULT_METHODS = ("grad_cam", "grad_cam_plus_plus")
 
 
@@ -30,8 +25,8 @@ DEFAULT_METHODS = ("grad_cam", "grad_cam_plus_plus")
 class Explanation:
     """What a model looked at in each image of a batch.
 
-    `heatmaps` maps a method's name to raw energy `(B, *S)`: non-negative, float32, at feature resolution,
-    on the images' device. With several layers the names are `method@layer`. `empty` says which maps hold no evidence (zero everywhere,
+    `heatmaps` maps a method's name to raw energy `(B, *S)`: non-negative, float32, at feature resolution, on the
+    images' device. With several layers the names are `method@layer`. `empty` says which maps hold no evidence (zero everywhere,
     or not finite; such a map is returned as zeros), `logits` `(B, C)` and `scores` `(B,)` what was explained, `layers`
     which layers were chosen and why.
     """
@@ -59,28 +54,54 @@ class Explanation:
         return self.heatmaps[method]
 
 
+@overload
 def explain(
     model: nn.Module,
-    images: Tensor,
+    images: Any,
     *,
     layers: LayerSpec = "auto",
     methods: MethodSpec = DEFAULT_METHODS,
     target: Target = predicted_class,
     labels: Tensor | None = None,
-) -> Explanation:
-    """Explain a model's answer for a batch of images, all methods from one forward and one partial backward.
+) -> Explanation: ...
+
+
+@overload
+def explain(
+    model: nn.Module,
+    images: Any,
+    *,
+    layers: LayerSpec = "auto",
+    methods: MethodSpec = DEFAULT_METHODS,
+    target: Sequence[Target],
+    labels: Tensor | None = None,
+) -> tuple[Explanation, ...]: ...
+
+
+def explain(
+    model: nn.Module,
+    images: Any,
+    *,
+    layers: LayerSpec = "auto",
+    methods: MethodSpec = DEFAULT_METHODS,
+    target: Target | Sequence[Target] = predicted_class,
+    labels: Tensor | None = None,
+) -> Any:
+    """Explain a model's answer for a batch of images: one forward, one partial backward for each target.
 
     Args:
-        model: any module from images `(B, C, H, W)` to logits `(B, C)`, or a tuple or mapping that holds them. It is
+        model: any module from images `(B, C, *S)` to logits `(B, C)`, or a tuple or mapping that holds them. It is
             evaluated, and left exactly as it was: modes, gradients, buffers, random state.
-        images: as the model takes them.
+        images: as the model takes them; a tuple of positional or a mapping of keyword inputs where there are several.
         layers: `"auto"` (the last map of the forward pass), a dotted name, a module, or a list of these.
-        methods: names of functions in `camtrain.cam`, or functions of (activations, gradients).
-        target: what is explained, a function of (logits, labels) to `(B,)`.
+        methods: names of functions in `camtrain.cam`, or functions of (activations, gradients), all computed from the
+            one pass. Those that run the model themselves (`score_cam`, `guided_grad_cam`, `occlusion_map`, ...) follow
+            one after the other; give them options by `functools.partial`.
+        target: what is explained, a function of (logits, labels) to `(B,)`; or several, as `top_k(3)`.
         labels: `(B,)` for targets that need them.
 
     Returns:
-        An `Explanation`. An empty batch gives empty heatmaps.
+        An `Explanation`, or a tuple of them, one for each of several targets. An empty batch gives empty heatmaps.
 
     Raises:
         LayerError: for a layer that does not exist or has no map.
@@ -92,35 +113,68 @@ def explain(
     >>> explanation.heatmaps["grad_cam"].shape, explanation.resized("grad_cam").shape
     (torch.Size([2, 6, 6]), torch.Size([2, 8, 8]))
     """
-    resolved = resolve_methods(methods)
-    captured = capture(model, images, layers, target, labels=labels)
-    heatmaps = heatmaps_of(captured, resolved)
+    named = name_methods(methods)
+    targets = (target,) if callable(target) else tuple(target)
+    captures = capture_each(model, images, layers, targets, labels=labels)
+    explanations = tuple(
+        _explained(captured, model, images, named, each, labels)
+        for captured, each in zip(captures, targets, strict=True)
+    )
+    return explanations[0] if callable(target) else explanations
+
+
+def _explained(
+    captured: Capture, model: nn.Module, images: Any, methods: Mapping[str, AnyMethod], target: Target, labels: Any
+) -> Explanation:
+    heatmaps: dict[str, Tensor] = {}
+    for name, method in methods.items():
+        if needs_model(method):
+            layers = captured.layers if needs_layer(method) else captured.layers[:1]
+            found = [run_method(method, model, images, layer, target, labels) for layer in layers]
+            heatmaps |= zip(_names(name, layers), found, strict=True)
+        else:
+            heatmaps |= heatmaps_of(captured, {name: method})
     empty = {name: is_empty(maps) for name, maps in heatmaps.items()}
     cleared = {name: _zero_where(maps, empty[name]) for name, maps in heatmaps.items()}
-    return Explanation(cleared, captured.logits, captured.scores, empty, captured.layers, images)
+    return Explanation(cleared, captured.logits, captured.scores, empty, captured.layers, image_of(images))
 
 
-def resolve_methods(methods: MethodSpec) -> dict[str, Method]:
-    """Methods by the name they are logged under.
+def name_methods(methods: MethodSpec) -> dict[str, AnyMethod]:
+    """Methods of every kind by the name they are logged under.
 
-    >>> list(resolve_methods(["grad_cam", "layer_cam"]))
-    ['grad_cam', 'layer_cam']
+    >>> list(name_methods(["grad_cam", "score_cam"]))
+    ['grad_cam', 'score_cam']
     """
     given = [methods] if isinstance(methods, str) or callable(methods) else list(methods)
     if not given:
         raise MethodError("No method was given: name at least one, as 'grad_cam'.")
-    functions = [resolve_method(method) for method in given]
-    return {getattr(function, "__name__", type(function).__name__): function for function in functions}
+    functions = [find_method(method) for method in given]
+    return {name_of(function): function for function in functions}
+
+
+def resolve_methods(methods: MethodSpec) -> dict[str, Method]:
+    """Methods that read activations and gradients, by the name they are logged under.
+
+    >>> list(resolve_methods(["grad_cam", "layer_cam"]))
+    ['grad_cam', 'layer_cam']
+    """
+    named = name_methods(methods)
+    return {name: resolve_method(name if needs_model(method) else method) for name, method in named.items()}
 
 
 def heatmaps_of(captured: Capture, methods: Mapping[str, Method]) -> dict[str, Tensor]:
     """Raw heatmaps `(B, *S)` by method, or by `method@layer` where several layers were captured."""
-    several = len(captured.layers) > 1
     return {
-        f"{name}@{layer.name}" if several else name: method(activations, gradients)
+        key: method(activations, gradients)
         for name, method in methods.items()
-        for layer, activations, gradients in zip(captured.layers, captured.activations, captured.gradients, strict=True)
+        for key, activations, gradients in zip(
+            _names(name, captured.layers), captured.activations, captured.gradients, strict=True
+        )
     }
+
+
+def _names(method: str, layers: Sequence[Layer]) -> list[str]:
+    return [method] if len(layers) == 1 else [f"{method}@{layer.name}" for layer in layers]
 
 
 def _zero_where(heatmaps: Tensor, empty: Tensor) -> Any:

@@ -6,24 +6,22 @@ for losses.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from camtrain.cam.layers import (
-    Layer,
-    LayerSpec,
-    first_tensor,
-    hooked,
-    replace_first,
-    resolve_layers,
-)
+from camtrain.cam.hooks import first_tensor, hooked, replace_first
+from camtrain.cam.layers import Layer, LayerSpec, find_layers, read_layer, resolve_layers, with_uses
+from camtrain.cam.observation import Observer, observing
 from camtrain.cam.ownership import call, evaluating, isolated, unwrap, usable_in_autograd
-from camtrain.cam.targets import Target, find_logits, predicted_class
-from camtrain.errors import GradientError, LayerError
+from camtrain.cam.targets import Target, find_logits, predicted_class, score_of
+from camtrain.errors import BatchError, GradientError, LayerError
+
+HALF_SCALE = 1024.0
 
 
 class Activations(Sequence[Tensor]):
@@ -32,6 +30,7 @@ class Activations(Sequence[Tensor]):
     def __init__(self, names: Sequence[str]) -> None:
         self._names = tuple(names)
         self._tensors: dict[int, Tensor] = {}
+        self.uses = [0] * len(self._names)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -41,7 +40,9 @@ class Activations(Sequence[Tensor]):
             return [self[i] for i in range(*index.indices(len(self)))]
         position = range(len(self))[index]
         if position not in self._tensors:
-            raise LayerError(f"Layer {self._names[position]!r} was not reached by the forward pass.")
+            raise LayerError(
+                f"Layer {self._names[position]!r} is not reached by the forward pass, or returns no tensor: name another."
+            )
         return self._tensors[position]
 
     @property
@@ -49,20 +50,32 @@ class Activations(Sequence[Tensor]):
         """Whether every layer was reached."""
         return len(self._tensors) == len(self._names)
 
+    def require_all(self) -> None:
+        """LayerError for the first layer that was not reached."""
+        for position in range(len(self)):
+            self[position]
+
     def record(self, position: int, tensor: Tensor) -> None:
-        """Keep a layer's output."""
+        """Keep a layer's output; of several uses the last."""
         self._tensors[position] = tensor
+        self.uses[position] += 1
 
 
 @dataclass(frozen=True)
 class Capture:
-    """What one pass gives: logits, scores `(B,)`, and per layer the activations and gradients as `(B, K, *S)`."""
+    """What one pass gives: logits, scores `(B,)`, and per layer the activations and gradients as `(B, K, *S)`.
 
-    logits: Tensor
+    For a target that reads the model's whole output, `logits` is that output, detached. `saturated` `(B,)` says where the
+    score no longer moves with the logits: the largest `|d score / d logit|` is below the rounding of their precision, as for
+    the log-probability of a class that is certain. It is None where the score does not come from logits, and in training.
+    """
+
+    logits: Any
     scores: Tensor
     activations: tuple[Tensor, ...]
     gradients: tuple[Tensor, ...]
     layers: tuple[Layer, ...]
+    saturated: Tensor | None = None
 
 
 def as_layers(layers: LayerSpec | Sequence[Layer] | Layer) -> tuple[Layer, ...]:
@@ -159,6 +172,11 @@ def gradients_of(
             "The scores do not depend on the layer through a differentiable path: the model detaches, runs under no_grad, "
             "or the target returned a constant. Name a layer after the detach, or another target."
         )
+    if any(not tensor.requires_grad for tensor in activations):
+        raise GradientError(
+            "A recorded layer is not part of the graph: it ran under no_grad, or inside a reentrant checkpoint. Name a "
+            "layer outside of it, or checkpoint with use_reentrant=False."
+        )
     return list(
         torch.autograd.grad(
             scores,
@@ -184,65 +202,152 @@ def capture(
 
     Without `create_graph` the model is evaluated (each module's mode is restored), and only the part after the first layer
     is in a graph. With it the model runs in the mode it is in and the graph stays whole, for training.
-    `images` is a tensor `(B, ...)`, a tuple of positional inputs, or a mapping of keyword inputs.
-    Raises LayerError for layers that cannot be explained, GradientError where no gradient reaches them.
+    `images` is a tensor `(B, ...)`, a tuple of positional inputs, or a mapping of keyword inputs. No images give empty results.
+    Raises LayerError for layers that cannot be explained, GradientError where no gradient reaches them, BatchError for a
+    target that does not return one score per image.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
     >>> captured = capture(net, torch.rand(5, 1, 4, 4), "1")
     >>> captured.activations[0].shape, captured.scores.shape
     (torch.Size([5, 2, 2, 2]), torch.Size([5]))
     """
-    model = unwrap(model)
-    resolved = _resolved(model, images, layers)
     if create_graph:
-        with torch.enable_grad(), record_activations(resolved) as recorded:
-            logits = find_logits(call(model, images))
-            return _captured(logits, target(logits, labels), recorded, resolved, create_graph=True)
+        return _capture_in_training(unwrap(model), images, layers, target, labels)
+    return capture_each(model, images, layers, (target,), labels=labels)[0]
+
+
+def capture_each(
+    model: nn.Module,
+    images: Any,
+    layers: LayerSpec,
+    targets: Sequence[Target],
+    *,
+    labels: Tensor | None = None,
+) -> tuple[Capture, ...]:
+    """`capture` for several targets: one forward pass, one partial backward pass for each.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
+    >>> first, second = capture_each(net, torch.rand(5, 1, 4, 4), "1", [lambda z, _: z[:, 0], lambda z, _: z[:, 1]])
+    >>> first.activations[0] is second.activations[0]
+    True
+    """
+    model = unwrap(model)
+    found = _find(model, images, layers)
     with isolated(model, images), evaluating(model):
-        inputs = usable_in_autograd(images)
+        inputs, labels = usable_in_autograd(images), usable_in_autograd(labels)
         try:
-            return _flipped(model, inputs, resolved, target, labels, enabled=False)
+            return _flipped(model, inputs, found, targets, labels, enabled=False)
         except GradientError:  # a no_grad block inside the model ended after the layer
-            return _flipped(model, inputs, resolved, target, labels, enabled=True)
+            return _flipped(model, inputs, found, targets, labels, enabled=True)
 
 
-def _resolved(model: nn.Module, images: Any, layers: Any) -> tuple[Layer, ...]:
-    if isinstance(layers, (tuple, list)) and layers and all(isinstance(layer, Layer) for layer in layers):
-        return tuple(layers)
-    return resolve_layers(model, images, layers)
+def _find(model: nn.Module, images: Any, layers: LayerSpec) -> tuple[Layer, ...]:
+    auto = isinstance(layers, str) and layers == "auto"
+    return resolve_layers(model, images, "auto") if auto else find_layers(model, layers)
+
+
+def _capture_in_training(
+    model: nn.Module, images: Any, layers: LayerSpec, target: Target, labels: Tensor | None
+) -> Capture:
+    found = _find(model, images, layers)
+    with torch.enable_grad(), _observing(model, images, found) as observer, record_activations(found) as recorded:
+        output = call(model, images)
+        scores = score_of(target, output, labels)
+    resolved = _resolved(found, recorded, model, images, observer)
+    gradients = gradients_of(checked_scores(scores, recorded), list(recorded), create_graph=True)
+    return Capture(
+        _logits_or_output(output, target),
+        scores,
+        tuple(layer.to_map(a) for layer, a in zip(resolved, recorded, strict=True)),
+        tuple(layer.to_map(g) for layer, g in zip(resolved, gradients, strict=True)),
+        resolved,
+    )
 
 
 def _flipped(
     model: nn.Module,
     images: Any,
     layers: tuple[Layer, ...],
-    target: Target,
+    targets: Sequence[Target],
     labels: Tensor | None,
     *,
     enabled: bool,
-) -> Capture:
+) -> tuple[Capture, ...]:
     flip = GradFlip(layers)
     with ExitStack() as stack:
         stack.enter_context(torch.set_grad_enabled(enabled))
+        observer = stack.enter_context(_observing(model, images, layers))
         stack.enter_context(hooked(flip.handles()))
-        logits = find_logits(call(model, images))
-        scores = target(logits, usable_in_autograd(labels))
-    return _captured(logits.detach(), scores, flip.activations, layers)
+        output = call(model, images)
+    resolved = _resolved(layers, flip.activations, model, images, observer)
+    with torch.enable_grad():
+        return differentiate(output, targets, labels, flip.activations, resolved)
 
 
-def _captured(
-    logits: Tensor,
-    scores: Tensor,
-    activations: Activations,
-    layers: tuple[Layer, ...],
-    create_graph: bool = False,
-) -> Capture:
-    gradients = gradients_of(scores, list(activations), create_graph=create_graph)
-    keep = (lambda tensor: tensor) if create_graph else Tensor.detach
-    return Capture(
-        logits,
-        keep(scores),
-        tuple(layer.to_map(keep(a)) for layer, a in zip(layers, activations, strict=True)),
-        tuple(layer.to_map(g) for layer, g in zip(layers, gradients, strict=True)),
-        layers,
-    )
+def _observing(model: nn.Module, images: Any, layers: Sequence[Layer]) -> AbstractContextManager[Observer | None]:
+    """An observer of the forward pass where a layer's layout is not known, or holds for one image size alone."""
+    if all(layer.layout is not None and layer.layout.any_size for layer in layers):
+        return nullcontext()
+    return observing(Observer(model, images))
+
+
+def _resolved(
+    layers: Sequence[Layer], activations: Activations, model: nn.Module, images: Any, observer: Observer | None
+) -> tuple[Layer, ...]:
+    activations.require_all()
+    read = layers if observer is None else [read_layer(layer, model, images, observer) for layer in layers]
+    return tuple(with_uses(layer, uses) for layer, uses in zip(read, activations.uses, strict=True))
+
+
+def differentiate(
+    output: Any, targets: Sequence[Target], labels: Tensor | None, activations: Activations, layers: Sequence[Layer]
+) -> tuple[Capture, ...]:
+    """A `Capture` for each target from a forward pass whose graph starts at the activations."""
+    maps = tuple(layer.to_map(a.detach()) for layer, a in zip(layers, activations, strict=True))
+    captures = []
+    for position, target in enumerate(targets):
+        logits = _logits_or_output(output, target)
+        scores = checked_scores(target(logits, labels), activations)
+        watched = [logits] if isinstance(logits, Tensor) and logits.requires_grad else []
+        retain = position < len(targets) - 1
+        gradients = _gradients(scores, [*activations, *watched], retain_graph=retain)
+        captures.append(
+            Capture(
+                pytree.tree_map_only(Tensor, Tensor.detach, logits),
+                scores.detach(),
+                maps,
+                tuple(layer.to_map(g) for layer, g in zip(layers, gradients, strict=False)),
+                tuple(layers),
+                _saturated(gradients[-1], logits.dtype) if watched else None,
+            )
+        )
+    return tuple(captures)
+
+
+def _logits_or_output(output: Any, target: Target) -> Any:
+    return output if getattr(target, "wants_output", False) else find_logits(output)
+
+
+def checked_scores(scores: Tensor, activations: Sequence[Tensor]) -> Tensor:
+    """The scores, if there is one for each image; else BatchError."""
+    batch = len(activations[0])
+    if scores.shape != (batch,):
+        raise BatchError(
+            f"A target returns one score per image, (B,) = ({batch},); this one returned {tuple(scores.shape)}. For outputs "
+            "other than (B, C) use a target made for them, as segmentation_region or caption_token."
+        )
+    return scores
+
+
+def _gradients(scores: Tensor, inputs: Sequence[Tensor], *, retain_graph: bool) -> list[Tensor]:
+    """The gradients; in float16, whose smallest numbers are not small, those of a larger score, divided afterwards."""
+    if all(tensor.dtype != torch.float16 for tensor in inputs):
+        return gradients_of(scores, inputs, retain_graph=retain_graph)
+    scaled = gradients_of(scores * HALF_SCALE, inputs, retain_graph=True)
+    if all(torch.isfinite(gradient).all() for gradient in scaled):
+        return [gradient.float() / HALF_SCALE for gradient in scaled]
+    return gradients_of(scores, inputs, retain_graph=retain_graph)
+
+
+def _saturated(gradient: Tensor, precision: torch.dtype) -> Tensor:
+    return gradient.flatten(1).abs().amax(dim=1) <= torch.finfo(precision).eps

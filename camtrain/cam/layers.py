@@ -1,42 +1,46 @@
 """Which layers to explain: names, modules and "auto" become `Layer` records in one place."""
 
+import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from camtrain.cam.layouts import Layout, channels_first
+from camtrain.cam.hooks import first_tensor as first_tensor
+from camtrain.cam.hooks import hooked as hooked
+from camtrain.cam.hooks import replace_first as replace_first
+from camtrain.cam.observation import Observer, Output, Topology, answers, is_image, observing, record_first
 from camtrain.cam.ownership import call, evaluating, isolated, unwrap, usable_in_autograd
 from camtrain.errors import LayerError
 
-
-@dataclass(frozen=True)
-class Layout:
-    """How a layer's output is read as a map: a name and the function to `(B, K, *S)`."""
-
-    name: str
-    to_map: Callable[[Tensor], Tensor]
-
-
-CHANNELS_FIRST = Layout("channels first", lambda tensor: tensor)
+_log = logging.getLogger("camtrain")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer to explain: its dotted name, its module, how its output is read as a map, and why it was chosen."""
+    """A layer to explain: its dotted name, its module, why it was chosen, and how its output is read as a map.
+
+    `layout` is None as long as no forward pass has shown the output; `resolve_layers` and `capture` fill it in.
+    """
 
     name: str
     module: nn.Module
     reason: str = "given"
-    layout: Layout = field(default=CHANNELS_FIRST, repr=False)
+    layout: Layout | None = field(default=None, repr=False)
 
     def to_map(self, tensor: Tensor) -> Tensor:
         """The layer's output, or a gradient of the same shape, as `(B, K, *S)`."""
-        if tensor.ndim < 3:
-            raise LayerError(_unreadable(self.name, tensor))
+        if self.layout is None and tensor.ndim in (4, 5):
+            return channels_first(tuple(tensor.shape)).to_map(tensor)
+        if self.layout is None or tensor.ndim < 3:
+            raise LayerError(_unreadable(self.name, tuple(tensor.shape)))
         return self.layout.to_map(tensor)
 
 
@@ -60,7 +64,7 @@ def find_layers(model: nn.Module, layers: LayerSpec) -> tuple[Layer, ...]:
 def _find(model: nn.Module, spec: str | nn.Module | Layer) -> Layer:
     if isinstance(spec, Layer):
         return spec
-    modules: dict[str, nn.Module] = {_plain(name): module for name, module in model.named_modules() if name}
+    modules: dict[str, nn.Module] = {plain(name): module for name, module in model.named_modules() if name}
     if isinstance(spec, nn.Module):
         for name, module in modules.items():
             if module in (spec, getattr(spec, "_orig_mod", None)):
@@ -68,12 +72,13 @@ def _find(model: nn.Module, spec: str | nn.Module | Layer) -> Layer:
         raise LayerError(f"The module {type(spec).__name__} given as a layer is not part of {type(model).__name__}.")
     if not isinstance(spec, str):
         raise TypeError(f"A layer is 'auto', a dotted name or a module, not {type(spec).__name__}: {spec!r}.")
-    if _plain(spec) in modules:
-        return Layer(_plain(spec), modules[_plain(spec)])
+    if plain(spec) in modules:
+        return Layer(plain(spec), modules[plain(spec)])
     raise LayerError(f"No layer named {spec!r} in {type(model).__name__}; closest: {_closest(spec, modules)}.")
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A module's name without what `torch.compile` puts into it."""
     return name.replace("_orig_mod.", "").removesuffix("._orig_mod")
 
 
@@ -89,8 +94,11 @@ def _closest(name: str, names: Iterable[str]) -> str:
 def resolve_layers(model: nn.Module, images: Any, layers: LayerSpec = "auto") -> tuple[Layer, ...]:
     """Layers from `"auto"`, a dotted name, a module, or a list of names or modules, checked in one dry forward.
 
-    The dry forward runs on the first two images, in evaluation mode and without gradients; the random state and every
-    module's mode are restored. `"auto"` takes the last module with parameters whose output is a map of more than one cell.
+    The dry forward runs on the first two images, in evaluation mode; the random state and every module's mode are restored.
+    `"auto"` takes, among the outputs of modules with parameters that can be read as a map of more than one cell and on
+    which the answer depends (its gradient is not zero), the one with the fewest cells, and of those the last, that every
+    path from the image to the answer goes through. `Layer.reason` and the log say what was found. Where the same layer is
+    explained again and again, resolve it once and pass the result on.
     Raises LayerError for an unknown layer, one that the forward does not reach, and an output that is not a map.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -99,99 +107,151 @@ def resolve_layers(model: nn.Module, images: Any, layers: LayerSpec = "auto") ->
     """
     model = unwrap(model)
     if isinstance(layers, str) and layers == "auto":
-        return (_last_map(model, _dry_outputs(model, images, dict(model.named_modules()))),)
+        return (_choose(model, images),)
     found = find_layers(model, layers)
-    outputs = _dry_outputs(model, images, {layer.name: layer.module for layer in found})
-    return tuple(_readable(layer, outputs) for layer in found)
+    observer, _ = _observe(model, images)
+    return tuple(read_layer(layer, model, images, observer) for layer in found)
 
 
-def _readable(layer: Layer, outputs: dict[str, Tensor]) -> Layer:
-    if layer.name not in outputs:
+def read_layer(layer: Layer, model: nn.Module, images: Any, observer: Observer) -> Layer:
+    """The layer with the layout that an observed forward pass shows; of several uses it is the last one."""
+    uses = [output for output in observer.outputs if output.module is layer.module]
+    if not uses:
         raise LayerError(
             f"Layer {layer.name!r} is not reached by the forward pass, or returns no tensor: name another."
         )
-    if not is_map(outputs[layer.name]):
-        raise LayerError(_unreadable(layer.name, outputs[layer.name]))
-    return layer
+    found = uses[-1].layouts
+    if not found:
+        raise LayerError(_unreadable(layer.name, uses[-1].shape))
+    known = [layout for layout in found if layer.layout is not None and layout.name == layer.layout.name]
+    layout = (known or found)[0] if known or len(found) == 1 else _probe(model, images, layer.module, found)
+    return with_uses(dataclasses.replace(layer, layout=layout), len(uses))
 
 
-def _unreadable(name: str, tensor: Tensor) -> str:
-    return f"The output of layer {name!r} has shape {tuple(tensor.shape)}, which cannot be read as a map (B, K, *S) of more than one cell: name an earlier layer."
+def with_uses(layer: Layer, uses: int) -> Layer:
+    """The layer, with a word on which use is meant where the forward pass uses it several times."""
+    told = f"used {uses} times, the last use is explained"
+    return layer if uses < 2 or told in layer.reason else dataclasses.replace(layer, reason=f"{layer.reason}; {told}")
 
 
-def is_map(tensor: Tensor) -> bool:
-    """Whether a tensor can be read as `(B, K, h, w)` or `(B, K, t, h, w)` with more than one cell in a frame."""
-    return tensor.ndim in (4, 5) and tensor.is_floating_point() and tensor.shape[-1] * tensor.shape[-2] > 1
+def _unreadable(name: str, shape: tuple[int, ...]) -> str:
+    return f"The output of layer {name!r} has shape {shape}, which cannot be read as a map (B, K, *S) of more than one cell: name an earlier layer."
 
 
-def _last_map(model: nn.Module, outputs: dict[str, Tensor]) -> Layer:
-    learned = {name for name, module in model.named_modules() if name and any(True for _ in module.parameters())}
-    names = [name for name in outputs if name in learned and is_map(outputs[name])]
-    if not names:
-        shapes = {name: tuple(tensor.shape) for name, tensor in list(outputs.items())[-5:]}
+@dataclass(frozen=True)
+class _Candidate:
+    output: Output
+    position: int
+
+    @property
+    def cells(self) -> int:
+        return min(math.prod(layout.grid) for layout in self.output.layouts)
+
+
+def _choose(model: nn.Module, images: Any) -> Layer:
+    observer, answer = _observe(model, images, graph=True)
+    candidates = _candidates(observer, answers(answer))
+    if not candidates:
+        shapes = {output.name: output.shape for output in observer.outputs[-5:]}
         raise LayerError(
             f"No layer of {type(model).__name__} has a map of more than one cell; the last outputs were {shapes}. Name a layer, or use larger images."
         )
-    last = outputs[names[-1]]
-    # A container returns the very tensor of its last child: take the outermost of them.
-    chosen = min((name for name in names if outputs[name] is last), key=lambda name: name.count("."))
-    shape = "x".join(str(side) for side in last.shape[2:])
-    return Layer(
-        _plain(chosen), model.get_submodule(chosen), f"the last learned map of the forward pass ({shape} cells)"
+    chosen, why = _best(candidates, Topology(observer, answer))
+    module, layouts = chosen.output.module, chosen.output.layouts
+    layout = layouts[0] if len(layouts) == 1 else _probe(model, images, module, layouts)
+    grid = "x".join(str(side) for side in layout.grid)
+    layer = Layer(plain(chosen.output.name), module, f"{why} ({grid} cells, {layout.name})", layout)
+    layer = with_uses(layer, observer.uses(module))
+    _log.info("layers='auto' chose %r of %s: %s", layer.name, type(model).__name__, layer.reason)
+    return layer
+
+
+def _candidates(observer: Observer, answer: Sequence[Tensor]) -> list[_Candidate]:
+    """Learned maps in the order in which they were made; a container that returns its child's tensor replaces the child."""
+    found: dict[Any, _Candidate] = {}
+    for position, output in enumerate(observer.outputs):
+        if output.learned and output.layouts and not _is_answer(output, answer):
+            key = (output.edge.node, output.edge.output_nr, output.shape) if output.edge else position
+            found[key] = _Candidate(output, position)
+    return list(found.values())
+
+
+def _is_answer(output: Output, answer: Sequence[Tensor]) -> bool:
+    """A segmentation's own logits explain nothing."""
+    axis = -1 if output.layouts[0].name == "channels last" else 1
+    return any(logits.ndim > 3 and logits.shape[1] == output.shape[axis] for logits in answer)
+
+
+def _best(candidates: Sequence[_Candidate], topology: Topology) -> tuple[_Candidate, str]:
+    felt = _felt(candidates, topology) or (topology.look_behind_the_head() and _felt(candidates, topology))
+    return felt or (_ordered(candidates)[0], "the last of the coarsest maps; no gradient of the answer reached any map")
+
+
+def _felt(candidates: Sequence[_Candidate], topology: Topology) -> tuple[_Candidate, str] | None:
+    late = candidates[len(candidates) // 2].position
+    rules: tuple[tuple[Callable[[_Candidate], bool], str], ...] = (
+        (
+            lambda c: c.position >= late and topology.is_cut(c.output),
+            "the last of the coarsest maps that every path to the answer goes through",
+        ),
+        (lambda c: topology.feeds_all(c.output), "the last of the coarsest maps that every head uses"),
+        (lambda c: True, "the last of the coarsest maps"),
     )
-
-
-def _dry_outputs(model: nn.Module, images: Any, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
-    """Each module's output in the order in which the modules finish; a module used twice keeps its last."""
-    outputs: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            tensor = first_tensor(output)
-            if tensor is not None:
-                outputs.pop(name, None)
-                outputs[name] = tensor
-
-        return hook
-
-    with (
-        isolated(model, images),
-        evaluating(model),
-        torch.no_grad(),
-        hooked((module.register_forward_hook(keep(name)) for name, module in modules.items() if name)),
-    ):
-        call(model, usable_in_autograd(_first_two(images)))
-    return outputs
-
-
-def _first_two(images: Any) -> Any:
-    return images[:2] if isinstance(images, Tensor) else images
-
-
-def first_tensor(output: Any) -> Tensor | None:
-    """The tensor in a layer's output: itself, or the first one of a tuple."""
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
-        return output[0]
+    for holds, why in rules:
+        for candidate in _ordered(candidates):
+            if holds(candidate) and topology.is_felt(candidate.output, candidate.output.layouts[0]):
+                return candidate, why
     return None
 
 
-def replace_first(output: Any, tensor: Tensor) -> Any:
-    """The layer's output with its first tensor replaced."""
-    if isinstance(output, Tensor):
-        return tensor
-    return type(output)([tensor, *output[1:]]) if type(output) in (tuple, list) else type(output)(tensor, *output[1:])
+def _ordered(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    return sorted(candidates, key=lambda candidate: (candidate.cells, -candidate.position))
 
 
-@contextmanager
-def hooked(handles: Iterable[Any]) -> Iterator[None]:
-    """Keep the hooks for the duration of the block, and remove each of them afterwards."""
-    registered = []
-    try:
-        for handle in handles:
-            registered.append(handle)  # noqa: PERF402  a failure halfway must remove those before it
-        yield
-    finally:
-        for handle in registered:
-            handle.remove()
+def _observe(model: nn.Module, images: Any, *, graph: bool = False) -> tuple[Observer, Any]:
+    few = first_two(images)
+    observer = Observer(model, few, graph=graph)
+    with (
+        isolated(model, images),
+        evaluating(model),
+        torch.set_grad_enabled(graph),
+        observing(observer),
+    ):
+        answer = call(model, usable_in_autograd(few))
+    return observer, answer
+
+
+def _probe(model: nn.Module, images: Any, module: nn.Module, layouts: Sequence[Layout]) -> Layout:
+    """The first reading, unless a change of the image's first quarter stays in the map's first quarter under another."""
+    few = first_two(images)
+    with isolated(model, images), evaluating(model), torch.no_grad():
+        before, after = (record_first(model, module, usable_in_autograd(i)) for i in (few, _quarter_changed(few)))
+    change = (after - before).abs().float()
+    shares = [_share_of_first_quarter(layout.to_map(change)) for layout in layouts]
+    return layouts[shares.index(max(shares))] if max(shares) > 1.5 * shares[0] else layouts[0]
+
+
+def _share_of_first_quarter(change: Tensor) -> float:
+    """The share of a change `(B, K, *S)` in the first half of its last two axes, over the share of the area."""
+    rows, columns = (-(-side // 2) for side in change.shape[-2:])
+    share = change[..., :rows, :columns].sum() / change.sum().clamp_min(1e-30)
+    return float(share) * change.shape[-2] * change.shape[-1] / (rows * columns)
+
+
+def _quarter_changed(images: Any) -> Any:
+    def change(tensor: Any) -> Any:
+        if not is_image(tensor):
+            return tensor
+        changed, (rows, columns) = tensor.clone(), (side // 2 for side in tensor.shape[-2:])
+        quarter = changed[..., :rows, :columns]
+        quarter.copy_(quarter.flip(-1) + tensor.std() + 1)
+        return changed
+
+    return pytree.tree_map(change, images)
+
+
+def first_two(images: Any) -> Any:
+    """The first two rows of a model's inputs: of a tensor, of every tensor in a tuple or mapping, of a list of images."""
+    if isinstance(images, list):
+        return images[:2]
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor[:2] if tensor.ndim else tensor, images)

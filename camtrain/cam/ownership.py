@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.utils import checkpoint
 
 from camtrain.errors import ConfigurationError
 
@@ -52,13 +54,44 @@ def _is_compiled(model: nn.Module) -> bool:
 
 @contextmanager
 def isolated(model: nn.Module, inputs: Any = None) -> Iterator[None]:
-    """Random state restored on leaving, inference mode left, compiled calls run eagerly so that hooks fire."""
+    """A forward pass that leaves nothing behind and in which hooks see everything.
+
+    The random state is restored on leaving; inference mode is left; compiled calls run eagerly and checkpointed ones in one
+    go, so that hooks fire once; autocast keeps no weights cast without a graph for the training step around it.
+    """
     devices = {t.device.index or 0 for t in _tensors(inputs) if t.device.type == "cuda"}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=sorted(devices)))
         stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(_without_autocast_cache())
+        stack.enter_context(_without_checkpointing())
         if _is_compiled(model):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+@contextmanager
+def _without_autocast_cache() -> Iterator[None]:
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(enabled)
+
+
+@contextmanager
+def _without_checkpointing() -> Iterator[None]:
+    def run(function: Any, preserve_rng_state: bool, *inputs: Any) -> Any:
+        return function(*inputs)
+
+    def straight(*_: Any, **__: Any) -> Iterator[None]:
+        yield
+
+    with ExitStack() as stack:
+        if hasattr(checkpoint, "_checkpoint_without_reentrant_generator"):
+            stack.enter_context(mock.patch.object(checkpoint, "_checkpoint_without_reentrant_generator", straight))
+        stack.enter_context(mock.patch.object(checkpoint.CheckpointFunction, "apply", run))
         yield
 
 

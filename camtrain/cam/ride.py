@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from camtrain.cam.capture import Capture, GradFlip, _captured
+from camtrain.cam.capture import Capture, GradFlip, differentiate
 from camtrain.cam.layers import Layer
+from camtrain.cam.ownership import usable_in_autograd
 from camtrain.cam.targets import Target, find_logits
 from camtrain.errors import CamtrainError
 
@@ -63,11 +64,11 @@ class Ride:
         """Activations and gradients of the pass, or None where it could not be ridden on; they are let go of."""
         if self.logits is None or not self._flip.activations.complete or not self.logits.requires_grad:
             return None
+        if getattr(target, "wants_output", False):
+            return None  # the rest of the output was given back
         with torch.inference_mode(False), torch.enable_grad():
-            if labels is not None and labels.is_inference():
-                labels = labels.clone()
-            scores = target(self.logits, labels)
-        captured = _captured(self.logits.detach(), scores, self._flip.activations, self.layers)
+            labels = usable_in_autograd(labels)
+            (captured,) = differentiate(self.logits, (target,), labels, self._flip.activations, self.layers)
         self._forget()
         return captured
 

@@ -1,0 +1,245 @@
+"""What a forward pass shows: which modules ran, in which order, with which shapes, and who depends on whom."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils import _pytree as pytree
+
+from camtrain.cam.hooks import first_tensor, hooked, replace_first
+from camtrain.cam.layouts import Layout, Size, readings
+from camtrain.cam.ownership import call
+from camtrain.cam.targets import find_logits
+from camtrain.errors import CamtrainError, LayerError
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """One call of a module: the shape of its first tensor, the ways to read it as a map of each image, its place in the graph."""
+
+    name: str
+    module: nn.Module
+    shape: Size
+    learned: bool
+    whole: bool  # it has no modules inside
+    layouts: tuple[Layout, ...] = ()
+    edge: GradientEdge | None = field(repr=False, default=None)
+
+
+class Observer:
+    """Hooks on every module that write down its calls. With `graph` they also see to it that there is a graph to follow.
+
+    `frame` is the size of the image as the first convolution sees it, else that of the images given; `grids` are those of
+    the maps seen so far, `stem` is the first map, and `head_input` what went into the last layer with parameters.
+    """
+
+    def __init__(self, model: nn.Module, images: Any, *, graph: bool = False) -> None:
+        self.model = model
+        self.graph = graph
+        self.batch, self.frame = batch_and_frame(images)
+        self.outputs: list[Output] = []
+        self.grids: list[Size] = []
+        self.stem: Output | None = None
+        self.head_input: Tensor | None = None
+        self._frame_seen = False
+        self._order: dict[Size, str] = {}  # of a shape, where layers of known order have its channels
+
+    def handles(self) -> Iterator[Any]:
+        """Register the hooks, one after the other."""
+        for name, module in self.model.named_modules():
+            if name:
+                yield module.register_forward_hook(self._hook(name, any(True for _ in module.parameters())))
+
+    def uses(self, module: nn.Module) -> int:
+        """How often a module was called."""
+        return sum(output.module is module for output in self.outputs)
+
+    def _hook(self, name: str, learned: bool) -> Any:
+        whole = not any(True for _ in self.model.get_submodule(name).children())
+
+        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+            tensor, given = first_tensor(output), first_tensor(inputs)
+            if learned and whole and given is not None and given.is_floating_point():
+                self._look_at_input(given)
+            if tensor is None:
+                return None
+            layouts = self._read(module, tensor)
+            joined = self._joined(tensor, learned and bool(layouts))
+            edge = get_gradient_edge(joined) if self.graph and joined.requires_grad else None
+            self._write_down(Output(name, module, tuple(tensor.shape), learned, whole, layouts, edge))
+            return replace_first(output, joined) if joined is not tensor else None
+
+        return hook
+
+    def _look_at_input(self, tensor: Tensor) -> None:
+        if not self._frame_seen and tensor.ndim in (4, 5):
+            self.frame, self._frame_seen = tuple(tensor.shape[2:]), True
+        if self.graph and tensor.requires_grad:
+            self.head_input = tensor
+
+    def _read(self, module: nn.Module, tensor: Tensor) -> tuple[Layout, ...]:
+        shape = tuple(tensor.shape)
+        if not tensor.is_floating_point():
+            return ()
+        self._order.update({shape: order for order in [channel_order(module, shape)] if order})
+        found = readings(shape, self.frame, self.grids)
+        found = tuple(layout for layout in found if layout.name == self._order.get(shape)) or found
+        if len(shape) > 3 and len(found) == 1 and found[0].grid not in self.grids:
+            self.grids.append(found[0].grid)
+        return found if tensor.ndim and self.batch in (None, shape[0]) else ()
+
+    def _joined(self, tensor: Tensor, is_map: bool) -> Tensor:
+        """The tensor as part of a graph: without parameters to learn the first map is made a leaf, and `no_grad` is left."""
+        if not self.graph:
+            return tensor
+        torch._C._set_grad_enabled(True)
+        if self.stem is not None or not is_map or tensor.requires_grad:
+            return tensor
+        return tensor.detach().requires_grad_().clone()
+
+    def _write_down(self, output: Output) -> None:
+        self.outputs.append(output)
+        if self.stem is None and output.learned and output.layouts:
+            self.stem = output
+
+
+@contextmanager
+def observing(observer: Observer) -> Iterator[Observer]:
+    """The observer's hooks, for the duration of the block."""
+    with hooked(observer.handles()):
+        yield observer
+
+
+def channel_order(module: nn.Module, shape: Size) -> str | None:
+    """Where a layer of a known kind has its channels, by the shape of its weight: a convolution, a linear layer, a norm.
+
+    >>> channel_order(nn.Conv2d(3, 2, 1), (1, 2, 2, 2)), channel_order(nn.Linear(3, 2), (1, 2, 2, 2))
+    ('channels first', 'channels last')
+    """
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim == 0 or len(shape) < 4:
+        return None
+    if weight.ndim == len(shape):
+        return "channels first"
+    first, last = shape[1] == weight.shape[0], shape[-1] == weight.shape[0]
+    if weight.ndim == 2 and last:
+        return "channels last"
+    return None if first == last else "channels first" if first else "channels last"
+
+
+def is_image(value: Any) -> bool:
+    """Whether an input can be an image or a batch of them: a tensor of numbers with at least three axes."""
+    return isinstance(value, Tensor) and value.ndim >= 3 and not value.is_complex() and value.dtype != torch.bool
+
+
+def batch_and_frame(images: Any) -> tuple[int | None, Size | None]:
+    """The number and the size of the images among a model's inputs, None where there is no tensor of images."""
+    found = next((leaf for leaf in pytree.tree_leaves(images) if is_image(leaf)), None)
+    if found is None:
+        return None, None
+    if isinstance(images, list):
+        return len(images), tuple(found.shape[-2:])
+    return found.shape[0], tuple(found.shape[2:])
+
+
+def record_first(model: nn.Module, module: nn.Module, images: Any) -> Tensor:
+    """The first tensor that a module returns in a forward pass of the model; of several uses the last."""
+    recorded: list[Tensor | None] = []
+    with hooked([module.register_forward_hook(lambda _, __, output: recorded.append(first_tensor(output)))]):
+        call(model, images)
+    if not recorded or recorded[-1] is None:
+        raise LayerError(f"The {type(module).__name__} asked for returned no tensor in the forward pass.")
+    return recorded[-1].clone()
+
+
+class Topology:
+    """The autograd graph of an observed forward pass, asked about its modules' outputs."""
+
+    def __init__(self, observer: Observer, answer: Any) -> None:
+        self.outputs = [output for output in observer.outputs if output.edge is not None and output.learned]
+        self._stem = observer.stem.edge.node if observer.stem and observer.stem.edge else None
+        self._scored = [tensor for tensor in answers(answer) if tensor.requires_grad]
+        self._head_input = observer.head_input
+        self._roots = [get_gradient_edge(tensor).node for tensor in self._scored]
+        self._heads = self._find_heads()
+        self._gradients: dict[Output, Tensor | None] = {}
+
+    def is_cut(self, output: Output) -> bool:
+        """Whether every path from the image to the answer goes through the output."""
+        if output.edge is None or self._stem is None or output.edge.node not in ancestors(self._roots):
+            return False
+        return output.edge.node is self._stem or self._stem not in ancestors(self._roots, without=output.edge.node)
+
+    def feeds_all(self, output: Output) -> bool:
+        """Whether every head (the output of a layer with parameters that no other such layer uses) depends on the output."""
+        return output.edge is not None and all(output.edge.node in above for above in self._heads)
+
+    def is_felt(self, output: Output, layout: Layout) -> bool:
+        """Whether the answer for every image changes with the output's map: its gradient is not zero everywhere."""
+        if not self._scored:
+            return True
+        if output not in self._gradients:  # one at first, as it mostly suffices; then all that are left in one pass
+            asked = (
+                [output] if not self._gradients else [other for other in self.outputs if other not in self._gradients]
+            )
+            self._gradients.update(zip(asked, self._differentiate(asked), strict=True))
+        gradient = self._gradients[output]
+        return gradient is not None and bool((layout.to_map(gradient) != 0).flatten(1).any(dim=1).all())
+
+    def look_behind_the_head(self) -> bool:
+        """Ask about the input of the last learned layer instead: a head of zeros (as some are initialized) hides all else."""
+        if self._head_input is None or not self._head_input.requires_grad:
+            return False
+        self._scored, self._gradients = [self._head_input], {}
+        return True
+
+    def _differentiate(self, outputs: Sequence[Output]) -> Sequence[Tensor | None]:
+        edges = [output.edge for output in outputs if output.edge is not None]
+        with torch.inference_mode(False), torch.enable_grad():
+            score = sum((_projected(tensor) for tensor in self._scored), torch.zeros(()))
+            return torch.autograd.grad(score, edges, retain_graph=True, allow_unused=True)
+
+    def _find_heads(self) -> list[set[Any]]:
+        used: set[Any] = set()
+        heads = []
+        for output in reversed(self.outputs):
+            node = output.edge.node if output.edge and output.whole else None
+            if node is None or node in used:
+                continue
+            above = ancestors([node])
+            used |= above
+            if self._stem in above:
+                heads.append(above)
+        return heads
+
+
+def ancestors(nodes: Iterable[Any], without: Any = None) -> set[Any]:
+    """All nodes of the graph that the given ones were computed from, themselves included; none beyond `without`."""
+    found: set[Any] = set()
+    waiting = [node for node in nodes if node is not without]
+    while waiting:
+        node = waiting.pop()
+        if node in found:
+            continue
+        found.add(node)
+        waiting.extend(below for below, _ in node.next_functions if below is not None and below is not without)
+    return found
+
+
+def answers(output: Any) -> list[Tensor]:
+    """The logits of a model's output, or all of its floating tensors where it has none (boxes and scores)."""
+    try:
+        return [find_logits(output)]
+    except CamtrainError:
+        leaves = pytree.tree_leaves(output)
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _projected(answer: Tensor) -> Tensor:
+    """A fixed projection, so that sums that cannot change (probabilities) do not hide a gradient."""
+    flat = answer.flatten().float()
+    return (flat * torch.arange(flat.numel(), device=flat.device).cos()).sum().cpu()
