@@ -1,6 +1,7 @@
 """One explained batch, and the small readers that the monitor hands it to: a tally, the probes, the failures."""
 
 import heapq
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,6 +87,11 @@ class GroundingTally:
 
     def compute(self) -> tuple[dict[str, Tensor], dict[str, int]]:
         """Scalars by logged name, and the counts of the four cells; without masks, what needs none."""
+        with warnings.catch_warnings():  # a process whose batches all failed has no update to reduce
+            warnings.filterwarnings("ignore", message=".*was called before the ``update`` method.*")
+            return self._computed()
+
+    def _computed(self) -> tuple[dict[str, Tensor], dict[str, int]]:
         masked = float(self._masked.compute().nan_to_num(0.0)) > 0
         scalars = {f"cam/{name}": metric.compute() for name, metric in self._means.items()}
         if not masked:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,11 +12,18 @@ from torch import nn
 from camtrain.cam import unwrap
 from camtrain.data.batches import class_names
 from camtrain.errors import ConfigurationError
+from camtrain.sinks.loggers import run_folder
 
 
 def stage_of(trainer: pl.Trainer) -> str:
     """`"test"` or `"val"`: which of the two evaluation data sets is running."""
     return "test" if trainer.testing else "val"
+
+
+def run_place(trainer: pl.Trainer) -> Path:
+    """The folder of the run's own files; what `validate` or `test` writes lies in a folder of that name inside it."""
+    folder = run_folder(trainer)
+    return folder if trainer.state.fn in (None, "fit") else folder / str(trainer.state.fn.value)
 
 
 def builds_later(pl_module: pl.LightningModule) -> bool:

@@ -5,6 +5,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import nn
+
 from camtrain.callbacks._explained import (
     ExplainedBatch,
     Failures,
@@ -25,17 +29,14 @@ from camtrain.callbacks._trainer import (
     group_names_of,
     names_of,
     network_of,
+    run_place,
     stage_of,
 )
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from torch import nn
-
 from camtrain.cam import Capture, Layer, Ride, can_ride, capture, find_layers, predicted_class, resolve_layers
 from camtrain.data.batches import Batch, check_masks, read_batch
 from camtrain.errors import ConfigurationError
 from camtrain.explanation import DEFAULT_METHODS, resolve_methods
-from camtrain.sinks.loggers import run_folder, sinks_for
+from camtrain.sinks.loggers import sinks_for
 from camtrain.sinks.records import FAILURES, HEATMAPS, FourCells, Panels, Scalars
 from camtrain.sinks.report import write_report
 
@@ -43,8 +44,8 @@ from camtrain.sinks.report import write_report
 class ExplanationMonitor(Callback):
     """Heatmaps, grounding metrics and failure cases of every validation image, from the module's own forward pass.
 
-    The callback rides on the forward pass that `validation_step` (or `test_step`) makes: metrics stay
-    bit-identical, and the epoch costs a few percent. Where it cannot ride (the module has torch's own attention modules, is compiled, or
+    The callback rides on the forward pass that `validation_step` (or `test_step`) makes: metrics stay bit-identical, and
+    the epoch costs a few percent. Where it cannot ride (the module has torch's own attention modules, is compiled, or
     returns no logits from its model) it makes a forward pass of its own and says so once.
 
     Logged at each explained epoch, as means over the images that have an answer: `cam/empty_maps/<method>`, and with
@@ -170,6 +171,11 @@ class ExplanationMonitor(Callback):
             self._attempt(self._keep_scalars, trainer)
             if trainer.state.fn != "fit":
                 self._attempt(self._report, trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the epoch's training scalars, which are known only now."""
+        if self._passes:
+            self._attempt(self._keep_scalars, trainer)
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_start = on_validation_batch_start
@@ -323,17 +329,17 @@ class ExplanationMonitor(Callback):
             Panels(HEATMAPS, probes, epoch, step),
             Panels(FAILURES, panels(worst, names, groups, denormalize), epoch, step),
         ]
-        sinks_for(trainer).write(*records, *([FourCells(counts, epoch, step)] if counts else []))
+        sinks_for(trainer, run_place(trainer)).write(*records, *([FourCells(counts, epoch, step)] if counts else []))
 
     def _keep_scalars(self, trainer: pl.Trainer) -> None:
         if not trainer.is_global_zero:
             return
         values = {name: float(v) for name, v in trainer.callback_metrics.items() if torch.as_tensor(v).numel() == 1}
-        sinks_for(trainer).write(Scalars(values, trainer.current_epoch, trainer.global_step))
+        sinks_for(trainer, run_place(trainer)).write(Scalars(values, trainer.current_epoch, trainer.global_step))
 
     def _report(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero and self._passes:
-            write_report(run_folder(trainer))
+            write_report(run_place(trainer))
 
     def _dismount(self) -> None:
         if self._ride is not None:
