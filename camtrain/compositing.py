@@ -85,6 +85,4 @@ def feathered(masks: Masks, pixels: int) -> Masks:
     if pixels == 0:
         return masks
     size = 2 * pixels + 1
-    return F.avg_pool2d(masks.unsqueeze(1), size, stride=1, padding=pixels, count_include_pad=False).squeeze(
-        1
-    )
+    return F.avg_pool2d(masks.unsqueeze(1), size, stride=1, padding=pixels, count_include_pad=False).squeeze(1)
