@@ -13,6 +13,7 @@ from camtrain.cam.layers import LayerSpec
 from camtrain.cam.methods import Method
 from camtrain.cam.model_methods import find_method, name_of, needs_layer, needs_model, run_method
 from camtrain.cam.passes import image_of
+from camtrain.cam.states import State, states_of
 from camtrain.cam.targets import Target
 from camtrain.errors import MethodError
 
@@ -26,9 +27,10 @@ class Explanation:
     """What a model looked at in each image of a batch.
 
     `heatmaps` maps a method's name to raw energy `(B, *S)`: non-negative, float32, at feature resolution, on the
-    images' device. With several layers the names are `method@layer`. `empty` says which maps hold no evidence (zero everywhere,
-    or not finite; such a map is returned as zeros), `logits` `(B, C)` and `scores` `(B,)` what was explained, `layers`
-    which layers were chosen and why.
+    images' device. With several layers the names are `method@layer`. `empty` says which maps hold no evidence (zero
+    everywhere, or not finite; such a map is returned as zeros) and `states` why, as numbers of `camtrain.cam.State`.
+    `logits` `(B, C)` and `scores` `(B,)` are what was explained, `layers` which layers were chosen and why: pass them to
+    the next call to spare it the choice.
     """
 
     heatmaps: Mapping[str, Tensor]
@@ -37,10 +39,17 @@ class Explanation:
     empty: Mapping[str, Tensor]
     layers: tuple[Layer, ...]
     images: Tensor = field(repr=False)
+    states: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def state_names(self, method: str) -> list[str]:
+        """The state of a method's heatmap of each image: "OK", "EMPTY", "ZERO_GRADIENT", "SATURATED" or "NOT_FINITE"."""
+        self._of(method)
+        return [State(code).name for code in self.states[method].tolist()]
 
     def resized(self, method: str) -> Tensor:
         """A method's heatmaps at image size `(B, H, W)`, each rescaled to [0, 1] for display; an empty one is zero."""
-        return normalize(resize(self._of(method), self.images.shape[2:]))
+        heatmaps = self._of(method)
+        return normalize(resize(heatmaps, self.images.shape[-(heatmaps.ndim - 1) :]))
 
     def overlay(self, method: str, *, alpha: float = 0.4) -> Tensor:
         """A method's heatmaps painted over the images: `(B, 3, H, W)` uint8."""
@@ -127,16 +136,31 @@ def _explained(
     captured: Capture, model: nn.Module, images: Any, methods: Mapping[str, AnyMethod], target: Target, labels: Any
 ) -> Explanation:
     heatmaps: dict[str, Tensor] = {}
+    states: dict[str, Tensor] = {}
     for name, method in methods.items():
         if needs_model(method):
             layers = captured.layers if needs_layer(method) else captured.layers[:1]
-            found = [run_method(method, model, images, layer, target, labels) for layer in layers]
-            heatmaps |= zip(_names(name, layers), found, strict=True)
+            maps = [run_method(method, model, images, layer, target, labels) for layer in layers]
+            found = dict(zip(_names(name, layers), maps, strict=True))
+            states |= {key: states_of(value) for key, value in found.items()}
         else:
-            heatmaps |= heatmaps_of(captured, {name: method})
+            found = heatmaps_of(captured, {name: method})
+            states |= states_of_capture(captured, found)
+        heatmaps |= found
     empty = {name: is_empty(maps) for name, maps in heatmaps.items()}
     cleared = {name: _zero_where(maps, empty[name]) for name, maps in heatmaps.items()}
-    return Explanation(cleared, captured.logits, captured.scores, empty, captured.layers, image_of(images))
+    shown = image_of(images)
+    return Explanation(cleared, captured.logits, captured.scores, empty, captured.layers, shown, states)
+
+
+def states_of_capture(captured: Capture, heatmaps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The `State` of each image's heatmap, of one method's heatmaps by layer in the order of the capture."""
+    return {
+        key: states_of(maps, activations, gradients, captured.saturated)
+        for (key, maps), activations, gradients in zip(
+            heatmaps.items(), captured.activations, captured.gradients, strict=True
+        )
+    }
 
 
 def name_methods(methods: MethodSpec) -> dict[str, AnyMethod]:

@@ -1,12 +1,11 @@
 """Activations and gradients from one forward and one partial backward.
 
 `capture` runs the network with gradients off up to the first target layer, whose output becomes a leaf; from there on
-gradients are on, so that the graph holds the head alone (the *grad flip*). `record_activations` leaves the graph whole,
-for losses.
+gradients are on, so that the graph holds the head alone (the *grad flip*). In training the graph stays whole.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,51 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from camtrain.cam.hooks import first_tensor, hooked, replace_first
+from camtrain.cam.hooks import hooked
 from camtrain.cam.layers import Layer, LayerSpec, find_layers, read_layer, resolve_layers, with_uses
 from camtrain.cam.observation import Observer, observing
 from camtrain.cam.ownership import call, evaluating, isolated, unwrap, usable_in_autograd
+from camtrain.cam.recording import Activations as Activations
+from camtrain.cam.recording import GradFlip
+from camtrain.cam.recording import record_activations as record_activations
 from camtrain.cam.targets import Target, find_logits, predicted_class, score_of
-from camtrain.errors import BatchError, GradientError, LayerError
+from camtrain.errors import BatchError, GradientError
 
 HALF_SCALE = 1024.0
-
-
-class Activations(Sequence[Tensor]):
-    """One recorded tensor per layer, filled by the forward pass; of a layer used several times, the last use."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = tuple(names)
-        self._tensors: dict[int, Tensor] = {}
-        self.uses = [0] * len(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        position = range(len(self))[index]
-        if position not in self._tensors:
-            raise LayerError(
-                f"Layer {self._names[position]!r} is not reached by the forward pass, or returns no tensor: name another."
-            )
-        return self._tensors[position]
-
-    @property
-    def complete(self) -> bool:
-        """Whether every layer was reached."""
-        return len(self._tensors) == len(self._names)
-
-    def require_all(self) -> None:
-        """LayerError for the first layer that was not reached."""
-        for position in range(len(self)):
-            self[position]
-
-    def record(self, position: int, tensor: Tensor) -> None:
-        """Keep a layer's output; of several uses the last."""
-        self._tensors[position] = tensor
-        self.uses[position] += 1
 
 
 @dataclass(frozen=True)
@@ -76,79 +41,6 @@ class Capture:
     gradients: tuple[Tensor, ...]
     layers: tuple[Layer, ...]
     saturated: Tensor | None = None
-
-
-def as_layers(layers: LayerSpec | Sequence[Layer] | Layer) -> tuple[Layer, ...]:
-    """Modules and `Layer` records as `Layer` records, without looking at a model."""
-    given = [layers] if isinstance(layers, (nn.Module, Layer)) else list(layers)
-    items = [item for item in given if isinstance(item, (nn.Module, Layer))]
-    if len(items) < len(given) or not items:
-        raise LayerError(
-            f"Recording needs modules or resolved layers, not {layers!r}: call resolve_layers(model, images, layers) first."
-        )
-    return tuple(item if isinstance(item, Layer) else Layer(type(item).__name__, item) for item in items)
-
-
-@contextmanager
-def record_activations(layers: LayerSpec | Sequence[Layer] | Layer) -> Iterator[Activations]:
-    """Record the outputs of layers during a forward pass that keeps its whole graph.
-
-    Yields a sequence with one tensor per layer, in the layer's own layout (`Layer.to_map` reads it as a map). The hooks
-    are gone after the block.
-
-    >>> net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(inplace=True))
-    >>> with record_activations(net[0]) as activations:
-    ...     _ = net(torch.ones(1, 1, 4, 4))
-    >>> activations[0].shape
-    torch.Size([1, 2, 4, 4])
-    """
-    resolved = as_layers(layers)
-    activations = Activations([layer.name for layer in resolved])
-
-    def recorder(position: int) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            tensor = first_tensor(output)
-            if tensor is None:
-                return None
-            activations.record(position, tensor)
-            return replace_first(output, tensor.clone())  # an in-place ReLU further on must not reach the record
-
-        return hook
-
-    with hooked(layer.module.register_forward_hook(recorder(i)) for i, layer in enumerate(resolved)):
-        yield activations
-
-
-class GradFlip:
-    """Forward hooks that cut the graph below the target layers: gradients are off before the first, on from there."""
-
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        self.layers = tuple(layers)
-        self.activations = Activations([layer.name for layer in layers])
-        self._flipped = False
-
-    def handles(self) -> Iterator[Any]:
-        """Register the hooks, one after the other."""
-        for position, layer in enumerate(self.layers):
-            yield layer.module.register_forward_hook(self._hook(position))
-
-    def _hook(self, position: int) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            tensor = first_tensor(output)
-            if tensor is None:
-                return None
-            torch._C._set_grad_enabled(True)
-            leaf = self._leaf(tensor)
-            self.activations.record(position, leaf)
-            return replace_first(output, leaf.clone())  # an in-place ReLU further on must not reach the record
-
-        return hook
-
-    def _leaf(self, tensor: Tensor) -> Tensor:
-        if self._flipped and tensor.requires_grad:
-            return tensor  # below an earlier target: part of its graph already
-        self._flipped = True
-        return (tensor.clone() if tensor.is_inference() else tensor.detach()).requires_grad_()
 
 
 def gradients_of(

@@ -91,11 +91,11 @@ def _channels_to_front(tensor: Tensor) -> Tensor:
 
 
 def _tokens_to_map(tensor: Tensor, *, grid: Size, others: int) -> Tensor:
-    return tensor[:, others:].transpose(1, 2).unflatten(2, grid)
+    return tensor[:, others:].transpose(1, 2).reshape(tensor.shape[0], tensor.shape[2], *grid)
 
 
 def _unflatten(tensor: Tensor, *, grid: Size) -> Tensor:
-    return tensor.unflatten(2, grid)
+    return tensor.reshape(*tensor.shape[:2], *grid)
 
 
 def _token_readings(shape: Size, frame: Size | None, grids: Sequence[Size]) -> Iterator[Layout]:

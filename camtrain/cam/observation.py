@@ -85,7 +85,7 @@ class Observer:
         shape = tuple(tensor.shape)
         if not tensor.is_floating_point():
             return ()
-        self._order.update({shape: order for order in [channel_order(module, shape)] if order})
+        self._order[shape] = channel_order(module, shape) or self._order.get(shape, "")
         found = readings(shape, self.frame, self.grids)
         found = tuple(layout for layout in found if layout.name == self._order.get(shape)) or found
         if len(shape) > 3 and len(found) == 1 and found[0].grid not in self.grids:

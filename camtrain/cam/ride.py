@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from camtrain.cam.capture import Capture, GradFlip, differentiate
+from camtrain.cam.capture import Capture, differentiate
 from camtrain.cam.layers import Layer
 from camtrain.cam.ownership import usable_in_autograd
+from camtrain.cam.recording import GradFlip
 from camtrain.cam.targets import Target, find_logits
 from camtrain.errors import CamtrainError
 
