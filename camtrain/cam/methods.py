@@ -209,6 +209,7 @@ def resolve_method(method: str | Method) -> Method:
     if method not in METHODS:
         known = ", ".join(sorted(METHODS))
         raise MethodError(
-            f"No method named {method!r}. Known: {known}; or pass a function of (activations, gradients)."
+            f"No method named {method!r} that reads activations and gradients. Known: {known}; or pass a function of "
+            "(activations, gradients). Those that run the model, as score_cam, are for camtrain.explain."
         )
     return METHODS[method]

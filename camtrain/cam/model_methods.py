@@ -42,6 +42,11 @@ def needs_model(method: str | Callable[..., Any]) -> bool:
     return function in MODEL_METHODS.values() or bool(getattr(function, "needs_model", False))
 
 
+def needs_layer(method: Callable[..., Any]) -> bool:
+    """Whether a method that runs the model looks at a layer; the others look at the images alone."""
+    return plain(method) not in IMAGE_METHODS.values()
+
+
 def find_method(method: str | Callable[..., Any]) -> Callable[..., Any]:
     """The function behind the name of a method of either kind; a callable is returned as it is.
 
@@ -77,6 +82,6 @@ def run_method(
     method: ModelMethod, model: nn.Module, images: Any, layer: Layer, target: Target, labels: Tensor | None
 ) -> Tensor:
     """A model method's heatmaps for one layer; those of the image alone are not told the layer."""
-    if plain(method) in IMAGE_METHODS.values():
-        return method(model, images, target=target, labels=labels)
-    return method(model, images, layer, target=target, labels=labels)
+    if needs_layer(method):
+        return method(model, images, layer, target=target, labels=labels)
+    return method(model, images, target=target, labels=labels)
