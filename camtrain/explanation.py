@@ -34,7 +34,7 @@ class Explanation:
     """
 
     heatmaps: Mapping[str, Tensor]
-    logits: Tensor
+    logits: Any
     scores: Tensor
     empty: Mapping[str, Tensor]
     layers: tuple[Layer, ...]
