@@ -9,6 +9,9 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+import camtrain.callbacks
+import camtrain.data.modules
+import camtrain.module  # noqa: F401  loaded, a class is found by its bare name: --model ImageClassifier
 from camtrain.errors import CamtrainError
 from camtrain.sinks.loggers import run_folder
 

@@ -158,6 +158,10 @@ def test_main__lets_errors_of_others_through(run):
         run("fit", "--trainer.max_epochs=-7")
 
 
-def test_train_script__runs_from_the_checkout():
-    found = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert all(command in found.stdout for command in ("fit", "validate", "test"))
+def test_train_script__runs_from_the_checkout_and_knows_bare_class_names():
+    words = ["fit", "--model=ImageClassifier", "--model.model=resnet18", "--data=ScenesDataModule", "--print_config"]
+    words += ["--trainer.callbacks+=RunSummary"]
+    done = subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    parsed = yaml.safe_load(done.stdout)
+    assert parsed["data"]["class_path"] == "camtrain.data.modules.ScenesDataModule"
+    assert [callback["class_path"] for callback in parsed["trainer"]["callbacks"]] == ["camtrain.callbacks.RunSummary"]

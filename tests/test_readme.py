@@ -2,8 +2,6 @@
 
 import re
 
-import pytest
-
 from tests.layout import ROOT
 
 README = (ROOT / "README.md").read_text()

@@ -1,0 +1,84 @@
+"""What the benchmark scripts share: their options, a median with its spread, a table and a JSON file."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from camtrain.sinks.environment import versions
+
+Row = Mapping[str, Any]
+
+
+def parser(description: str | None, *, data: bool = False, seeds: int = 1) -> argparse.ArgumentParser:
+    """The options of every benchmark; `data` adds the folder of data sets."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--quick", action="store_true", help="a few minutes on two CPU cores")
+    made.add_argument("--seeds", type=int, default=seeds, metavar="N", help=f"seeds 0 .. N-1 (default {seeds})")
+    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    made.add_argument("--json", type=Path, metavar="FILE", help="also write rows, summary and environment here")
+    if data:
+        found = os.environ.get("CAMTRAIN_DATA", "../shared/data")
+        made.add_argument("--data", type=_folder, default=found, metavar="DIR", help=f"data sets (default {found})")
+    return made
+
+
+def median_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """The median, and the distance between the quartiles; 0 for a single value."""
+    if len(values) == 1:
+        return values[0], 0.0
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return median, high - low
+
+
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """What a number depends on beside the code."""
+    return {
+        **versions(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+
+
+def report(
+    title: str, rows: Sequence[Row], summary: Mapping[str, Any], device: str = "cpu", file: Path | None = None
+) -> None:
+    """Print the rows as a table and the summary below it; write both with the environment where a file is given."""
+    console = Console()
+    if rows:
+        console.print(_table(title, rows))
+    for name, value in summary.items():
+        console.print(f"{name}: {_text(value)}", highlight=False)
+    if file is not None:
+        content = {"rows": list(rows), "summary": dict(summary), "environment": environment(device)}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content, indent=2, default=str) + "\n")
+
+
+def _folder(path: str) -> Path:
+    if not Path(path).is_dir():
+        raise argparse.ArgumentTypeError(f"no folder at {Path(path).resolve()}: give --data DIR or set CAMTRAIN_DATA")
+    return Path(path)
+
+
+def _table(title: str, rows: Sequence[Row]) -> Table:
+    table = Table(title=title, title_justify="left")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    for name in columns:
+        table.add_column(name, justify="left" if isinstance(rows[0].get(name), str) else "right")
+    for row in rows:
+        table.add_row(*(_text(row.get(name, "")) for name in columns))
+    return table
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

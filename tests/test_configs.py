@@ -1,0 +1,75 @@
+"""Every configuration parses, alone or on top of another."""
+
+import importlib
+import sys
+
+import pytest
+import yaml
+
+from camtrain.cli import main
+from tests.layout import ROOT
+
+CONFIGS = ROOT / "configs"
+WHOLE = sorted(path.name for path in CONFIGS.glob("*.yaml") if path.name != "wandb_online.yaml")
+
+
+@pytest.fixture
+def parse(capsys, monkeypatch):
+    """`parse("demo.yaml", ..., "--flag=1")`: the configuration that these give together."""
+    monkeypatch.setattr(sys, "argv", ["camtrain"])
+
+    def call(*words):
+        given = [word if word.startswith("-") else f"--config={CONFIGS / word}" for word in words]
+        with pytest.raises(SystemExit) as ended:
+            main(["fit", *given, "--print_config"])
+        assert ended.value.code == 0
+        return yaml.safe_load(capsys.readouterr().out)
+
+    return call
+
+
+def names(configuration):
+    return [callback["class_path"].rpartition(".")[2] for callback in configuration["trainer"]["callbacks"]]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_configuration__parses(parse, name):
+    parsed = parse(name)
+    assert parsed["model"]["class_path"] == "camtrain.module.ImageClassifier"
+    assert parsed["trainer"]["logger"]["init_args"]["offline"] is True
+    assert names(parsed)[-1] == "RunSummary"
+
+
+def test_fragments__make_a_list_where_there_is_none(parse):
+    fragments = [f"callbacks/{name}.yaml" for name in ("monitor", "detect", "align")]
+    parsed = parse(
+        *fragments, "--model=camtrain.module.ImageClassifier", "--model.model=resnet18", "--data=ScenesDataModule"
+    )
+    assert names(parsed) == ["ExplanationMonitor", "RunSummary", "RelianceDetector", "AttentionAlignment"]
+
+
+def test_fragment__is_appended_to_callbacks_that_are_there(parse):
+    before, after = names(parse("demo.yaml")), names(parse("demo.yaml", "callbacks/detect.yaml"))
+    assert after == [*before, "RelianceDetector"]
+
+
+def test_online_fragment__changes_the_logger_only(parse):
+    offline, online = parse("demo.yaml"), parse("demo.yaml", "wandb_online.yaml")
+    assert online["trainer"]["logger"]["init_args"]["offline"] is False
+    assert online["trainer"]["callbacks"] == offline["trainer"]["callbacks"]
+
+
+def test_decoy_configuration__can_be_run_without_alignment_and_without_decoys(parse):
+    vanilla = parse("decoy_fashion_mnist.yaml", "--trainer.callbacks=null", "--data.root=elsewhere")
+    assert vanilla["trainer"]["callbacks"] is None
+    assert vanilla["data"]["init_args"]["root"] == "elsewhere"
+    assert parse("decoy_fashion_mnist.yaml", "--data.decoy=false")["data"]["init_args"]["decoy"] is False
+
+
+def test_callbacks__of_the_fragments_are_public_names():
+    callbacks = importlib.import_module("camtrain.callbacks")
+    for path in (CONFIGS / "callbacks").glob("*.yaml"):
+        for callback in yaml.safe_load(path.read_text())["trainer"]["callbacks+"]:
+            package, _, name = callback["class_path"].rpartition(".")
+            assert package == "camtrain.callbacks"
+            assert name in callbacks.__all__
