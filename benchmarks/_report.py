@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: their options, a median with its spread, a table and a JSON file."""
+"""What the benchmark scripts share: their options, ratios with their spread, a table and a JSON file."""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,25 @@ def parser(description: str | None, *, data: bool = False, seeds: int = 1) -> ar
     return made
 
 
-def median_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """The median, and the distance between the quartiles; 0 for a single value."""
-    if len(values) == 1:
-        return values[0], 0.0
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return median, high - low
+@dataclass(frozen=True)
+class Ratio:
+    """The median of the rounds' ratios and the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, times: Sequence[float], base: Sequence[float]) -> "Ratio":
+        """The ratios of two series that were timed in the same rounds."""
+        ratios = [a / b for a, b in zip(times, base, strict=True)]
+        if len(ratios) == 1:
+            return cls(ratios[0], ratios[0], ratios[0])
+        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        return cls(median, low, high)
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
@@ -49,19 +63,17 @@ def environment(device: str = "cpu") -> dict[str, Any]:
     }
 
 
-def report(
-    title: str, rows: Sequence[Row], summary: Mapping[str, Any], device: str = "cpu", file: Path | None = None
-) -> None:
-    """Print the rows as a table and the summary below it; write both with the environment where a file is given."""
+def report(rows: Sequence[Row], summary: Mapping[str, Any], options: argparse.Namespace, title: str = "") -> None:
+    """Print the rows as a table and the summary below it; write both with the environment where `--json` says."""
     console = Console()
     if rows:
-        console.print(_table(title, rows))
+        console.print(_table(rows, title))
     for name, value in summary.items():
         console.print(f"{name}: {_text(value)}", highlight=False)
-    if file is not None:
-        content = {"rows": list(rows), "summary": dict(summary), "environment": environment(device)}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    if options.json is not None:
+        content = {"rows": list(rows), "summary": dict(summary), "environment": environment(options.device)}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(content, indent=2, default=str) + "\n")
 
 
 def _folder(path: str) -> Path:
@@ -70,8 +82,8 @@ def _folder(path: str) -> Path:
     return Path(path)
 
 
-def _table(title: str, rows: Sequence[Row]) -> Table:
-    table = Table(title=title, title_justify="left")
+def _table(rows: Sequence[Row], title: str) -> Table:
+    table = Table(title=title or None, title_justify="left")
     columns = list(dict.fromkeys(name for row in rows for name in row))
     for name in columns:
         table.add_column(name, justify="left" if isinstance(rows[0].get(name), str) else "right")
