@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: their options, ratios with their spread, a table and a JSON file."""
+"""What the benchmark scripts share: their options, a median with its spread, a table and a JSON file."""
 
 import argparse
 import json
@@ -6,7 +6,6 @@ import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +31,12 @@ def parser(description: str | None, *, data: bool = False, seeds: int = 1) -> ar
     return made
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """The median of the rounds' ratios and the quartiles around it."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, times: Sequence[float], base: Sequence[float]) -> "Ratio":
-        """The ratios of two series that were timed in the same rounds."""
-        ratios = [a / b for a, b in zip(times, base, strict=True)]
-        if len(ratios) == 1:
-            return cls(ratios[0], ratios[0], ratios[0])
-        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        return cls(median, low, high)
-
-    def __str__(self) -> str:
-        return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
+def median_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """The median, and the distance between the quartiles; 0 for a single value."""
+    if len(values) == 1:
+        return values[0], 0.0
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return median, high - low
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:

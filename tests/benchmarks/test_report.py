@@ -2,16 +2,15 @@ import json
 
 import pytest
 
-from benchmarks._report import Ratio, parser, report
+from benchmarks._report import median_and_spread, parser, report
 
 
-def test_ratio__is_the_median_of_the_rounds_ratios():
-    ratio = Ratio.of([2.0, 3.0, 8.0, 5.0, 1.0], [1.0, 1.0, 2.0, 1.0, 1.0])  # 2, 3, 4, 5, 1
-    assert (ratio.low, ratio.median, ratio.high) == (2.0, 3.0, 4.0)
+def test_median_and_spread__are_those_of_the_quartiles():
+    assert median_and_spread([2.0, 3.0, 4.0, 5.0, 1.0]) == (3.0, 2.0)
 
 
-def test_ratio__of_one_round_has_no_spread():
-    assert str(Ratio.of([3.0], [2.0])) == "1.500 (1.500 to 1.500)"
+def test_median_and_spread__of_one_value_is_that_value():
+    assert median_and_spread([1.5]) == (1.5, 0.0)
 
 
 def test_report__prints_and_writes_rows_summary_and_environment(tmp_path, capsys):
