@@ -145,6 +145,7 @@ def _capture_in_training(
     with torch.enable_grad(), _observing(model, images, found) as observer, record_activations(found) as recorded:
         output = call(model, images)
         scores = score_of(target, output, labels)
+    recorded.require_all()
     resolved = _resolved(found, recorded, model, images, observer)
     gradients = gradients_of(checked_scores(scores, recorded), list(recorded), create_graph=True)
     return Capture(
@@ -171,6 +172,7 @@ def _flipped(
         observer = stack.enter_context(_observing(model, images, layers))
         stack.enter_context(hooked(flip.handles()))
         output = call(model, images)
+    flip.activations.require_all()
     resolved = _resolved(layers, flip.activations, model, images, observer)
     with torch.enable_grad():
         return differentiate(output, targets, labels, flip.activations, resolved)
@@ -186,7 +188,6 @@ def _observing(model: nn.Module, images: Any, layers: Sequence[Layer]) -> Abstra
 def _resolved(
     layers: Sequence[Layer], activations: Activations, model: nn.Module, images: Any, observer: Observer | None
 ) -> tuple[Layer, ...]:
-    activations.require_all()
     read = layers if observer is None else [read_layer(layer, model, images, observer) for layer in layers]
     return tuple(with_uses(layer, uses) for layer, uses in zip(read, activations.uses, strict=True))
 

@@ -189,11 +189,13 @@ def _best(candidates: Sequence[_Candidate], topology: Topology) -> tuple[_Candid
 
 def _felt(candidates: Sequence[_Candidate], topology: Topology) -> tuple[_Candidate, str] | None:
     late = candidates[len(candidates) // 2].position
+    fewest = min((c.cells for c in candidates if topology.feeds_all(c.output)), default=0)
+
+    def is_neck(c: _Candidate) -> bool:  # an early one counts only if nothing coarser serves all heads, as in a pyramid
+        return (c.position >= late or c.cells <= fewest) and topology.is_cut(c.output)
+
     rules: tuple[tuple[Callable[[_Candidate], bool], str], ...] = (
-        (
-            lambda c: c.position >= late and topology.is_cut(c.output),
-            "the last of the coarsest maps that every path to the answer goes through",
-        ),
+        (is_neck, "the last of the coarsest maps that every path to the answer goes through"),
         (lambda c: topology.feeds_all(c.output), "the last of the coarsest maps that every head uses"),
         (lambda c: True, "the last of the coarsest maps"),
     )

@@ -68,7 +68,7 @@ def readings(shape: Size, frame: Size | None, grids: Sequence[Size] = ()) -> tup
     if not 3 <= len(shape) <= 5:
         return ()
     both = [layout for layout in (channels_first(shape), channels_last(shape)) if _cells_of_a_frame(layout.grid) > 1]
-    if frame is None:
+    if frame is None or len(shape) == 3:
         return tuple(both[:1])
     for fits in (_one_stride, _one_stride_and_margin, _inside):
         found = tuple(layout for layout in both if fits(layout.grid, frame[-len(layout.grid) :]))
@@ -139,5 +139,5 @@ def _one_stride_and_margin(grid: Size, frame: Size) -> bool:
 
 
 def _inside(grid: Size, frame: Size) -> bool:
-    """Whether the grid is no finer than the image: maps pooled to a fixed size."""
-    return len(grid) == len(frame) and all(cells <= side for cells, side in zip(grid, frame, strict=True))
+    """Whether the grid is no finer than the image: maps pooled to a fixed size, whose channels come first."""
+    return len(grid) == len(frame) and min(grid) > 1 and all(cells <= side for cells, side in zip(grid, frame, strict=True))

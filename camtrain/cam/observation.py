@@ -85,8 +85,10 @@ class Observer:
         shape = tuple(tensor.shape)
         if not tensor.is_floating_point():
             return ()
-        self._order[shape] = channel_order(module, shape) or self._order.get(shape, "")
-        found = readings(shape, self.frame, self.grids)
+        found, own = readings(shape, self.frame, self.grids), channel_order(module, shape)
+        if own:
+            self._order[shape] = own
+            found = tuple(layout for layout in found if layout.name == own)
         found = tuple(layout for layout in found if layout.name == self._order.get(shape)) or found
         if len(shape) > 3 and len(found) == 1 and found[0].grid not in self.grids:
             self.grids.append(found[0].grid)

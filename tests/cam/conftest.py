@@ -1,0 +1,82 @@
+"""Small networks, the whole-graph reference in float64, and a photograph of everything that must not change."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from camtrain.cam import find_logits
+
+
+class Whole:
+    """Activations and gradients of a layer by autograd on the whole graph, in float64: the truth to compare with."""
+
+    def __init__(self, model: nn.Module, images: Any, layer: str, score: Callable[[Tensor], Tensor]) -> None:
+        model = copy.deepcopy(model).double().eval()
+        kept: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            kept.append(output)
+            return output.clone()
+
+        handle = model.get_submodule(layer).register_forward_hook(keep)
+        with torch.enable_grad():
+            inputs = images.detach().double().requires_grad_()
+            self.logits = find_logits(model(inputs))
+            self.activations = kept[-1]
+            (self.gradients,) = torch.autograd.grad(score(self.logits).sum(), [self.activations])
+        handle.remove()
+
+
+@pytest.fixture
+def whole() -> type[Whole]:
+    """`whole(model, images, layer, score).activations, .gradients` in float64."""
+    return Whole
+
+
+def small_net(classes: int = 5, *, norm: bool = True, inplace: bool = True) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.BatchNorm2d(6) if norm else nn.Identity(),
+        nn.ReLU(inplace=inplace),
+        nn.Conv2d(6, 8, 3, stride=2),
+        nn.ReLU(inplace=inplace),
+        nn.Dropout(0.5),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, classes),
+    )
+
+
+@pytest.fixture
+def make_net() -> Callable[..., nn.Sequential]:
+    """`make_net(classes)`: convolution, norm, in-place ReLU twice, dropout, pooling, a linear head."""
+    return small_net
+
+
+@pytest.fixture
+def photograph() -> Callable[[nn.Module], dict[str, Any]]:
+    """Everything about a model and the process that an explanation must leave as it was, compared by `==`."""
+
+    def take(model: nn.Module) -> dict[str, Any]:
+        modules = dict(model.named_modules())
+        return {
+            "values": {name: tensor.tolist() for name, tensor in model.state_dict().items()},
+            "versions": {name: p._version for name, p in model.named_parameters()},
+            "grads": {name: None if p.grad is None else p.grad.tolist() for name, p in model.named_parameters()},
+            "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
+            "modes": {name: module.training for name, module in modules.items()},
+            "inplace": {name: getattr(module, "inplace", None) for name, module in modules.items()},
+            "hooks": {
+                name: (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+                for name, m in modules.items()
+            },
+            "rng": torch.get_rng_state().tolist(),
+            "grad_mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+            "autocast": (torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()),
+        }
+
+    return take
