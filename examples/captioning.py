@@ -28,7 +28,7 @@ def captions(pictures: Pictures) -> tuple[Tensor, Tensor]:
 class Captioner(nn.Module):
     """A convolutional encoder; a recurrent decoder that attends to its map before each word."""
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int = 48) -> None:
         super().__init__()
         self.encoder = encoder(width)
         self.column = nn.Parameter(torch.zeros(1, width, 1, 12))  # the decoder must know left from right
@@ -62,7 +62,7 @@ class Captioner(nn.Module):
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Train, explain each word, draw; returns the shares of a word's energy on its object and on the other one."""
     args = arguments(argv, "captioning")
-    data = draw_pictures(3000, 2, seed=args.seed)
+    data = draw_pictures(2000, 2, seed=args.seed)
     words, _ = captions(data)
     net = Captioner()
     begun = nn.functional.pad(words, (1, 0))[:, :-1]
@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         net,
         lambda rows: nn.functional.cross_entropy(net(data.images[rows], begun[rows]).flatten(0, 1), words[rows].flatten()),
         len(words),
-        steps=180 if args.quick else 450,
+        steps=200 if args.quick else 500,
+        batch=48,
     )
 
     test = draw_pictures(48, 2, seed=args.seed + 1)

@@ -75,5 +75,5 @@ def test_video__ranks_the_event_s_frames_first(run):
 def test_counterfactual__covering_the_rival_raises_the_class(run):
     numbers = run("counterfactual")
     assert numbers["counterfactual_on_the_rival"] > 2 * numbers["counterfactual_on_the_object"]
-    assert numbers["probability_with_the_rival_covered"] > numbers["probability_before"] + 0.05
-    assert numbers["probability_with_another_place_covered"] < numbers["probability_with_the_rival_covered"]
+    assert numbers["probability_with_the_rival_covered"] > numbers["probability_before"] + 0.02
+    assert numbers["probability_with_another_place_covered"] < numbers["probability_with_the_rival_covered"] - 0.02
