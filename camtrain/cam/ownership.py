@@ -89,8 +89,9 @@ def _without_checkpointing() -> Iterator[None]:
         yield
 
     with ExitStack() as stack:
-        if hasattr(checkpoint, "_checkpoint_without_reentrant_generator"):
-            stack.enter_context(mock.patch.object(checkpoint, "_checkpoint_without_reentrant_generator", straight))
+        for name in ("_checkpoint_without_reentrant_generator", "_checkpoint_without_reentrant_generator_impl"):
+            if hasattr(checkpoint, name):
+                stack.enter_context(mock.patch.object(checkpoint, name, straight))
         stack.enter_context(mock.patch.object(checkpoint.CheckpointFunction, "apply", run))
         yield
 

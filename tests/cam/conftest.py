@@ -18,9 +18,10 @@ class Whole:
         model = copy.deepcopy(model).double().eval()
         kept: list[Tensor] = []
 
-        def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            kept.append(output)
-            return output.clone()
+        def keep(module: nn.Module, inputs: Any, output: Any) -> Any:
+            first, *others = output if isinstance(output, tuple) else (output,)
+            kept.append(first)
+            return (first.clone(), *others) if others else first.clone()
 
         handle = model.get_submodule(layer).register_forward_hook(keep)
         with torch.enable_grad():
