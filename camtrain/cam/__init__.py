@@ -1,9 +1,15 @@
 """The explanation engine: tensors in, heatmaps out."""
 
-from camtrain.cam.capture import Activations, Capture, capture, gradients_of, record_activations
+from camtrain.cam.attention import le_grad
+from camtrain.cam.capture import Capture, capture, gradients_of
+from camtrain.cam.fusion import fuse
+from camtrain.cam.guided import guided_backpropagation, guided_grad_cam, guided_gradients
 from camtrain.cam.layers import Layer, find_layers, resolve_layers
 from camtrain.cam.methods import (
     contribution_cam,
+    counterfactual_cam,
+    eigen_cam,
+    elementwise_cam,
     grad_cam,
     grad_cam_plus_plus,
     hires_cam,
@@ -11,16 +17,35 @@ from camtrain.cam.methods import (
     resolve_method,
     xgrad_cam,
 )
+from camtrain.cam.model_methods import needs_model
+from camtrain.cam.occlusion import occlusion_map
 from camtrain.cam.ownership import evaluating, unwrap
+from camtrain.cam.perturbation import ablation_cam, score_cam
+from camtrain.cam.recording import Activations, record_activations
 from camtrain.cam.ride import Ride, can_ride
+from camtrain.cam.smoothing import smooth_grad_cam_plus_plus
 from camtrain.cam.spatial import annotated, is_empty, normalize, pool_masks, resize
+from camtrain.cam.states import State
 from camtrain.cam.targets import (
     class_index,
     find_logits,
+    finer,
     log_probability,
     margin,
+    multi_label,
+    nth_class,
     predicted_class,
+    settled,
+    top_k,
     true_class,
+)
+from camtrain.cam.tasks import (
+    answer_log_probability,
+    caption_token,
+    detection_box,
+    embedding_similarity,
+    regression_output,
+    segmentation_region,
 )
 
 __all__ = [
@@ -28,29 +53,54 @@ __all__ = [
     "Capture",
     "Layer",
     "Ride",
+    "State",
+    "ablation_cam",
     "annotated",
+    "answer_log_probability",
     "can_ride",
+    "caption_token",
     "capture",
     "class_index",
     "contribution_cam",
+    "counterfactual_cam",
+    "detection_box",
+    "eigen_cam",
+    "elementwise_cam",
+    "embedding_similarity",
     "evaluating",
     "find_layers",
     "find_logits",
+    "finer",
+    "fuse",
     "grad_cam",
     "grad_cam_plus_plus",
     "gradients_of",
+    "guided_backpropagation",
+    "guided_grad_cam",
+    "guided_gradients",
     "hires_cam",
     "is_empty",
     "layer_cam",
+    "le_grad",
     "log_probability",
     "margin",
+    "multi_label",
+    "needs_model",
     "normalize",
+    "nth_class",
+    "occlusion_map",
     "pool_masks",
     "predicted_class",
     "record_activations",
+    "regression_output",
     "resize",
     "resolve_layers",
     "resolve_method",
+    "score_cam",
+    "segmentation_region",
+    "settled",
+    "smooth_grad_cam_plus_plus",
+    "top_k",
     "true_class",
     "unwrap",
     "xgrad_cam",
