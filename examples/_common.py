@@ -87,14 +87,17 @@ def encoder(channels: int = 32, *, inputs: int = 3) -> nn.Sequential:
         return [conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
 
     return nn.Sequential(
-        *block(inputs, 16, 5, 2), *block(16, channels, 3, 2), *block(channels, channels, 3, 1), *block(channels, channels, 3, 1)
+        *block(inputs, 16, 5, 2),
+        *block(16, channels, 3, 2),
+        *block(channels, channels, 3, 1),
+        *block(channels, channels, 3, 1),
     )
 
 
 def train(
     net: nn.Module, loss_of: Callable[[Tensor], Tensor], count: int, *, steps: int, batch: int = 64, rate: float = 3e-3
 ) -> None:
-    """Adam with one cosine over the steps; `loss_of` takes the indices of a batch. Leaves the network in evaluation mode."""
+    """AdamW with one cycle of the rate; `loss_of` takes the indices of a batch. Leaves the net in evaluation mode."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
     net.train()

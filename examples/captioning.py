@@ -1,13 +1,24 @@
 """Image captioning: a small encoder-decoder, and a heatmap for each word that it says.
 
-    python examples/captioning.py [--quick] [--out FOLDER]
+python examples/captioning.py [--quick] [--out FOLDER]
 """
 
 from collections.abc import Sequence
 
 import torch
-from _common import COLORS, SHAPES, Picture, Pictures, arguments, draw_pictures, encoder, report, save_figure
-from _common import share_inside, train
+from _common import (
+    COLORS,
+    SHAPES,
+    Picture,
+    Pictures,
+    arguments,
+    draw_pictures,
+    encoder,
+    report,
+    save_figure,
+    share_inside,
+    train,
+)
 from torch import Tensor, nn
 
 from camtrain import explain
@@ -68,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     begun = nn.functional.pad(words, (1, 0))[:, :-1]
     train(
         net,
-        lambda rows: nn.functional.cross_entropy(net(data.images[rows], begun[rows]).flatten(0, 1), words[rows].flatten()),
+        lambda rows: nn.functional.cross_entropy(
+            net(data.images[rows], begun[rows]).flatten(0, 1), words[rows].flatten()
+        ),
         len(words),
         steps=200 if args.quick else 500,
         batch=48,

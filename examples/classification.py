@@ -1,6 +1,6 @@
 """Classification: which shape is it? One pass gives every gradient method; their energy lies on the object.
 
-    python examples/classification.py [--quick] [--out FOLDER]
+python examples/classification.py [--quick] [--out FOLDER]
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ METHODS = ("grad_cam", "grad_cam_plus_plus", "layer_cam", "hires_cam", "contribu
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Train, explain, draw; returns the share of energy on the object for each method, and the object's share of the image."""
+    """Train, explain, draw; returns each method's share of energy on the object, and the object's of the image."""
     args = arguments(argv, "classification")
     data = draw_pictures(2000, 1, seed=args.seed)
     labels = data.shapes[:, 0]

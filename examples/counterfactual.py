@@ -1,6 +1,6 @@
 """Counterfactual explanations: what would have to go for the network to be surer of this class?
 
-    python examples/counterfactual.py [--quick] [--out FOLDER]
+python examples/counterfactual.py [--quick] [--out FOLDER]
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from camtrain.cam import class_index, resize
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Train to name the largest object, explain for and against it, cover what speaks against it; returns the changes."""
+    """Train to name the largest object, explain it, cover what speaks against it; returns the changes."""
     args = arguments(argv, "counterfactual")
     data = draw_pictures(3000, 2, seed=args.seed, radius=(6.0, 11.5))
     labels = data.shapes.gather(1, data.radii.argmax(1, keepdim=True))[:, 0]
@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         net,
         lambda rows: nn.functional.cross_entropy(net(data.images[rows]), labels[rows]),
         len(labels),
-        steps=160 if args.quick else 400, batch=48,
+        steps=160 if args.quick else 400,
+        batch=48,
     )
 
     test = draw_pictures(48, 2, seed=args.seed + 1, radius=(6.0, 11.5))

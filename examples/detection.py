@@ -1,13 +1,24 @@
 """Object detection: what did the detector look at for this box?
 
-    python examples/detection.py [--quick] [--out FOLDER]
+python examples/detection.py [--quick] [--out FOLDER]
 """
 
 from collections.abc import Sequence
 
 import torch
-from _common import SHAPES, SIZE, Picture, Pictures, arguments, draw_pictures, encoder, report, save_figure
-from _common import share_inside, train
+from _common import (
+    SHAPES,
+    SIZE,
+    Picture,
+    Pictures,
+    arguments,
+    draw_pictures,
+    encoder,
+    report,
+    save_figure,
+    share_inside,
+    train,
+)
 from torch import Tensor, nn
 
 from camtrain import explain
@@ -66,7 +77,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         [
             [Picture(test.images[i], title="the picture")]
             + [
-                Picture(test.images[i], maps[k][i], _outline(test.boxes[i, k]), f"the box of the {SHAPES[test.shapes[i, k]]}")
+                Picture(
+                    test.images[i],
+                    maps[k][i],
+                    _outline(test.boxes[i, k]),
+                    f"the box of the {SHAPES[test.shapes[i, k]]}",
+                )
                 for k in range(2)
             ]
             for i in range(5)

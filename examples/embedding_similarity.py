@@ -1,6 +1,6 @@
 """Embedding similarity: where is what makes this picture similar to that one? Two queries, two heatmaps.
 
-    python examples/embedding_similarity.py [--quick] [--out FOLDER]
+python examples/embedding_similarity.py [--quick] [--out FOLDER]
 """
 
 from collections.abc import Sequence
@@ -35,8 +35,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             nn.functional.normalize(net(images), dim=1) for images in (data.images[rows], references[rows, which])
         )
         same = torch.stack(
-            [(data.shapes[rows, None] == data.shapes[rows, which][None, :, None]).any(2)]
-            + [(data.colors[rows, None] == data.colors[rows, which][None, :, None]).any(2)]
+            [
+                (data.shapes[rows, None] == data.shapes[rows, which][None, :, None]).any(2),
+                (data.colors[rows, None] == data.colors[rows, which][None, :, None]).any(2),
+            ]
         ).all(0)
         likelihood = (10 * pictures @ wanted.T).log_softmax(dim=0)
         return -(likelihood * same).sum() / same.sum()

@@ -1,6 +1,6 @@
 """Multi-label classification: which shapes are in the picture? One forward pass, a heatmap for each label.
 
-    python examples/multi_label.py [--quick] [--out FOLDER]
+python examples/multi_label.py [--quick] [--out FOLDER]
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     save_figure(
         [
             [Picture(test.images[i], title="the picture")]
-            + [Picture(test.images[i], heatmaps[i, s], test.masks[i, k], SHAPES[s]) for k, s in enumerate(test.shapes[i])]
+            + [
+                Picture(test.images[i], heatmaps[i, s], test.masks[i, k], SHAPES[s])
+                for k, s in enumerate(test.shapes[i])
+            ]
             + [Picture(test.images[i], every.heatmaps["layer_cam"][i], test.masks[i].sum(0), "all of them")]
             for i in range(5)
         ],

@@ -1,6 +1,6 @@
 """Regression: how large is the red object? The heatmap shows what the number comes from, and not the other objects.
 
-    python examples/regression.py [--quick] [--out FOLDER]
+python examples/regression.py [--quick] [--out FOLDER]
 """
 
 from collections.abc import Sequence

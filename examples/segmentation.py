@@ -1,6 +1,6 @@
 """Semantic segmentation: what did the network look at to call this region a square?
 
-    python examples/segmentation.py [--quick] [--out FOLDER]
+python examples/segmentation.py [--quick] [--out FOLDER]
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Action recognition: a heatmap for each frame, and the frames ranked by how much they carried the decision.
 
-    python examples/video.py [--quick] [--out FOLDER]
+python examples/video.py [--quick] [--out FOLDER]
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ STEPS = torch.tensor([[-1.0, 0], [1, 0], [0, -1], [0, 1]])
 
 
 def clips(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Videos `(n, 3, 12, 32, 32)`, actions, the first frame of the event, and masks of the moving object `(n, 12, 32, 32)`.
+    """Videos `(n, 3, 12, 32, 32)`, actions, the event's first frame, and masks `(n, 12, 32, 32)` of the moving object.
 
     A gray square stays; a red disc stands still, but for `EVENT` frames in which it moves: the action is where to.
     """
@@ -46,7 +46,12 @@ def network() -> nn.Sequential:
         return [conv, nn.BatchNorm3d(after), nn.ReLU(inplace=True)]
 
     return nn.Sequential(
-        *block(3, 12, 1, 2), *block(12, 24, 3, 2), *block(24, 32, 3, 1), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(32, 4)
+        *block(3, 12, 1, 2),
+        *block(12, 24, 3, 2),
+        *block(24, 32, 3, 1),
+        nn.AdaptiveAvgPool3d(1),
+        nn.Flatten(),
+        nn.Linear(32, 4),
     )
 
 

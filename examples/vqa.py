@@ -1,6 +1,6 @@
 """Visual question answering: two inputs. Ask another question of the same picture, and the heatmap moves.
 
-    python examples/vqa.py [--quick] [--out FOLDER]
+python examples/vqa.py [--quick] [--out FOLDER]
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from camtrain.cam import answer_log_probability
 
 
 class Answerer(nn.Module):
-    """What color is the <shape>? The question scales and shifts the features of the picture (FiLM) before they are pooled."""
+    """What color is the <shape>? The question scales and shifts the picture's features (FiLM) before they are pooled."""
 
     def __init__(self, width: int = 48) -> None:
         super().__init__()
@@ -30,16 +30,14 @@ class Answerer(nn.Module):
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Train, explain both answers, draw; returns the shares of energy on the object asked about and on the other one."""
+    """Train, explain two answers, draw; returns the shares of energy on the object asked about and on the other."""
     args = arguments(argv, "vqa")
     data = draw_pictures(3000, 2, seed=args.seed)
     net = Answerer()
 
     def loss_of(rows: Tensor) -> Tensor:
         asked = torch.randint(2, (len(rows),))
-        return nn.functional.cross_entropy(
-            net(data.images[rows], data.shapes[rows, asked]), data.colors[rows, asked]
-        )
+        return nn.functional.cross_entropy(net(data.images[rows], data.shapes[rows, asked]), data.colors[rows, asked])
 
     train(net, loss_of, len(data.images), steps=120 if args.quick else 350)
 

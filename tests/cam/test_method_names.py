@@ -17,7 +17,13 @@ from camtrain.errors import MethodError
 def net():
     torch.manual_seed(6)
     return nn.Sequential(
-        nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+        nn.Conv2d(3, 5, 3),
+        nn.ReLU(),
+        nn.Conv2d(5, 4, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
     )
 
 
@@ -28,7 +34,8 @@ def images():
 
 def test_methods__of_both_kinds_are_exported_by_their_names():
     for name, function in (METHODS | MODEL_METHODS).items():
-        assert getattr(camtrain.cam, name) is function and find_method(name) is function
+        assert getattr(camtrain.cam, name) is function
+        assert find_method(name) is function
 
 
 def test_find_method__of_an_unknown_name_lists_both_kinds():
@@ -46,7 +53,9 @@ def test_needs_model__looks_into_partials_and_attributes():
         return torch.zeros(2, 1, 1)
 
     mine.needs_model = True
-    assert needs_model(mine) and needs_model(functools.partial(score_cam, max_batch=2)) and not needs_model(grad_cam)
+    assert needs_model(mine)
+    assert needs_model(functools.partial(score_cam, max_batch=2))
+    assert not needs_model(grad_cam)
     assert name_of(functools.partial(mine)) == "mine"
 
 
@@ -76,7 +85,9 @@ def test_explain__runs_a_method_of_your_own_that_needs_the_model(net, images):
 @pytest.mark.parametrize("method", sorted(set(METHODS) | set(LAYER_METHODS) - {"le_grad"} | set(IMAGE_METHODS)))
 def test_explain__gives_raw_energy_at_once_or_one_by_one(net, images, method):
     found = camtrain.explain(net, images, methods=method).heatmaps[method]
-    assert found.dtype == torch.float32 and found.min() >= 0 and len(found) == 2
+    assert found.dtype == torch.float32
+    assert found.min() >= 0
+    assert len(found) == 2
     alone = [camtrain.explain(net, image[None], methods=method).heatmaps[method] for image in images]
     torch.testing.assert_close(found, torch.cat(alone), rtol=1e-4, atol=1e-6)
 
@@ -87,7 +98,8 @@ def test_explain__of_several_targets_takes_one_forward(net, images):
     layer = camtrain.cam.resolve_layers(net, images, "2")
     calls.clear()
     found = camtrain.explain(net, images, layers=layer, target=top_k(3))
-    assert len(calls) == 1 and len(found) == 3
+    assert len(calls) == 1
+    assert len(found) == 3
     for rank, explanation in enumerate(found):
         classes = net(images).topk(3).indices[:, rank]
         alone = camtrain.explain(net, images, layers=layer, target=class_index(classes))

@@ -5,10 +5,19 @@ import torch
 from torch import Tensor
 
 from camtrain.cam import is_empty
-from camtrain.cam.methods import METHODS, resolve_method
+from camtrain.cam.methods import (
+    METHODS,
+    counterfactual_cam,
+    eigen_cam,
+    elementwise_cam,
+    grad_cam,
+    grad_cam_plus_plus,
+    hires_cam,
+    layer_cam,
+    resolve_method,
+    xgrad_cam,
+)
 from camtrain.cam.methods import contribution_cam as contribution
-from camtrain.cam.methods import counterfactual_cam, eigen_cam, elementwise_cam
-from camtrain.cam.methods import grad_cam, grad_cam_plus_plus, hires_cam, layer_cam, xgrad_cam
 from camtrain.errors import MethodError
 
 FUNCTIONS = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
@@ -30,7 +39,9 @@ def test_grad_cam__has_the_published_weights():
 
 def test_grad_cam_plus_plus__has_the_published_weights():
     channels = XPLIQUE[[0, 1, 3]]
-    torch.testing.assert_close(weights_alone(grad_cam_plus_plus, channels, channels), torch.tensor([2 / 3, 1 / 2, 2 / 9]))
+    torch.testing.assert_close(
+        weights_alone(grad_cam_plus_plus, channels, channels), torch.tensor([2 / 3, 1 / 2, 2 / 9])
+    )
 
 
 def test_grad_cam_plus_plus__of_a_channel_without_gradient_is_zero():
@@ -76,7 +87,8 @@ def test_grad_cam_plus_plus__has_a_finite_gradient_at_its_pole():
     activations = torch.full((1, 1, 1, 2), -1.0, requires_grad=True)
     gradients = torch.ones(1, 1, 1, 2, requires_grad=True)
     grad_cam_plus_plus(activations, gradients).sum().backward()
-    assert activations.grad.isfinite().all() and gradients.grad.isfinite().all()
+    assert activations.grad.isfinite().all()
+    assert gradients.grad.isfinite().all()
 
 
 def test_hires_layer_xgrad_elementwise_contribution__by_hand():
@@ -174,7 +186,8 @@ def test_method__is_never_negative_for_negative_activations(method):
 @FUNCTIONS
 def test_method__of_zeros_is_zero(method):
     zeros = torch.zeros(2, 3, 2, 2)
-    assert is_empty(method(zeros, zeros)).all() and method(zeros, zeros).eq(0).all()
+    assert is_empty(method(zeros, zeros)).all()
+    assert method(zeros, zeros).eq(0).all()
 
 
 @FUNCTIONS
@@ -184,7 +197,8 @@ def test_method__keeps_nan_within_its_image(method):
     activations[1, 2, 0, 0] = torch.nan
     gradients[1, 2, 0, 0] = torch.nan
     found = method(activations, gradients)
-    assert is_empty(found)[1] and found[[0, 2]].isfinite().all()
+    assert is_empty(found)[1]
+    assert found[[0, 2]].isfinite().all()
     torch.testing.assert_close(found[[0, 2]], expected[[0, 2]])
 
 
@@ -193,7 +207,8 @@ def test_method__keeps_nan_within_its_image(method):
 def test_method__of_half_precision_is_computed_in_float32(method, dtype):
     activations, gradients = (100 * torch.rand(2, 8, 7, 7)).to(dtype), (100 * torch.randn(2, 8, 7, 7)).to(dtype)
     found = method(activations, gradients)
-    assert found.dtype == torch.float32 and found.isfinite().all()
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
     torch.testing.assert_close(found, method(activations.float(), gradients.float()))
 
 
@@ -202,7 +217,8 @@ def test_method__is_the_same_under_autocast(method):
     activations, gradients = random_pair(2, 8, 4, 4, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = method(activations, gradients)
-    assert torch.equal(found, method(activations, gradients)) and found.dtype == torch.float32
+    assert torch.equal(found, method(activations, gradients))
+    assert found.dtype == torch.float32
 
 
 @FUNCTIONS
@@ -210,7 +226,8 @@ def test_method__leaves_what_it_reads_alone(method):
     activations, gradients = random_pair(2, 3, 3, 3)
     copies = activations.clone(), gradients.clone()
     method(activations, gradients)
-    assert torch.equal(activations, copies[0]) and torch.equal(gradients, copies[1])
+    assert torch.equal(activations, copies[0])
+    assert torch.equal(gradients, copies[1])
 
 
 @pytest.mark.parametrize("method", [contribution, grad_cam, hires_cam, layer_cam, grad_cam_plus_plus, elementwise_cam])

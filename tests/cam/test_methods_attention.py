@@ -96,7 +96,8 @@ def test_le_grad__of_torchvision_s_vit():
     net = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=4).eval()
     nn.init.normal_(net.heads.head.weight)  # a new one is zero
     found = le_grad(net, torch.rand(2, 3, 32, 32))
-    assert found.shape == (2, 4, 4) and found.flatten(1).max(1).values.min() > 0
+    assert found.shape == (2, 4, 4)
+    assert found.flatten(1).max(1).values.min() > 0
 
 
 def test_le_grad__of_timm_s_vit_with_registers():
@@ -104,7 +105,8 @@ def test_le_grad__of_timm_s_vit_with_registers():
     net = timm.models.VisionTransformer(32, 8, num_classes=4, embed_dim=16, depth=2, num_heads=2, reg_tokens=3).eval()
     nn.init.normal_(net.head.weight)
     found = le_grad(net, torch.rand(2, 3, 32, 32))
-    assert found.shape == (2, 4, 4) and found.flatten(1).max(1).values.min() > 0
+    assert found.shape == (2, 4, 4)
+    assert found.flatten(1).max(1).values.min() > 0
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -116,7 +118,8 @@ def test_le_grad__of_transformers_vit(implementation):
     )  # fmt: skip
     net = transformers.ViTForImageClassification(config).eval()
     found = le_grad(net, torch.rand(2, 3, 32, 32))
-    assert found.shape == (2, 4, 4) and found.flatten(1).max(1).values.min() > 0
+    assert found.shape == (2, 4, 4)
+    assert found.flatten(1).max(1).values.min() > 0
 
 
 def test_le_grad__of_windowed_attention_is_refused():
@@ -131,7 +134,9 @@ def test_le_grad__of_a_network_without_attention_is_refused(images):
         le_grad(net, images)
 
 
-@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"scale": 0.3}, {"attn_mask": "bool"}, {"attn_mask": "add"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"is_causal": True}, {"scale": 0.3}, {"attn_mask": "bool"}, {"attn_mask": "add"}]
+)
 def test_attention_weights__times_the_values_is_the_fused_attention(options):
     q, k, v = (torch.randn(2, 4, 5, 3, dtype=torch.float64) for _ in range(3))
     masks = {"bool": torch.ones(5, 5).tril().bool(), "add": torch.randn(5, 5).double()}

@@ -19,7 +19,7 @@ METHODS = pytest.mark.parametrize("method", [score_cam, ablation_cam])
 
 
 class Skipping(nn.Module):
-    """A small net with an in-place ReLU on a tensor that is used again, a concatenation, and a functional in-place op."""
+    """An in-place ReLU on a tensor that is used again, a concatenation, and a functional in-place op."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,9 @@ def score_by_hand(net, module, images, index):
         scores = []
         for channel in channels:
             mask = F.interpolate(channel[None, None], size=image.shape[1:], mode="bilinear", align_corners=False)[0]
-            mask = (mask - mask.min()) / (mask.max() - mask.min()) if mask.max() > mask.min() else torch.zeros_like(mask)
+            mask = (
+                (mask - mask.min()) / (mask.max() - mask.min()) if mask.max() > mask.min() else torch.zeros_like(mask)
+            )
             scores.append(net((image * mask)[None])[0, index])
         weights = torch.stack(scores).softmax(0)
         maps.append((weights[:, None, None] * channels).sum(0).relu())
@@ -167,7 +169,8 @@ def test_ablation_cam__leaves_the_model_as_it_was_after_an_exception(net, images
 
 def test_ablation_cam__of_negative_scores_keeps_its_direction(net, images):
     found = ablation_cam(net, images, "norm", target=log_probability)
-    assert found.isfinite().all() and found.max() > 0
+    assert found.isfinite().all()
+    assert found.max() > 0
 
 
 def test_replay__does_not_run_what_precedes_the_layer(net, images):
@@ -177,7 +180,8 @@ def test_replay__does_not_run_what_precedes_the_layer(net, images):
         replay = Replay(net, images, layer)
         net.body.forward = lambda x: ran.append(1)
         replay.run(replay.activations)
-    assert replay.exact and not ran
+    assert replay.exact
+    assert not ran
 
 
 def test_replay__notices_a_model_that_keeps_state(images):
@@ -226,7 +230,9 @@ def test_ablation_cam__at_a_layer_used_twice_ablates_the_last_use(images):
     whole, activations = outputs_of(net, net.conv, images)
     net.conv.register_forward_hook(hook)
     weight = (whole - net(images))[:, 2] / whole[:, 2].abs()
-    torch.testing.assert_close(found, (weight[:, None, None] * activations[:, 2]).relu())  # the other channels do not count
+    torch.testing.assert_close(
+        found, (weight[:, None, None] * activations[:, 2]).relu()
+    )  # the other channels do not count
 
 
 def test_score_cam__equals_torchcam(net, images):
@@ -258,9 +264,7 @@ def occlusion_by_hand(net, images, index, window, stride, baseline):
 @pytest.mark.parametrize(("window", "stride"), [(4, 4), (5, 3), (3, 1), (12, 1), (5, 5)])
 @torch.no_grad()
 def test_occlusion_map__equals_a_loop_over_windows(net, images, window, stride):
-    found = occlusion_map(
-        net, images, target=class_index(1), window=window, stride=stride, baseline=0.5, max_batch=10
-    )
+    found = occlusion_map(net, images, target=class_index(1), window=window, stride=stride, baseline=0.5, max_batch=10)
     torch.testing.assert_close(found, occlusion_by_hand(net, images, 1, window, stride, 0.5))
 
 

@@ -79,7 +79,11 @@ def test_guided_gradients__of_functional_relu6_and_hardtanh_agree():
             return self.function(x).flatten(1).sum(1, keepdim=True)
 
     image = torch.tensor([[[[-1.0, 3.0], [6.5, 5.0]]]])
-    spellings = [F.relu6, lambda x: F.hardtanh(x, 0.0, 6.0), lambda x: F.hardtanh(x, max_val=6.0, min_val=0.0, inplace=True)]
+    spellings = [
+        F.relu6,
+        lambda x: F.hardtanh(x, 0.0, 6.0),
+        lambda x: F.hardtanh(x, max_val=6.0, min_val=0.0, inplace=True),
+    ]
     for function in spellings:
         assert guided_gradients(Bounded(function), image).tolist() == [[[[0, 1], [0, 1]]]]
 
@@ -105,7 +109,9 @@ def test_guided__leaves_the_model_and_the_images_as_they_were(method, images):
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(module.training for module in net.modules())
     assert all(parameter.grad is None for parameter in net.parameters())
-    assert torch.equal(images, pixels) and images.grad is None and not images.requires_grad
+    assert torch.equal(images, pixels)
+    assert images.grad is None
+    assert not images.requires_grad
     assert torch.equal(random, torch.get_rng_state())
 
 

@@ -73,7 +73,8 @@ def test_one_conv__of_the_doubled_image_stays_finite(dtype):
     captured = capture(net, (2 * IMAGE).to(dtype), "1", class_index(0))
     assert captured.scores.item() > 125  # 130, but for bfloat16's rounding; exp(130) is infinite
     found = grad_cam_plus_plus(captured.activations[0], captured.gradients[0])
-    assert found.isfinite().all() and found.max() > 0
+    assert found.isfinite().all()
+    assert found.max() > 0
 
 
 def test_guided_grad_cam__has_the_map_worked_by_hand(net):
@@ -81,7 +82,9 @@ def test_guided_grad_cam__has_the_map_worked_by_hand(net):
     found = guided_grad_cam(net, IMAGE, layer, target=class_index(0), upsampling="nearest")
     if isinstance(net, Functional):  # at the convolution, whose Grad-CAM is [[11.25, 13.5], [20.25, 22.5]]
         expected = torch.tensor([[11.25, 13.5], [20.25, 22.5]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
-        torch.testing.assert_close(found, expected * torch.tensor([[[0, 1, 1, 1], [1, 3, 3, 2], [1, 3, 3, 2], [1, 2, 2, 1.0]]]))
+        torch.testing.assert_close(
+            found, expected * torch.tensor([[[0, 1, 1, 1], [1, 3, 3, 2], [1, 3, 3, 2], [1, 2, 2, 1.0]]])
+        )
     else:
         assert found.tolist() == [GUIDED]
 

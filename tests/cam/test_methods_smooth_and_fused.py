@@ -16,7 +16,13 @@ from camtrain.errors import MethodError
 def net():
     torch.manual_seed(4)
     return nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(96, 8), nn.Tanh(), nn.Linear(8, 3)
+        nn.Conv2d(3, 6, 3),
+        nn.Tanh(),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(96, 8),
+        nn.Tanh(),
+        nn.Linear(8, 3),
     ).double()
 
 
@@ -100,7 +106,9 @@ def test_fuse__of_video_maps():
     assert fuse([torch.ones(1, 2, 2, 2), torch.ones(1, 4, 4, 4)]).shape == (1, 4, 4, 4)
 
 
-@pytest.mark.parametrize(("maps", "how", "said"), [([], "mean", "nothing to fuse"), ([FINE], "median", "mean, max, product")])
+@pytest.mark.parametrize(
+    ("maps", "how", "said"), [([], "mean", "nothing to fuse"), ([FINE], "median", "mean, max, product")]
+)
 def test_fuse__refuses_what_it_cannot(maps, how, said):
     with pytest.raises(MethodError, match=said):
         fuse(maps, how)

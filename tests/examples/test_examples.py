@@ -16,7 +16,8 @@ def run(monkeypatch, tmp_path):
     def run(name: str) -> dict[str, float]:
         numbers = importlib.import_module(name).main(["--quick", "--out", str(tmp_path)])
         picture = tmp_path / f"{name}.png"
-        assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 20_000
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert picture.stat().st_size > 20_000
         return numbers
 
     return run
@@ -25,7 +26,9 @@ def run(monkeypatch, tmp_path):
 def test_classification__has_its_energy_on_the_object(run):
     numbers = run("classification")
     assert numbers["accuracy"] > 0.9
-    assert all(numbers[name] > 1.8 * numbers["chance"] for name in ("grad_cam", "grad_cam_plus_plus", "contribution_cam"))
+    assert all(
+        numbers[name] > 1.8 * numbers["chance"] for name in ("grad_cam", "grad_cam_plus_plus", "contribution_cam")
+    )
 
 
 def test_multi_label__finds_each_label_on_its_object(run):
