@@ -30,7 +30,7 @@ class Answerer(nn.Module):
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Train, explain two answers, draw; returns the shares of energy on the object asked about and on the other."""
+    """Train, explain two answers, draw; returns the shares of energy on the object asked about and the other."""
     args = arguments(argv, "vqa")
     data = draw_pictures(3000, 2, seed=args.seed)
     net = Answerer()
