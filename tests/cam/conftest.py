@@ -14,8 +14,8 @@ from camtrain.cam import find_logits
 class Whole:
     """Activations and gradients of a layer by autograd on the whole graph, in float64: the truth to compare with."""
 
-    def __init__(self, model: nn.Module, images: Any, layer: str, score: Callable[[Tensor], Tensor]) -> None:
-        model = copy.deepcopy(model).double().eval()
+    def __init__(self, model: nn.Module, images: Any, layer: str, score: Callable[[Tensor], Tensor], dtype=torch.float64):
+        model = copy.deepcopy(model).to(dtype).eval()
         kept: list[Tensor] = []
 
         def keep(module: nn.Module, inputs: Any, output: Any) -> Any:
@@ -25,7 +25,7 @@ class Whole:
 
         handle = model.get_submodule(layer).register_forward_hook(keep)
         with torch.enable_grad():
-            inputs = images.detach().double().requires_grad_()
+            inputs = images.detach().to(dtype).requires_grad_()
             self.logits = find_logits(model(inputs))
             self.activations = kept[-1]
             (self.gradients,) = torch.autograd.grad(score(self.logits).sum(), [self.activations])
