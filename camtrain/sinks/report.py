@@ -142,7 +142,7 @@ def effect_axis(rows: Sequence[VerdictRow]) -> EffectAxis:
 def curves(history: History, start: int | None) -> list[Chart]:
     """The charts that have anything to draw."""
     accuracy, worst = story.accuracy_names(history)
-    named = {"Accuracy": accuracy, "Worst group": worst}
+    named = {"Accuracy": accuracy, "Worst group": worst, "Training": story.training_accuracy_name(history)}
     energy = story.inside_energy_names(history)
     drawn = [
         _chart(history, "Accuracy", {label: name for label, name in named.items() if name}, start, "share"),

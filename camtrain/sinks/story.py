@@ -104,6 +104,17 @@ def accuracy_names(history: History) -> tuple[str | None, str | None]:
     return find_scalar(names, "acc", without=["worst"]), find_scalar(names, "worst")
 
 
+def training_accuracy_name(history: History) -> str | None:
+    """The name under which accuracy on the training data was logged; None where it was not.
+
+    >>> training_accuracy_name(History(scalars={"train/accuracy": {0: 0.5}, "val/accuracy": {0: 0.5}}))
+    'train/accuracy'
+    """
+    return find_scalar(
+        [name for name in history.scalars if name.startswith("train")], "acc", without=["worst", "_step"]
+    )
+
+
 def inside_energy_names(history: History) -> dict[str, str]:
     """By method, the name of its inside energy."""
     prefix = "cam/inside_energy/"
@@ -114,6 +125,7 @@ def measures(history: History) -> list[Measure]:
     """The numbers that tell the run, before and after; those that were never measured are left out."""
     accuracy, worst = accuracy_names(history)
     rows = [
+        _measure(history, "Training accuracy", training_accuracy_name(history), "share"),
         _measure(history, "Accuracy", accuracy, "share"),
         _measure(history, "Worst-group accuracy", worst, "share"),
         *(

@@ -60,7 +60,9 @@ def test_monitor__logs_what_explain_gives_one_image_at_a_time(make_trainer, fore
         logged = trainer.callback_metrics
         torch.testing.assert_close(logged[f"cam/inside_energy/{method}"], torch.cat(energies[method]).nanmean())
         torch.testing.assert_close(logged[f"cam/pointing_game/{method}"], torch.cat(hits[method]).nanmean())
-    cells = [logged[f"cam/{cell}"] for cell in ("right_grounded", "right_ungrounded", "wrong_grounded", "wrong_ungrounded")]
+    cells = [
+        logged[f"cam/{cell}"] for cell in ("right_grounded", "right_ungrounded", "wrong_grounded", "wrong_ungrounded")
+    ]
     torch.testing.assert_close(sum(cells), torch.tensor(1.0))
 
 
@@ -231,7 +233,14 @@ def test_monitor__explains_each_nth_epoch_and_the_last(make_trainer, foreign, lo
 
 def test_monitor__can_be_monitored_by_a_checkpoint(make_trainer, foreign, loader, tmp_path):
     best = ModelCheckpoint(tmp_path / "best", monitor="cam/inside_energy/grad_cam", mode="max")
-    trainer = _fit(make_trainer, foreign(), loader(), loader(), [best, ExplanationMonitor(every_n_epochs=3)], enable_checkpointing=True)
+    trainer = _fit(
+        make_trainer,
+        foreign(),
+        loader(),
+        loader(),
+        [best, ExplanationMonitor(every_n_epochs=3)],
+        enable_checkpointing=True,
+    )
     assert best.best_model_score is not None
     assert trainer.callback_metrics["cam/inside_energy/grad_cam"] <= best.best_model_score
 

@@ -1,0 +1,175 @@
+"""What monitoring and alignment cost a Lightning training, as ratios to the same training without them.
+
+    python benchmarks/overhead.py --quick
+
+Each repeat runs plain and changed one after the other, on the same data and weights; a ratio is the median over the
+repeats, its spread the distance between their quartiles. Validation and training are timed from the first to the last
+batch of the Trainer's own loops. Rows:
+
+* validation: every image explained by two methods, metrics and no pictures;
+* validation with pictures: the probes and failure cases too, in the local files;
+* training step with the heatmap penalty; with twins of an eighth of the batch beside it;
+* training with everything on: monitor with pictures and report, alignment with the penalty.
+"""
+
+import logging
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torchvision
+from _report import median_and_spread, parser, report
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from camtrain.callbacks import AttentionAlignment, ExplanationMonitor
+
+LAYER = "net.layer4"
+Callbacks = Callable[[], list[pl.Callback]]
+
+
+class Classifier(pl.LightningModule):
+    """A module that knows nothing of camtrain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torchvision.models.resnet18(num_classes=10)
+
+    def forward(self, images: Tensor) -> Any:
+        return self.net(images)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("val/loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+
+class Clock(pl.Callback):
+    """Seconds that a loop took, from its first batch to its end with all other callbacks' work included."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._start = 0.0
+
+    def start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._start = time.perf_counter()
+
+    def stop(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()
+        self.seconds += time.perf_counter() - self._start
+
+    on_validation_start = start
+    on_validation_end = stop
+
+
+class TrainClock(Clock):
+    """The same for training."""
+
+    on_validation_start = on_validation_end = pl.Callback.on_validation_start
+    on_train_start = Clock.start
+    on_fit_end = Clock.stop
+
+
+def data(images: int, size: int, batch_size: int) -> DataLoader[tuple[Tensor, ...]]:
+    masks = torch.zeros(images, size, size)
+    masks[:, size // 4 : 3 * size // 4, size // 4 : 3 * size // 4] = 1
+    return DataLoader(TensorDataset(torch.rand(images, 3, size, size), torch.randint(10, (images,)), masks), batch_size)
+
+
+def run(verb: str, loader: Any, callbacks: list[pl.Callback], device: str, epochs: int) -> float:
+    clock = Clock() if verb == "validate" else TrainClock()
+    folder = Path(tempfile.mkdtemp())
+    torch.manual_seed(0)
+    module = Classifier()
+    trainer = pl.Trainer(
+        accelerator="gpu" if device.startswith("cuda") else "cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        max_epochs=epochs,
+        default_root_dir=folder,
+        callbacks=[*callbacks, clock],
+    )
+    if verb == "validate":
+        trainer.validate(module, loader, verbose=False)
+    else:
+        trainer.fit(module, loader, loader if verb == "fit with validation" else None)
+    shutil.rmtree(folder)
+    return clock.seconds
+
+
+def monitor(pictures: int) -> Callbacks:
+    return lambda: [ExplanationMonitor(layers=LAYER, num_probes=pictures, num_failures=pictures)]
+
+
+def aligned(twins: float) -> Callbacks:
+    return lambda: [AttentionAlignment(layers=LAYER, twins=twins, twins_share=1 / 8)]
+
+
+CASES: dict[str, tuple[str, Callbacks, str | None]] = {
+    "validation, metrics": ("validate", monitor(0), "validation_ratio"),
+    "validation, pictures": ("validate", monitor(8), None),
+    "training, penalty": ("fit", aligned(0.0), "training_ratio"),
+    "training, penalty and twins": ("fit", aligned(1.0), None),
+    "training, everything on": (
+        "fit with validation",
+        lambda: [*monitor(8)(), *aligned(0.0)()],
+        "training_ratio_everything_on",
+    ),
+}
+
+
+def compare(verb: str, callbacks: Callbacks, loader: Any, device: str, epochs: int, repeats: int) -> dict[str, Any]:
+    """Plain and changed in turns, the order reversed every time; the first turn warms up."""
+    plain, changed = [], []
+    for repeat in range(repeats + 1):
+        turns = [(list, plain), (callbacks, changed)][:: 1 if repeat % 2 else -1]
+        for made, times in turns:
+            seconds = run(verb, loader, made(), device, epochs)
+            if repeat:
+                times.append(seconds)
+    ratio, spread = median_and_spread([a / b for a, b in zip(changed, plain, strict=True)])
+    return {"ratio": ratio, "spread": spread, "plain seconds": median_and_spread(plain)[0]}
+
+
+def main() -> None:
+    made = parser(__doc__ or "")
+    made.add_argument("--image-size", type=int, default=160)
+    made.add_argument("--batch-size", type=int, default=None, help="default: 16 on a CPU, 128 on a GPU")
+    made.add_argument("--images", type=int, default=None, help="default: 256 on a CPU (quick: 128), 4096 on a GPU")
+    made.add_argument("--repeats", type=int, default=None, help="default: 9, quick 5")
+    made.add_argument("--epochs", type=int, default=1, help="of the training rows")
+    options = made.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    on_gpu = options.device.startswith("cuda")
+    images = options.images or (4096 if on_gpu else 128 if options.quick else 256)
+    repeats = options.repeats or (5 if options.quick else 9)
+    torch.manual_seed(0)
+    loader = data(images, options.image_size, options.batch_size or (128 if on_gpu else 16))
+    rows, summary = [], {}
+    for name, (verb, callbacks, key) in CASES.items():
+        measured = compare(verb, callbacks, loader, options.device, options.epochs, repeats)
+        rows.append({"what": name, **measured, "images": images, "image size": options.image_size, "repeats": repeats})
+        print(f"{name}: {measured['ratio']:.3f}", flush=True)
+        if key:
+            summary[key] = measured["ratio"]
+    report(rows, summary, options, "Overhead on ResNet-18, over the same run without camtrain")
+
+
+if __name__ == "__main__":
+    main()
