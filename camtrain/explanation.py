@@ -124,6 +124,7 @@ def explain(
     """
     named = name_methods(methods)
     targets = (target,) if callable(target) else tuple(target)
+    image_of(images)  # raises before the forward pass, if at all
     captures = capture_each(model, images, layers, targets, labels=labels)
     explanations = tuple(
         _explained(captured, model, images, named, each, labels)
@@ -149,8 +150,7 @@ def _explained(
         heatmaps |= found
     empty = {name: is_empty(maps) for name, maps in heatmaps.items()}
     cleared = {name: _zero_where(maps, empty[name]) for name, maps in heatmaps.items()}
-    shown = image_of(images)
-    return Explanation(cleared, captured.logits, captured.scores, empty, captured.layers, shown, states)
+    return Explanation(cleared, captured.logits, captured.scores, empty, captured.layers, image_of(images), states)
 
 
 def states_of_capture(captured: Capture, heatmaps: Mapping[str, Tensor]) -> dict[str, Tensor]:

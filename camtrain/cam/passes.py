@@ -25,9 +25,13 @@ def undisturbed(model: nn.Module, inputs: Any) -> Iterator[tuple[nn.Module, Any]
 def image_of(inputs: Any) -> Tensor:
     """The images among a model's inputs: the first floating tensor of at least three axes.
 
+    A list holds one image `(C, *S)` each, all of one size, as detectors take them.
+
     >>> image_of((torch.zeros(2, 3, 8, 8), torch.zeros(2, 5))).shape
     torch.Size([2, 3, 8, 8])
     """
+    if isinstance(inputs, list):
+        return _stacked(inputs)
     for value in _values(inputs):
         if isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 3:
             return value
@@ -38,6 +42,8 @@ def with_images(inputs: Any, images: Tensor, rows: Tensor) -> Any:
     """The inputs with other images; tensors beside them are repeated by the row of the batch each image came from."""
     if isinstance(inputs, Tensor):
         return images
+    if isinstance(inputs, list):
+        return list(images)
     original, count = image_of(inputs), len(image_of(inputs))
 
     def swap(value: Any) -> Any:
@@ -101,6 +107,15 @@ def _scores(
         ]
     )
     return torch.stack([target(part, labels) for part in logits.chunk(copies)])
+
+
+def _stacked(images: list[Any]) -> Tensor:
+    sizes = {tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__ for image in images}
+    if len(sizes) != 1 or not isinstance(images[0], Tensor):
+        raise BatchError(
+            f"A list of images needs tensors (C, *S) of one size, not {sorted(map(str, sizes))}: resize them."
+        )
+    return torch.stack(images)
 
 
 def _values(inputs: Any) -> list[Any]:

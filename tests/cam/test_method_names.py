@@ -10,7 +10,7 @@ import camtrain
 from camtrain.cam import capture, class_index, needs_model, occlusion_map, score_cam, top_k
 from camtrain.cam.methods import METHODS, grad_cam, resolve_method
 from camtrain.cam.model_methods import IMAGE_METHODS, LAYER_METHODS, MODEL_METHODS, find_method, name_of
-from camtrain.errors import MethodError
+from camtrain.errors import BatchError, MethodError
 
 
 @pytest.fixture
@@ -111,3 +111,28 @@ def test_explain__of_several_targets_takes_one_forward(net, images):
 def test_explain__without_a_method_is_refused(net, images):
     with pytest.raises(MethodError, match="No method was given"):
         camtrain.explain(net, images, methods=[])
+
+
+class ListTaking(nn.Module):
+    """A detector in miniature: a list of images in, one score for each out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+
+    def forward(self, images):
+        return self.body(torch.stack(images)).mean((2, 3))
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "occlusion_map", "score_cam", "ablation_cam", "guided_grad_cam"])
+def test_explain__of_a_list_of_images_equals_that_of_a_batch(images, method):
+    net = ListTaking()
+    whole = nn.Sequential(net.body, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    found = camtrain.explain(net, list(images), layers="body.0", methods=method).heatmaps[method]
+    expected = camtrain.explain(whole, images, layers="0.0", methods=method).heatmaps[method]
+    torch.testing.assert_close(found, expected)
+
+
+def test_explain__refuses_a_list_of_images_of_several_sizes():
+    with pytest.raises(BatchError, match="of one size"):
+        camtrain.explain(ListTaking(), [torch.rand(3, 9, 9), torch.rand(3, 9, 8)])
