@@ -14,7 +14,7 @@ from camtrain.cam import answer_log_probability
 
 
 class Answerer(nn.Module):
-    """What color is the <shape>? The question scales and shifts the picture's features (FiLM) before they are pooled."""
+    """What color is the <shape>? The question scales and shifts the picture's features (FiLM) before pooling."""
 
     def __init__(self, width: int = 48) -> None:
         super().__init__()
