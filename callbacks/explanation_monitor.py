@@ -301,7 +301,7 @@ class ExplanationMonitor(Callback):
             self._walk("the step's own pass went through no hooked module that returns logits, or is compiled")
         network = callable_network(network_of(pl_module, self.model))
         with trainer.precision_plugin.forward_context():
-            return capture(network, batch.images, self._resolved, self.target, labels=batch.labels)  # type: ignore[arg-type]
+            return capture(network, batch.images, self._resolved, self.target, labels=batch.labels)
 
     def _samples(self, trainer: pl.Trainer, batch: Batch) -> list[str]:
         if batch.ids is not None:

@@ -20,6 +20,7 @@ from camtrain.callbacks._trainer import (
     denormalizer_of,
     names_of,
     network_of,
+    run_place,
 )
 from camtrain.cam import find_logits
 from camtrain.data.batches import Batch, check_masks, read_batch
@@ -367,7 +368,7 @@ class RelianceDetector(Callback):
         records: list[Record] = [Verdicts.of(findings.verdicts, epoch, step, shown)]
         if self._first_flag:
             records.append(alert(findings.verdicts, epoch, step))
-        sinks_for(trainer).write(*records)
+        sinks_for(trainer, run_place(trainer)).write(*records)
 
     def _attempt(self, act: Callable[..., None], *args: Any) -> None:
         """Do something that must not end the training: a failure is reported once."""
