@@ -182,7 +182,7 @@ def _observing(model: nn.Module, images: Any, layers: Sequence[Layer]) -> Abstra
     """An observer of the forward pass where a layer's layout is not known, or holds for one image size alone."""
     if all(layer.layout is not None and layer.layout.any_size for layer in layers):
         return nullcontext()
-    return observing(Observer(model, images))
+    return observing(Observer(model, images, only={layer.module for layer in layers}))
 
 
 def _resolved(

@@ -124,7 +124,7 @@ def read_layer(layer: Layer, model: nn.Module, images: Any, observer: Observer) 
     if not found:
         raise LayerError(_unreadable(layer.name, uses[-1].shape))
     known = [layout for layout in found if layer.layout is not None and layout.name == layer.layout.name]
-    layout = (known or found)[0] if known or len(found) == 1 else _probe(model, images, layer.module, found)
+    layout = (known or found)[0] if known or len(found) == 1 else probe(model, images, layer.module, found)
     return with_uses(dataclasses.replace(layer, layout=layout), len(uses))
 
 
@@ -158,7 +158,7 @@ def _choose(model: nn.Module, images: Any) -> Layer:
         )
     chosen, why = _best(candidates, Topology(observer, answer))
     module, layouts = chosen.output.module, chosen.output.layouts
-    layout = layouts[0] if len(layouts) == 1 else _probe(model, images, module, layouts)
+    layout = layouts[0] if len(layouts) == 1 else probe(model, images, module, layouts)
     grid = "x".join(str(side) for side in layout.grid)
     layer = Layer(plain(chosen.output.name), module, f"{why} ({grid} cells, {layout.name})", layout)
     layer = with_uses(layer, observer.uses(module))
@@ -223,7 +223,7 @@ def _observe(model: nn.Module, images: Any, *, graph: bool = False) -> tuple[Obs
     return observer, answer
 
 
-def _probe(model: nn.Module, images: Any, module: nn.Module, layouts: Sequence[Layout]) -> Layout:
+def probe(model: nn.Module, images: Any, module: nn.Module, layouts: Sequence[Layout]) -> Layout:
     """The first reading, unless a change of the image's first quarter stays in the map's first quarter under another."""
     few = first_two(images)
     with isolated(model, images), evaluating(model), torch.no_grad():

@@ -50,7 +50,8 @@ def flattened(grid: Size) -> Layout:
     return Layout("flattened space", grid, functools.partial(_unflatten, grid=grid))
 
 
-def readings(shape: Size, frame: Size | None, grids: Sequence[Size] = ()) -> tuple[Layout, ...]:
+@functools.lru_cache(maxsize=1024)
+def readings(shape: Size, frame: Size | None, grids: tuple[Size, ...] = ()) -> tuple[Layout, ...]:
     """Every way to read an output of this shape as a map of more than one cell; none where there is no way.
 
     `frame` is the size of the image as the network sees it, `(H, W)`, `(T, H, W)` or `(L,)`, None where it is not known;
@@ -58,7 +59,7 @@ def readings(shape: Size, frame: Size | None, grids: Sequence[Size] = ()) -> tup
 
     >>> [layout.name for layout in readings((2, 7, 7, 768), (224, 224))]
     ['channels last']
-    >>> [layout.name for layout in readings((2, 197, 768), (224, 224), [(14, 14)])]
+    >>> [layout.name for layout in readings((2, 197, 768), (224, 224), ((14, 14),))]
     ['tokens after 1 others']
     >>> readings((2, 10), (224, 224))
     ()

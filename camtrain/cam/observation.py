@@ -1,6 +1,6 @@
 """What a forward pass shows: which modules ran, in which order, with which shapes, and who depends on whom."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,15 +31,19 @@ class Output:
 
 
 class Observer:
-    """Hooks on every module that write down its calls. With `graph` they also see to it that there is a graph to follow.
+    """Hooks on every module that write down its calls. With `graph` they also see to it that there is a graph to follow;
+    with `only` they are on the modules named and on convolutions, which suffices to read a layer that is known.
 
     `frame` is the size of the image as the first convolution sees it, else that of the images given; `grids` are those of
     the maps seen so far, `stem` is the first map, and `head_input` what went into the last layer with parameters.
     """
 
-    def __init__(self, model: nn.Module, images: Any, *, graph: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, images: Any, *, graph: bool = False, only: Collection[nn.Module] | None = None
+    ) -> None:
         self.model = model
         self.graph = graph
+        self.only = only
         self.batch, self.frame = batch_and_frame(images)
         self.outputs: list[Output] = []
         self.grids: list[Size] = []
@@ -50,17 +54,17 @@ class Observer:
 
     def handles(self) -> Iterator[Any]:
         """Register the hooks, one after the other."""
+        learned = _with_parameters(self.model) if self.only is None else ()
         for name, module in self.model.named_modules():
-            if name:
-                yield module.register_forward_hook(self._hook(name, any(True for _ in module.parameters())))
+            if name and (self.only is None or module in self.only or _is_convolution(module)):
+                hook = self._hook(name, name in learned or bool(module._parameters), not module._modules)
+                yield module.register_forward_hook(hook)
 
     def uses(self, module: nn.Module) -> int:
         """How often a module was called."""
         return sum(output.module is module for output in self.outputs)
 
-    def _hook(self, name: str, learned: bool) -> Any:
-        whole = not any(True for _ in self.model.get_submodule(name).children())
-
+    def _hook(self, name: str, learned: bool, whole: bool) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
             tensor, given = first_tensor(output), first_tensor(inputs)
             if learned and whole and given is not None and given.is_floating_point():
@@ -85,7 +89,7 @@ class Observer:
         shape = tuple(tensor.shape)
         if not tensor.is_floating_point():
             return ()
-        found, own = readings(shape, self.frame, self.grids), channel_order(module, shape)
+        found, own = readings(shape, self.frame, tuple(self.grids)), channel_order(module, shape)
         if own:
             self._order[shape] = own
             found = tuple(layout for layout in found if layout.name == own)
@@ -114,6 +118,20 @@ def observing(observer: Observer) -> Iterator[Observer]:
     """The observer's hooks, for the duration of the block."""
     with hooked(observer.handles()):
         yield observer
+
+
+def _with_parameters(model: nn.Module) -> set[str]:
+    """The names of the modules that have parameters, in themselves or in modules inside."""
+    found: set[str] = set()
+    for name, module in model.named_modules():
+        if module._parameters:
+            parts = name.split(".")
+            found.update(".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return found
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return any(parameter is not None and parameter.ndim > 2 for parameter in module._parameters.values())
 
 
 def channel_order(module: nn.Module, shape: Size) -> str | None:

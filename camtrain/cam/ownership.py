@@ -49,7 +49,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def _is_compiled(model: nn.Module) -> bool:
-    return any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in model.modules())
+    return any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in model.modules())
 
 
 @contextmanager

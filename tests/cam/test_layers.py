@@ -33,19 +33,19 @@ from camtrain.errors import LayerError
     ],
 )
 def test_readings__of_a_shape_are_the_one_that_fits_the_image(shape, frame, grids, expected):
-    (layout,) = readings(shape, frame, grids)
+    (layout,) = readings(shape, frame, tuple(grids))
     assert (layout.name, layout.grid) == expected
     assert layout.to_map(torch.zeros(shape)).shape[2:] == expected[1]
 
 
 @pytest.mark.parametrize("shape", [(2, 512), (2, 512, 1, 1), (2, 1, 1, 512), (2, 3, 96), (2, 64, 49, 49, 2, 2)])
 def test_readings__of_a_shape_that_is_no_map_are_none(shape):
-    assert readings(shape, (224, 224), [(14, 14)]) == ()
+    assert readings(shape, (224, 224), ((14, 14),)) == ()
 
 
 def test_to_map__brings_tokens_and_last_channels_to_the_front():
     tokens = torch.arange(2 * 7 * 3.0).reshape(2, 7, 3)
-    (layout,) = readings((2, 7, 3), (64, 96), [(2, 3)])
+    (layout,) = readings((2, 7, 3), (64, 96), ((2, 3),))
     assert torch.equal(layout.to_map(tokens)[1, 2], tokens[1, 1:, 2].reshape(2, 3))
     last = torch.arange(2 * 2 * 3 * 5.0).reshape(2, 2, 3, 5)
     (layout,) = readings((2, 2, 3, 5), (64, 96))
@@ -112,7 +112,9 @@ def test_auto__steps_before_a_map_without_gradient():
     assert resolve_layers(Dead(), torch.rand(2, 3, 8, 8))[0].name == "body"
 
 
-@pytest.mark.parametrize("prepare", [lambda net: net.requires_grad_(False), lambda net: nn.init.zeros_(net.head.weight)])
+@pytest.mark.parametrize(
+    "prepare", [lambda net: net.requires_grad_(False), lambda net: nn.init.zeros_(net.head.weight)]
+)
 def test_auto__works_without_a_graph_of_parameters_and_with_a_head_of_zeros(prepare):
     net = Branches()
     prepare(net)
