@@ -1,8 +1,9 @@
 """One way to explain a batch per library: camtrain's, and that of pytorch-grad-cam, torchcam and captum.
 
 Each contender is a function without arguments made by `contenders(model, images, layer)`; a peer that is not installed
-is left out, one that cannot read the layer raises when it is called. All explain the predicted class with random weights.
-Peers get the layer by module, and `Layer.to_map` as their reshape function where the output is not `(B, K, *S)`.
+is left out, one that cannot read the layer raises when it is called. All explain the predicted class with random
+weights. Peers get the layer by module, and `Layer.to_map` as their reshape function where the output is not `(B, K,
+*S)`.
 """
 
 import importlib.util

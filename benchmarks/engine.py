@@ -3,11 +3,12 @@
     python benchmarks/engine.py --quick
 
 Each round runs the bare forward and every contender one after the other; a ratio is the median over the rounds of
-contender over bare, its spread the distance between the quartiles. The layer is what `layers="auto"` finds, given to all by
-name or module; "layers='auto'" pays for the search too. captum needs the class beforehand, so it makes one forward more.
-Saved bytes are the distinct tensors that autograd keeps for the backward pass, parameters left out. Peak memory is the
-growth of the process over a bare forward, each contender in a process of its own (on a GPU: of the allocator). The error is
-that of the Grad-CAM map of camtrain in float32 against autograd on the whole graph in float64, over its maximum.
+contender over bare, its spread the distance between the quartiles. The layer is what `layers="auto"` finds, given to
+all by name or module; "layers='auto'" pays for the search too. captum needs the class beforehand, so it makes one
+forward more. Saved bytes are the distinct tensors that autograd keeps for the backward pass, parameters left out. Peak
+memory is the growth of the process over a bare forward, each contender in a process of its own (on a GPU: of the
+allocator). The error is that of the Grad-CAM map of camtrain in float32 against autograd on the whole graph in
+float64, over its maximum.
 """
 
 import copy
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -96,16 +97,15 @@ def saved_bytes(model: nn.Module, run: Contender) -> int:
     return sum(kept.values())
 
 
-def runnable(runs: dict[str, Contender]) -> Iterator[tuple[str, Contender | None, str]]:
-    for name, run in runs.items():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                run()
-        except Exception as error:  # whatever a foreign library raises on a layer it was not made for
-            yield name, None, f"{type(error).__name__}: {str(error)[:80]}"
-        else:
-            yield name, run, ""
+def inability(run: Contender) -> str:
+    """Why a contender cannot explain this layer; nothing where it can."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run()
+    except Exception as error:  # whatever a foreign library raises on a layer it was not made for
+        return f"{type(error).__name__}: {str(error)[:80]}"
+    return ""
 
 
 def error_to_float64(model: nn.Module, images: Tensor, layer: Layer) -> float:
@@ -151,14 +151,14 @@ def print_peak(name: str, contender: str, batch: int, device: str) -> None:
 def measure(name: str, options: Any, seed: int) -> list[dict[str, Any]]:
     model, images = build(name, options.batch, options.device, seed)
     (layer,) = resolve_layers(model, images)
-    checked = list(runnable(contenders(model, images, layer)))
-    able = {contender: run for contender, run, _ in checked if run is not None}
+    checked = {contender: (run, inability(run)) for contender, run in contenders(model, images, layer).items()}
+    able = {contender: run for contender, (run, reason) in checked.items() if not reason}
     ratios = time_ratios(model, images, able, options.rounds)
     error = error_to_float64(model, images[:2], layer)
     rows = []
-    for contender, run, reason in checked:
+    for contender, (run, reason) in checked.items():
         row: dict[str, Any] = {"model": name, "contender": contender}
-        if run is not None:
+        if not reason:
             row["ratio"], row["spread"] = median_and_spread(ratios[contender])
             row["saved_mib"] = saved_bytes(model, run) / 2**20
             peak = None if options.no_peak or seed else peak_bytes(name, contender, options.batch, options.device)

@@ -29,8 +29,8 @@ class Explanation:
     `heatmaps` maps a method's name to raw energy `(B, *S)`: non-negative, float32, at feature resolution, on the
     images' device. With several layers the names are `method@layer`. `empty` says which maps hold no evidence (zero
     everywhere, or not finite; such a map is returned as zeros) and `states` why, as numbers of `camtrain.cam.State`.
-    `logits` `(B, C)` and `scores` `(B,)` are what was explained, `layers` which layers were chosen and why: pass them to
-    the next call to spare it the choice.
+    `logits` `(B, C)` and `scores` `(B,)` are what was explained, `layers` which layers were chosen and why: pass them
+    to the next call to spare it the choice.
     """
 
     heatmaps: Mapping[str, Tensor]
@@ -42,7 +42,7 @@ class Explanation:
     states: Mapping[str, Tensor] = field(default_factory=dict)
 
     def state_names(self, method: str) -> list[str]:
-        """The state of a method's heatmap of each image: "OK", "EMPTY", "ZERO_GRADIENT", "SATURATED" or "NOT_FINITE"."""
+        """The names of the states of a method's heatmaps, one per image, as "OK" or "ZERO_GRADIENT"."""
         self._of(method)
         return [State(code).name for code in self.states[method].tolist()]
 

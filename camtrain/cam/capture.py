@@ -30,9 +30,10 @@ HALF_SCALE = 1024.0
 class Capture:
     """What one pass gives: logits, scores `(B,)`, and per layer the activations and gradients as `(B, K, *S)`.
 
-    For a target that reads the model's whole output, `logits` is that output, detached. `saturated` `(B,)` says where the
-    score no longer moves with the logits: the largest `|d score / d logit|` is below the rounding of their precision, as for
-    the log-probability of a class that is certain. It is None where the score does not come from logits, and in training.
+    For a target that reads the model's whole output, `logits` is that output, detached. `saturated` `(B,)` says where
+    the score no longer moves with the logits: the largest `|d score / d logit|` is below the rounding of their
+    precision, as for the log-probability of a class that is certain. It is None where the score does not come from
+    logits, and in training.
     """
 
     logits: Any
@@ -61,8 +62,8 @@ def gradients_of(
     """
     if not scores.requires_grad:
         raise GradientError(
-            "The scores do not depend on the layer through a differentiable path: the model detaches, runs under no_grad, "
-            "or the target returned a constant. Name a layer after the detach, or another target."
+            "The scores do not depend on the layer through a differentiable path: the model detaches, runs under "
+            "no_grad, or the target returned a constant. Name a layer after the detach, or another target."
         )
     if any(not tensor.requires_grad for tensor in activations):
         raise GradientError(
@@ -92,11 +93,12 @@ def capture(
 ) -> Capture:
     """Activations and gradients of one or several layers.
 
-    Without `create_graph` the model is evaluated (each module's mode is restored), and only the part after the first layer
-    is in a graph. With it the model runs in the mode it is in and the graph stays whole, for training.
-    `images` is a tensor `(B, ...)`, a tuple of positional inputs, or a mapping of keyword inputs. No images give empty results.
-    Raises LayerError for layers that cannot be explained, GradientError where no gradient reaches them, BatchError for a
-    target that does not return one score per image.
+    Without `create_graph` the model is evaluated (each module's mode is restored), and only the part after the first
+    layer is in a graph. With it the model runs in the mode it is in and the graph stays whole, for training.
+    `images` is a tensor `(B, ...)`, a tuple of positional inputs, or a mapping of keyword inputs. No images give empty
+    results.
+    Raises LayerError for layers that cannot be explained, GradientError where no gradient reaches them, BatchError for
+    a target that does not return one score per image.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
     >>> captured = capture(net, torch.rand(5, 1, 4, 4), "1")
@@ -226,8 +228,8 @@ def checked_scores(scores: Tensor, activations: Sequence[Tensor]) -> Tensor:
     batch = len(activations[0])
     if scores.shape != (batch,):
         raise BatchError(
-            f"A target returns one score per image, (B,) = ({batch},); this one returned {tuple(scores.shape)}. For outputs "
-            "other than (B, C) use a target made for them, as segmentation_region or caption_token."
+            f"A target returns one score per image, (B,) = ({batch},); this one returned {tuple(scores.shape)}. For "
+            "outputs other than (B, C) use a target made for them, as segmentation_region or caption_token."
         )
     return scores
 

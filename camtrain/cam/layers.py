@@ -94,11 +94,11 @@ def _closest(name: str, names: Iterable[str]) -> str:
 def resolve_layers(model: nn.Module, images: Any, layers: LayerSpec = "auto") -> tuple[Layer, ...]:
     """Layers from `"auto"`, a dotted name, a module, or a list of names or modules, checked in one dry forward.
 
-    The dry forward runs on the first two images, in evaluation mode; the random state and every module's mode are restored.
-    `"auto"` takes, among the outputs of modules with parameters that can be read as a map of more than one cell and on
-    which the answer depends (its gradient is not zero), the one with the fewest cells, and of those the last, that every
-    path from the image to the answer goes through. `Layer.reason` and the log say what was found. Where the same layer is
-    explained again and again, resolve it once and pass the result on.
+    The dry forward runs on the first two images, in evaluation mode; the random state and every module's mode are
+    restored. `"auto"` takes, among the outputs of modules with parameters that can be read as a map of more than one
+    cell and on which the answer depends (its gradient is not zero), the one with the fewest cells, and of those the
+    last, that every path from the image to the answer goes through. `Layer.reason` and the log say what was found.
+    Where the same layer is explained again and again, resolve it once and pass the result on.
     Raises LayerError for an unknown layer, one that the forward does not reach, and an output that is not a map.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -135,7 +135,10 @@ def with_uses(layer: Layer, uses: int) -> Layer:
 
 
 def _unreadable(name: str, shape: tuple[int, ...]) -> str:
-    return f"The output of layer {name!r} has shape {shape}, which cannot be read as a map (B, K, *S) of more than one cell: name an earlier layer."
+    return (
+        f"The output of layer {name!r} has shape {shape}, which cannot be read as a map (B, K, *S) of more than one "
+        "cell: name an earlier layer."
+    )
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,8 @@ def _choose(model: nn.Module, images: Any) -> Layer:
     if not candidates:
         shapes = {output.name: output.shape for output in observer.outputs[-5:]}
         raise LayerError(
-            f"No layer of {type(model).__name__} has a map of more than one cell; the last outputs were {shapes}. Name a layer, or use larger images."
+            f"No layer of {type(model).__name__} has a map of more than one cell; the last outputs were {shapes}. Name "
+            "a layer, or use larger images."
         )
     chosen, why = _best(candidates, Topology(observer, answer))
     module, layouts = chosen.output.module, chosen.output.layouts
@@ -167,7 +171,7 @@ def _choose(model: nn.Module, images: Any) -> Layer:
 
 
 def _candidates(observer: Observer, answer: Sequence[Tensor]) -> list[_Candidate]:
-    """Learned maps in the order in which they were made; a container that returns its child's tensor replaces the child."""
+    """Learned maps in the order in which they were made; a container replaces the child whose tensor it returns."""
     found: dict[Any, _Candidate] = {}
     for position, output in enumerate(observer.outputs):
         if output.learned and output.layouts and not _is_answer(output, answer):
@@ -224,7 +228,7 @@ def _observe(model: nn.Module, images: Any, *, graph: bool = False) -> tuple[Obs
 
 
 def probe(model: nn.Module, images: Any, module: nn.Module, layouts: Sequence[Layout]) -> Layout:
-    """The first reading, unless a change of the image's first quarter stays in the map's first quarter under another."""
+    """The first reading, unless a change of the image's first quarter stays in that of the map under another."""
     few = first_two(images)
     with isolated(model, images), evaluating(model), torch.no_grad():
         before, after = (record_first(model, module, usable_in_autograd(i)) for i in (few, _quarter_changed(few)))
@@ -253,7 +257,7 @@ def _quarter_changed(images: Any) -> Any:
 
 
 def first_two(images: Any) -> Any:
-    """The first two rows of a model's inputs: of a tensor, of every tensor in a tuple or mapping, of a list of images."""
+    """The first two rows of a model's inputs: of every tensor in them, or of a list of images."""
     if isinstance(images, list):
         return images[:2]
     return pytree.tree_map_only(Tensor, lambda tensor: tensor[:2] if tensor.ndim else tensor, images)

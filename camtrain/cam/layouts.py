@@ -54,8 +54,8 @@ def flattened(grid: Size) -> Layout:
 def readings(shape: Size, frame: Size | None, grids: tuple[Size, ...] = ()) -> tuple[Layout, ...]:
     """Every way to read an output of this shape as a map of more than one cell; none where there is no way.
 
-    `frame` is the size of the image as the network sees it, `(H, W)`, `(T, H, W)` or `(L,)`, None where it is not known;
-    `grids` are the sizes of the maps seen earlier in the forward pass.
+    `frame` is the size of the image as the network sees it, `(H, W)`, `(T, H, W)` or `(L,)`, None where it is not
+    known; `grids` are the sizes of the maps seen earlier in the forward pass.
 
     >>> [layout.name for layout in readings((2, 7, 7, 768), (224, 224))]
     ['channels last']
@@ -141,4 +141,8 @@ def _one_stride_and_margin(grid: Size, frame: Size) -> bool:
 
 def _inside(grid: Size, frame: Size) -> bool:
     """Whether the grid is no finer than the image: maps pooled to a fixed size, whose channels come first."""
-    return len(grid) == len(frame) and min(grid) > 1 and all(cells <= side for cells, side in zip(grid, frame, strict=True))
+    return (
+        len(grid) == len(frame)
+        and min(grid) > 1
+        and all(cells <= side for cells, side in zip(grid, frame, strict=True))
+    )

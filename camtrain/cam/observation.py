@@ -19,7 +19,7 @@ from camtrain.errors import CamtrainError, LayerError
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """One call of a module: the shape of its first tensor, the ways to read it as a map of each image, its place in the graph."""
+    """One call of a module: the shape of its first tensor, the ways to read it as a map, its place in the graph."""
 
     name: str
     module: nn.Module
@@ -31,11 +31,11 @@ class Output:
 
 
 class Observer:
-    """Hooks on every module that write down its calls. With `graph` they also see to it that there is a graph to follow;
-    with `only` they are on the modules named and on convolutions, which suffices to read a layer that is known.
+    """Hooks on every module that write down its calls. With `graph` they also see to it that there is a graph to
+    follow; with `only` they are on the modules named and on convolutions, which suffices to read a layer that is known.
 
-    `frame` is the size of the image as the first convolution sees it, else that of the images given; `grids` are those of
-    the maps seen so far, `stem` is the first map, and `head_input` what went into the last layer with parameters.
+    `frame` is the size of the image as the first convolution sees it, else that of the images given; `grids` are those
+    of the maps seen so far, `stem` is the first map, and `head_input` what went into the last layer with parameters.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Observer:
         return found if tensor.ndim and self.batch in (None, shape[0]) else ()
 
     def _joined(self, tensor: Tensor, is_map: bool) -> Tensor:
-        """The tensor as part of a graph: without parameters to learn the first map is made a leaf, and `no_grad` is left."""
+        """The tensor as part of a graph: where there is none the first map is made a leaf, and `no_grad` is left."""
         if not self.graph:
             return tensor
         torch._C._set_grad_enabled(True)
@@ -135,7 +135,7 @@ def _is_convolution(module: nn.Module) -> bool:
 
 
 def channel_order(module: nn.Module, shape: Size) -> str | None:
-    """Where a layer of a known kind has its channels, by the shape of its weight: a convolution, a linear layer, a norm.
+    """Where a convolution, a linear layer or a norm has its channels, by the shape of its weight.
 
     >>> channel_order(nn.Conv2d(3, 2, 1), (1, 2, 2, 2)), channel_order(nn.Linear(3, 2), (1, 2, 2, 2))
     ('channels first', 'channels last')
@@ -195,7 +195,7 @@ class Topology:
         return output.edge.node is self._stem or self._stem not in ancestors(self._roots, without=output.edge.node)
 
     def feeds_all(self, output: Output) -> bool:
-        """Whether every head (the output of a layer with parameters that no other such layer uses) depends on the output."""
+        """Whether every head (a layer with parameters that no other such layer uses) depends on the output."""
         return output.edge is not None and all(output.edge.node in above for above in self._heads)
 
     def is_felt(self, output: Output, layout: Layout) -> bool:
@@ -211,7 +211,7 @@ class Topology:
         return gradient is not None and bool((layout.to_map(gradient) != 0).flatten(1).any(dim=1).all())
 
     def look_behind_the_head(self) -> bool:
-        """Ask about the input of the last learned layer instead: a head of zeros (as some are initialized) hides all else."""
+        """Ask about the input of the last learned layer instead: a head that starts at zero hides all else."""
         if self._head_input is None or not self._head_input.requires_grad:
             return False
         self._scored, self._gradients = [self._head_input], {}

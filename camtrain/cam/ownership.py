@@ -56,8 +56,8 @@ def _is_compiled(model: nn.Module) -> bool:
 def isolated(model: nn.Module, inputs: Any = None) -> Iterator[None]:
     """A forward pass that leaves nothing behind and in which hooks see everything.
 
-    The random state is restored on leaving; inference mode is left; compiled calls run eagerly and checkpointed ones in one
-    go, so that hooks fire once; autocast keeps no weights cast without a graph for the training step around it.
+    The random state is restored on leaving; inference mode is left; compiled calls run eagerly and checkpointed ones
+    in one go, so that hooks fire once; autocast keeps no weights cast without a graph for the training step around it.
     """
     devices = {t.device.index or 0 for t in _tensors(inputs) if t.device.type == "cuda"}
     with ExitStack() as stack:

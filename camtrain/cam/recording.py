@@ -1,4 +1,4 @@
-"""Getting hold of the outputs of layers during a forward pass, with the whole graph or with the part after them alone."""
+"""Getting hold of the outputs of layers in a forward pass, with the whole graph or the part after them alone."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +29,8 @@ class Activations(Sequence[Tensor]):
         position = range(len(self))[index]
         if position not in self._tensors:
             raise LayerError(
-                f"Layer {self._names[position]!r} is not reached by the forward pass, or returns no tensor: name another."
+                f"Layer {self._names[position]!r} is not reached by the forward pass, or returns no tensor: name "
+                "another."
             )
         return self._tensors[position]
 
@@ -55,7 +56,8 @@ def as_layers(layers: LayerSpec | Sequence[Layer] | Layer) -> tuple[Layer, ...]:
     items = [item for item in given if isinstance(item, (nn.Module, Layer))]
     if len(items) < len(given) or not items:
         raise LayerError(
-            f"Recording needs modules or resolved layers, not {layers!r}: call resolve_layers(model, images, layers) first."
+            f"Recording needs modules or resolved layers, not {layers!r}: call resolve_layers(model, images, layers) "
+            "first."
         )
     return tuple(item if isinstance(item, Layer) else Layer(type(item).__name__, item) for item in items)
 

@@ -15,7 +15,8 @@ from camtrain.cam.recording import GradFlip
 from camtrain.cam.targets import Target, find_logits
 from camtrain.errors import CamtrainError
 
-# In evaluation these take another kernel with gradients off than with gradients on: results would differ in the last bit.
+# In evaluation these take another kernel with gradients off than with gradients on: results would differ in the
+# last bit.
 _TWO_PATHS = (
     nn.MultiheadAttention,
     nn.TransformerEncoderLayer,
@@ -27,9 +28,9 @@ _TWO_PATHS = (
 class Ride:
     """Hooks around one forward pass of a model, wherever it is called from.
 
-    The outermost module on the path from `model` to the layers that is called is the *root*: it is entered with gradients
-    off, its output is taken for the logits, and it returns that output detached, so the caller sees what it always saw.
-    The first call counts; `disarm` removes everything, after an exception too.
+    The outermost module on the path from `model` to the layers that is called is the *root*: it is entered with
+    gradients off, its output is taken for the logits, and it returns that output detached, so the caller sees what it
+    always saw. The first call counts; `disarm` removes everything, after an exception too.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:

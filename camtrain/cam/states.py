@@ -13,8 +13,8 @@ class State(IntEnum):
     """The state of one heatmap.
 
     `OK`: it holds evidence. `EMPTY`: all evidence is negative. `ZERO_GRADIENT`: the score does not depend on the layer.
-    `SATURATED`: the score no longer moves with the logits (the probability of a class rounds to 1), so that what is left
-    of the gradient is rounding. `NOT_FINITE`: the map, the activations or the gradients have a NaN or an infinity.
+    `SATURATED`: the score no longer moves with the logits (the probability of a class rounds to 1), so that what is
+    left of the gradient is rounding. `NOT_FINITE`: the map, the activations or the gradients have a NaN or an infinity.
     """
 
     OK = 0

@@ -14,7 +14,9 @@ from camtrain.cam import find_logits
 class Whole:
     """Activations and gradients of a layer by autograd on the whole graph, in float64: the truth to compare with."""
 
-    def __init__(self, model: nn.Module, images: Any, layer: str, score: Callable[[Tensor], Tensor], dtype=torch.float64):
+    def __init__(
+        self, model: nn.Module, images: Any, layer: str, score: Callable[[Tensor], Tensor], dtype=torch.float64
+    ):
         model = copy.deepcopy(model).to(dtype).eval()
         kept: list[Tensor] = []
 

@@ -1,4 +1,4 @@
-"""`layers="auto"` on every family of networks, with random weights: what is chosen, how it is read, and that it is right."""
+"""`layers="auto"` on every family of networks, with random weights: what is chosen, and that it is right."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -162,7 +162,9 @@ def test_auto__on_s3d():
 def test_vit__has_exactly_no_gradient_at_the_patches_of_its_last_block():
     net, images = vit().eval(), torch.rand(2, 3, 64, 64)
     assert capture(net, images, "encoder.layers.encoder_layer_2").gradients[0].abs().max() == 0
-    assert explain(net, images, layers="encoder.layers.encoder_layer_2").state_names("grad_cam") == ["ZERO_GRADIENT"] * 2
+    assert (
+        explain(net, images, layers="encoder.layers.encoder_layer_2").state_names("grad_cam") == ["ZERO_GRADIENT"] * 2
+    )
     assert explain(net, images).state_names("grad_cam")[0] in ("OK", "EMPTY")
 
 
@@ -222,7 +224,12 @@ TRANSFORMERS = {
         "swin.layernorm",
         (4, 4),
     ),
-    "ConvNextConfig": ({"hidden_sizes": [8, 16, 24], "depths": [1, 1, 1], "num_stages": 3}, (64, 96), "convnext.encoder.stages.2", (4, 6)),
+    "ConvNextConfig": (
+        {"hidden_sizes": [8, 16, 24], "depths": [1, 1, 1], "num_stages": 3},
+        (64, 96),
+        "convnext.encoder.stages.2",
+        (4, 6),
+    ),
 }
 
 

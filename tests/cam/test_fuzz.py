@@ -83,7 +83,9 @@ def blocks(draw, channels: int, depth: int) -> tuple[nn.Module, int]:
         head = [nn.Conv2d(channels, channels, 1) for _ in range(2)]
         return Concat(nn.Sequential(head[0], left), nn.Sequential(head[1], right)), a + b
     simple = {
-        "norm": draw(st.sampled_from([nn.BatchNorm2d(channels), nn.GroupNorm(1, channels), nn.InstanceNorm2d(channels)])),
+        "norm": draw(
+            st.sampled_from([nn.BatchNorm2d(channels), nn.GroupNorm(1, channels), nn.InstanceNorm2d(channels)])
+        ),
         "relu": draw(st.sampled_from([nn.ReLU(inplace), nn.LeakyReLU(0.1, inplace), nn.Hardswish(inplace), nn.GELU()])),
         "pool": draw(st.sampled_from([nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1)])),
         "depthwise": nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
@@ -134,7 +136,11 @@ def agrees(found: torch.Tensor, truth: torch.Tensor, error: float) -> bool:
 
 @pytest.mark.slow
 @settings(
-    max_examples=CASES or 500, deadline=None, derandomize=not CASES, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=CASES or 500,
+    deadline=None,
+    derandomize=not CASES,
+    database=None,
+    suppress_health_check=list(HealthCheck),
 )
 @given(case=cases())
 def test_capture__of_any_network_equals_the_whole_graph(case, whole):
@@ -150,8 +156,10 @@ def check(case: Case, whole: Any) -> None:
     case.net.requires_grad_(not case.frozen)
     captured = capture(case.net, case.images, case.layer, case.target, labels=case.labels)
     predicted = captured.logits.argmax(dim=1)
-    score = (lambda z: z.gather(1, predicted[:, None])) if case.target is predicted_class else (
-        lambda z: case.target(z, case.labels)
+    score = (
+        (lambda z: z.gather(1, predicted[:, None]))
+        if case.target is predicted_class
+        else (lambda z: case.target(z, case.labels))
     )
     truth = whole(case.net, case.images, case.layer, score)
     error = 1e-9 if case.images.dtype == torch.float64 else 2e-3

@@ -61,7 +61,9 @@ def test_capture__in_float16_keeps_gradients_that_would_underflow(net):
 
 
 def test_explain__in_channels_last_is_that_of_contiguous_memory(net):
-    found = maps_of(copy.deepcopy(net).to(memory_format=torch.channels_last), IMAGES.to(memory_format=torch.channels_last))
+    found = maps_of(
+        copy.deepcopy(net).to(memory_format=torch.channels_last), IMAGES.to(memory_format=torch.channels_last)
+    )
     assert_same(found, maps_of(net))
 
 

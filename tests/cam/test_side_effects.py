@@ -76,6 +76,15 @@ def test_record_activations__removes_its_hooks_after_an_error(net, photograph):
     assert photograph(net) == before
 
 
+def _ride(net, ride):
+    try:
+        with evaluating(net):
+            net(IMAGES)
+    finally:
+        ride.disarm()
+    ride.captured(_bang, None)
+
+
 @pytest.mark.parametrize("where", ["forward", "target"])
 def test_ride__leaves_everything_as_it_was_after_an_error(net, photograph, where):
     layers = resolve_layers(net, IMAGES)
@@ -86,12 +95,7 @@ def test_ride__leaves_everything_as_it_was_after_an_error(net, photograph, where
         ride = Ride(net, layers)
         ride.arm()
         with pytest.raises(Bang):
-            try:
-                with evaluating(net):
-                    net(IMAGES)
-            finally:
-                ride.disarm()
-            ride.captured(_bang, None)
+            _ride(net, ride)
         assert photograph(net) == before
 
 
