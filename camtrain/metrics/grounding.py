@@ -23,7 +23,7 @@ def answerable(heatmaps: Float[Tensor, "B *s"], masks: Float[Tensor, "B *S"]) ->
 def inside_energy(heatmaps: Float[Tensor, "B *s"], masks: Float[Tensor, "B *S"]) -> Float[Tensor, " B"]:
     """The fraction of a heatmap's energy inside the mask, in [0, 1]; masks are pooled to the heatmap's cells.
 
-    Its chance level is `mask_area`. Source: the energy-based pointing game of Wang et al. 2020 (Score-CAM), section 4.3.
+    Its chance level is `mask_area`. Source: the energy-based pointing game of Wang et al. 2020 (Score-CAM).
 
     >>> inside_energy(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]]))
     tensor([0.7500])
@@ -59,8 +59,8 @@ def grounding(heatmaps: Float[Tensor, "B *s"], masks: Float[Tensor, "B *S"]) -> 
 def pointing_game(heatmaps: Float[Tensor, "B *s"], masks: Float[Tensor, "B *S"]) -> Float[Tensor, " B"]:
     """Whether the heatmap's maximum lies inside the mask: 1 or 0, and for ties the fraction of maxima inside.
 
-    The heatmap is interpolated to the mask's resolution; a soft mask counts as inside from 0.5. An empty mask gives NaN,
-    never a hit. Source: Zhang et al. 2018 (Excitation Backprop), section 5.1, without their tolerance of 15 pixels.
+    The heatmap is interpolated to the mask's resolution; a soft mask counts as inside from 0.5. An empty mask gives
+    NaN, never a hit. Source: Zhang et al. 2018 (Excitation Backprop), section 5.1, without their tolerance of 15 pixels.
 
     >>> pointing_game(torch.tensor([[[3.0, 1.0]], [[2.0, 2.0]]]), torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]]))
     tensor([1.0000, 0.5000])

@@ -215,7 +215,8 @@ def test_monitor__leaves_no_hook_after_an_exception_in_the_step(make_trainer, fo
     with pytest.raises(RuntimeError):
         make_trainer(callbacks=[ExplanationMonitor(layers="net.4")]).validate(module, loader(), verbose=False)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
-    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
 
 
 def test_monitor__explains_each_nth_epoch_and_the_last(make_trainer, foreign, loader):
@@ -290,8 +291,9 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.manual_seed(1)
     module = Foreign()
-    trainer = pl.Trainer(accelerator="cpu", devices=int(sys.argv[1]), strategy="ddp_spawn" if sys.argv[1] == "2" else "auto",
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, default_root_dir=sys.argv[2],
+    strategy = "ddp_spawn" if sys.argv[1] == "2" else "auto"
+    trainer = pl.Trainer(accelerator="cpu", devices=int(sys.argv[1]), strategy=strategy, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, default_root_dir=sys.argv[2],
         enable_model_summary=False, callbacks=[ExplanationMonitor()])
     trainer.validate(module, DataLoader(tensors(24), 4), verbose=False)
     print("METRICS" + json.dumps({{k: float(v) for k, v in trainer.callback_metrics.items()}}))

@@ -34,7 +34,10 @@ def test_inside_energy__is_the_area_for_a_uniform_map_and_does_not_depend_on_sca
 
 def test_inside_energy__matches_a_loop_in_float64():
     heat, mask = torch.rand(7, 3, 5, dtype=torch.float64), torch.rand(7, 3, 5, dtype=torch.float64)
-    expected = [sum(h * m for h, m in zip(a.flatten(), b.flatten(), strict=True)) / a.sum() for a, b in zip(heat, mask, strict=True)]
+    expected = [
+        sum(h * m for h, m in zip(a.flatten(), b.flatten(), strict=True)) / a.sum()
+        for a, b in zip(heat, mask, strict=True)
+    ]
     torch.testing.assert_close(inside_energy(heat, mask), torch.stack(expected))
 
 
