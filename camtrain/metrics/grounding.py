@@ -60,7 +60,8 @@ def pointing_game(heatmaps: Float[Tensor, "B *s"], masks: Float[Tensor, "B *S"])
     """Whether the heatmap's maximum lies inside the mask: 1 or 0, and for ties the fraction of maxima inside.
 
     The heatmap is interpolated to the mask's resolution; a soft mask counts as inside from 0.5. An empty mask gives
-    NaN, never a hit. Source: Zhang et al. 2018 (Excitation Backprop), section 5.1, without their tolerance of 15 pixels.
+    NaN, never a hit. Source: Zhang et al. 2018 (Excitation Backprop), section 5.1, without their tolerance of 15
+    pixels.
 
     >>> pointing_game(torch.tensor([[[3.0, 1.0]], [[2.0, 2.0]]]), torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]]))
     tensor([1.0000, 0.5000])
