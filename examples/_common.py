@@ -95,7 +95,7 @@ def encoder(channels: int = 32, *, inputs: int = 3) -> nn.Sequential:
 
 
 def train(
-    net: nn.Module, loss_of: Callable[[Tensor], Tensor], count: int, *, steps: int, batch: int = 64, rate: float = 3e-3
+    net: nn.Module, loss_of: Callable[[Tensor], Tensor], count: int, *, steps: int, batch: int = 40, rate: float = 3e-3
 ) -> None:
     """AdamW with one cycle of the rate; `loss_of` takes the indices of a batch. Leaves the net in evaluation mode."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-2)

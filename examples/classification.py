@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         net,
         lambda rows: nn.functional.cross_entropy(net(data.images[rows]), labels[rows]),
         len(labels),
-        steps=100 if args.quick else 300,
+        steps=130 if args.quick else 350,
     )
 
     test = draw_pictures(64, 1, seed=args.seed + 1)

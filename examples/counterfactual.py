@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         lambda rows: nn.functional.cross_entropy(net(data.images[rows]), labels[rows]),
         len(labels),
         steps=160 if args.quick else 400,
-        batch=48,
+        batch=40,
     )
 
     test = draw_pictures(48, 2, seed=args.seed + 1, radius=(6.0, 11.5))

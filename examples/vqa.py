@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         asked = torch.randint(2, (len(rows),))
         return nn.functional.cross_entropy(net(data.images[rows], data.shapes[rows, asked]), data.colors[rows, asked])
 
-    train(net, loss_of, len(data.images), steps=120 if args.quick else 350)
+    train(net, loss_of, len(data.images), steps=150 if args.quick else 400)
 
     test = draw_pictures(48, 2, seed=args.seed + 1)
     found = []

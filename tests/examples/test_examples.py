@@ -27,7 +27,7 @@ def test_classification__has_its_energy_on_the_object(run):
     numbers = run("classification")
     assert numbers["accuracy"] > 0.9
     assert all(
-        numbers[name] > 1.8 * numbers["chance"] for name in ("grad_cam", "grad_cam_plus_plus", "contribution_cam")
+        numbers[name] > 1.6 * numbers["chance"] for name in ("grad_cam", "grad_cam_plus_plus", "contribution_cam")
     )
 
 
@@ -65,7 +65,7 @@ def test_captioning__reads_each_word_from_its_object(run):
 
 def test_vqa__looks_where_the_question_points(run):
     numbers = run("vqa")
-    assert numbers["answers_right"] > 0.9
+    assert numbers["answers_right"] > 0.8
     assert numbers["on_the_object_asked_about"] > 3 * max(numbers["chance"], numbers["on_the_other"])
 
 
