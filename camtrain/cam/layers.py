@@ -94,7 +94,7 @@ def _closest(name: str, names: Iterable[str]) -> str:
 def resolve_layers(model: nn.Module, images: Any, layers: LayerSpec = "auto") -> tuple[Layer, ...]:
     """Layers from `"auto"`, a dotted name, a module, or a list of names or modules, checked in one dry forward.
 
-    The dry forward runs on the first two images, in evaluation mode; the random state and every module's mode are
+    The dry forward runs on the first image, in evaluation mode; the random state and every module's mode are
     restored. `"auto"` takes, among the outputs of modules with parameters that can be read as a map of more than one
     cell and on which the answer depends (its gradient is not zero), the one with the fewest cells, and of those the
     last, that every path from the image to the answer goes through. `Layer.reason` and the log say what was found.
@@ -215,21 +215,26 @@ def _ordered(candidates: Sequence[_Candidate]) -> list[_Candidate]:
 
 
 def _observe(model: nn.Module, images: Any, *, graph: bool = False) -> tuple[Observer, Any]:
-    few = first_two(images)
-    observer = Observer(model, few, graph=graph)
-    with (
-        isolated(model, images),
-        evaluating(model),
-        torch.set_grad_enabled(graph),
-        observing(observer),
-    ):
-        answer = call(model, usable_in_autograd(few))
-    return observer, answer
+    """A dry forward on one image; on two where the model does not keep a batch of one apart (it squeezes)."""
+    try:
+        observer, answer = _observe_few(model, first_of(images, 1), graph)
+    except Exception:  # whatever a foreign forward raises on a single image
+        return _observe_few(model, first_of(images, 2), graph)
+    rows = {tensor.shape[0] if tensor.ndim else 0 for tensor in answers(answer)[:1]}
+    if isinstance(images, list) or not rows - {0, 1}:
+        return observer, answer
+    return _observe_few(model, first_of(images, 2), graph)
+
+
+def _observe_few(model: nn.Module, images: Any, graph: bool) -> tuple[Observer, Any]:
+    observer = Observer(model, images, graph=graph)
+    with isolated(model, images), evaluating(model), torch.set_grad_enabled(graph), observing(observer):
+        return observer, call(model, usable_in_autograd(images))
 
 
 def probe(model: nn.Module, images: Any, module: nn.Module, layouts: Sequence[Layout]) -> Layout:
     """The first reading, unless a change of the image's first quarter stays in that of the map under another."""
-    few = first_two(images)
+    few = first_of(images, 1)
     with isolated(model, images), evaluating(model), torch.no_grad():
         before, after = (record_first(model, module, usable_in_autograd(i)) for i in (few, _quarter_changed(few)))
     change = (after - before).abs().float()
@@ -256,8 +261,8 @@ def _quarter_changed(images: Any) -> Any:
     return pytree.tree_map(change, images)
 
 
-def first_two(images: Any) -> Any:
-    """The first two rows of a model's inputs: of every tensor in them, or of a list of images."""
+def first_of(images: Any, count: int) -> Any:
+    """The first rows of a model's inputs: of every tensor in them, or of a list of images."""
     if isinstance(images, list):
-        return images[:2]
-    return pytree.tree_map_only(Tensor, lambda tensor: tensor[:2] if tensor.ndim else tensor, images)
+        return images[:count]
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor[:count] if tensor.ndim else tensor, images)

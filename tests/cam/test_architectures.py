@@ -16,7 +16,7 @@ from torchvision.models.video.mvit import MSBlockConfig, MViT
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 from camtrain import explain
-from camtrain.cam import capture, detection_box, grad_cam, regression_output, resolve_layers, segmentation_region
+from camtrain.cam import capture, detection_box, regression_output, resolve_layers, segmentation_region
 
 CLASSES = 5
 
@@ -289,8 +289,9 @@ def test_auto__on_detection_explains_a_box_of_the_raw_output(build, options, lay
     assert captured.activations[0].shape[2:] == grid
     assert (captured.gradients[0] != 0).flatten(1).any(dim=1).all()
     assert pytree.tree_all_only(torch.Tensor, lambda t: not t.requires_grad, captured.logits)
-    heatmaps = grad_cam(captured.activations[0], captured.gradients[0])
-    assert heatmaps.shape == (2, *grid)
+    explanation = explain(net, images, layers=captured.layers, target=detection_box(boxes))
+    assert explanation.heatmaps["grad_cam"].shape == (2, *grid)
+    assert explanation.resized("grad_cam").shape == (2, 64, 96)
 
 
 def test_auto__on_a_regression_of_two_inputs(make_net):

@@ -123,7 +123,7 @@ def test_auto__works_without_a_graph_of_parameters_and_with_a_head_of_zeros(prep
 
 def test_auto__without_a_map_says_what_it_saw():
     net = nn.Sequential(nn.Flatten(), nn.Linear(48, 4), nn.ReLU())
-    with pytest.raises(LayerError, match=r"No layer of Sequential has a map.*'1': \(2, 4\)"):
+    with pytest.raises(LayerError, match=r"No layer of Sequential has a map.*'1': \(1, 4\)"):
         resolve_layers(net, torch.rand(2, 3, 4, 4))
 
 
@@ -149,10 +149,20 @@ def test_find_layers__takes_names_modules_records_and_lists():
 
 @pytest.mark.parametrize("call", [resolve_layers, capture])
 def test_layers__without_a_map_are_refused_with_their_shape(call):
-    with pytest.raises(LayerError, match=r"'head' has shape \(2, 3\), which cannot be read as a map"):
+    with pytest.raises(LayerError, match=r"'head' has shape \([12], 3\), which cannot be read as a map"):
         call(Branches(), torch.rand(2, 3, 8, 8), "head")
 
 
 def test_to_map__of_tokens_that_no_forward_has_shown_is_refused():
     with pytest.raises(LayerError, match=r"shape \(2, 17, 8\)"):
         Layer("block", nn.Identity()).to_map(torch.zeros(2, 17, 8))
+
+
+def test_auto__of_a_model_that_squeezes_a_batch_of_one_looks_at_two_images():
+    class Squeezing(Branches):
+        def forward(self, x):
+            x = self.body(x).mean((2, 3), keepdim=True).squeeze()
+            return self.head(torch.cat([x, x], dim=-1))
+
+    (layer,) = resolve_layers(Squeezing(), torch.rand(3, 3, 8, 8))
+    assert layer.name == "body"
