@@ -111,6 +111,17 @@ def le_grad(
     counts. Tokens beyond the patches (class, registers) are taken to come first.
     Raises MethodError where there is no attention, or it is over windows or pooled tokens (Swin, MViT).
     Source: Bousselham et al. 2024, with the score of the whole model.
+
+    >>> class Tiny(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.patches = nn.Conv2d(3, 8, 4, 4)
+    ...         self.block = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+    ...
+    ...     def forward(self, images):
+    ...         return self.block(self.patches(images).flatten(2).transpose(1, 2)).mean(dim=1)
+    >>> le_grad(Tiny(), torch.rand(2, 3, 16, 16)).shape
+    torch.Size([2, 4, 4])
     """
     layer = resolve_layers(model, images, layers)[0]
     with undisturbed(model, images) as (net, inputs), torch.enable_grad():
