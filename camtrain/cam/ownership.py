@@ -34,7 +34,12 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The user's own module under `torch.compile` and distributed wrappers. DataParallel is refused."""
+    """The user's own module under `torch.compile` and distributed wrappers. DataParallel is refused.
+
+    >>> net = nn.Conv2d(3, 4, 1)
+    >>> unwrap(torch.compile(net)) is net
+    True
+    """
     while True:
         if isinstance(model, nn.DataParallel):
             raise ConfigurationError(

@@ -97,7 +97,11 @@ class Ride:
 
 
 def can_ride(model: nn.Module) -> bool:
-    """Whether the forward pass gives the same bits with gradients on: not so for torch's own attention modules."""
+    """Whether the forward pass gives the same bits with gradients on: not so for torch's own attention modules.
+
+    >>> can_ride(nn.Conv2d(3, 4, 1)), can_ride(nn.MultiheadAttention(4, 1))
+    (True, False)
+    """
     return not any(isinstance(module, _TWO_PATHS) for module in model.modules())
 
 
