@@ -94,7 +94,7 @@ def _closest(name: str, names: Iterable[str]) -> str:
 def resolve_layers(model: nn.Module, images: Any, layers: LayerSpec = "auto") -> tuple[Layer, ...]:
     """Layers from `"auto"`, a dotted name, a module, or a list of names or modules, checked in one dry forward.
 
-    The dry forward runs on the first image, in evaluation mode; the random state and every module's mode are
+    The dry forward runs on one or two images, in evaluation mode; the random state and every module's mode are
     restored. `"auto"` takes, among the outputs of modules with parameters that can be read as a map of more than one
     cell and on which the answer depends (its gradient is not zero), the one with the fewest cells, and of those the
     last, that every path from the image to the answer goes through. `Layer.reason` and the log say what was found.
@@ -121,6 +121,8 @@ def read_layer(layer: Layer, model: nn.Module, images: Any, observer: Observer) 
             f"Layer {layer.name!r} is not reached by the forward pass, or returns no tensor: name another."
         )
     found = uses[-1].layouts
+    if len(found) > 1 and observer.only is not None:  # the modules that were not looked at may tell
+        return with_uses(read_layer(layer, model, images, _observe(model, images)[0]), len(uses))
     if not found:
         raise LayerError(_unreadable(layer.name, uses[-1].shape))
     known = [layout for layout in found if layer.layout is not None and layout.name == layer.layout.name]
@@ -215,7 +217,9 @@ def _ordered(candidates: Sequence[_Candidate]) -> list[_Candidate]:
 
 
 def _observe(model: nn.Module, images: Any, *, graph: bool = False) -> tuple[Observer, Any]:
-    """A dry forward on one image; on two where the model does not keep a batch of one apart (it squeezes)."""
+    """A dry forward on two images; on one where that suffices to follow the graph: not where the model squeezes."""
+    if not graph:
+        return _observe_few(model, first_of(images, 2), graph)
     try:
         observer, answer = _observe_few(model, first_of(images, 1), graph)
     except Exception:  # whatever a foreign forward raises on a single image

@@ -50,7 +50,7 @@ class Observer:
         self.stem: Output | None = None
         self.head_input: Tensor | None = None
         self._frame_seen = False
-        self._order: dict[Size, str] = {}  # of a shape, where layers of known order have its channels
+        self._orders: dict[Size, set[str]] = {}  # of each shape, where layers of known order had its channels
 
     def handles(self) -> Iterator[Any]:
         """Register the hooks, one after the other."""
@@ -91,12 +91,19 @@ class Observer:
             return ()
         found, own = readings(shape, self.frame, tuple(self.grids)), channel_order(module, shape)
         if own:
-            self._order[shape] = own
-            found = tuple(layout for layout in found if layout.name == own)
-        found = tuple(layout for layout in found if layout.name == self._order.get(shape)) or found
+            self._orders.setdefault(shape, set()).add(own)
+        told = {own} if own else self._told(shape)
+        if own or (len(found) > 1 and len(told) == 1):
+            found = tuple(layout for layout in found if layout.name in told)
         if len(shape) > 3 and len(found) == 1 and found[0].grid not in self.grids:
             self.grids.append(found[0].grid)
         return found if tensor.ndim and self.batch in (None, shape[0]) else ()
+
+    def _told(self, shape: Size) -> set[str]:
+        """Where the channels were in outputs of this shape, else in all others. Not known if only some were looked at."""
+        if self.only is not None:
+            return set()
+        return self._orders.get(shape) or set().union(*self._orders.values())
 
     def _joined(self, tensor: Tensor, is_map: bool) -> Tensor:
         """The tensor as part of a graph: where there is none the first map is made a leaf, and `no_grad` is left."""

@@ -149,7 +149,7 @@ def test_find_layers__takes_names_modules_records_and_lists():
 
 @pytest.mark.parametrize("call", [resolve_layers, capture])
 def test_layers__without_a_map_are_refused_with_their_shape(call):
-    with pytest.raises(LayerError, match=r"'head' has shape \([12], 3\), which cannot be read as a map"):
+    with pytest.raises(LayerError, match=r"'head' has shape \(2, 3\), which cannot be read as a map"):
         call(Branches(), torch.rand(2, 3, 8, 8), "head")
 
 
@@ -166,3 +166,16 @@ def test_auto__of_a_model_that_squeezes_a_batch_of_one_looks_at_two_images():
 
     (layer,) = resolve_layers(Squeezing(), torch.rand(3, 3, 8, 8))
     assert layer.name == "body"
+
+
+@pytest.mark.parametrize("layer", ["1", "auto"])
+def test_layers__with_as_many_channels_as_rows_are_read_like_the_convolutions_before_them(layer):
+    class Twofold(nn.Module):
+        def forward(self, x):
+            return torch.cat([x, nn.functional.max_pool2d(x - x.mean((2, 3), keepdim=True), 3, 1, 1)], dim=1)
+
+    net = nn.Sequential(nn.Conv2d(3, 2, 1), Twofold(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    images = torch.rand(2, 3, 4, 4)
+    captured = capture(net, images, layer)
+    assert captured.layers[0].layout.name == "channels first"
+    assert torch.equal(captured.activations[0][:, :2], net[0](images).detach())
