@@ -100,7 +100,7 @@ class Observer:
         return found if tensor.ndim and self.batch in (None, shape[0]) else ()
 
     def _told(self, shape: Size) -> set[str]:
-        """Where the channels were in outputs of this shape, else in all others. Not known if only some were looked at."""
+        """Where the channels were in outputs of this shape, else in all; not known where only some are looked at."""
         if self.only is not None:
             return set()
         return self._orders.get(shape) or set().union(*self._orders.values())
