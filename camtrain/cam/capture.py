@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.utils import _pytree as pytree
 
 from camtrain.cam.hooks import hooked
@@ -130,9 +131,12 @@ def capture_each(
     with isolated(model, images), evaluating(model):
         inputs, labels = usable_in_autograd(images), usable_in_autograd(labels)
         try:
-            return _flipped(model, inputs, found, targets, labels, enabled=False)
-        except GradientError:  # a no_grad block inside the model ended after the layer
-            return _flipped(model, inputs, found, targets, labels, enabled=True)
+            return _flipped(model, inputs, found, targets, labels)
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+        with allow_mutation_on_saved_tensors():  # at rest a dropout returns its input, and a later layer overwrites it
+            return _flipped(model, inputs, found, targets, labels)
 
 
 def _find(model: nn.Module, images: Any, layers: LayerSpec) -> tuple[Layer, ...]:
@@ -165,6 +169,19 @@ def _flipped(
     layers: tuple[Layer, ...],
     targets: Sequence[Target],
     labels: Tensor | None,
+) -> tuple[Capture, ...]:
+    try:
+        return _flipped_once(model, images, layers, targets, labels, enabled=False)
+    except GradientError:  # a no_grad block inside the model ended after the layer, or a view needs gradients before it
+        return _flipped_once(model, images, layers, targets, labels, enabled=True)
+
+
+def _flipped_once(
+    model: nn.Module,
+    images: Any,
+    layers: tuple[Layer, ...],
+    targets: Sequence[Target],
+    labels: Tensor | None,
     *,
     enabled: bool,
 ) -> tuple[Capture, ...]:
@@ -174,6 +191,10 @@ def _flipped(
         observer = stack.enter_context(_observing(model, images, layers))
         stack.enter_context(hooked(flip.handles()))
         output = call(model, images)
+    if flip.blocked:
+        raise GradientError(
+            "A layer returns a view of its input that was made without gradients: it needs them before."
+        )
     flip.activations.require_all()
     resolved = _resolved(layers, flip.activations, model, images, observer)
     with torch.enable_grad():

@@ -98,6 +98,7 @@ class GradFlip:
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = tuple(layers)
         self.activations = Activations([layer.name for layer in layers])
+        self.blocked = False
         self._flipped = False
 
     def handles(self) -> Iterator[Any]:
@@ -110,15 +111,23 @@ class GradFlip:
             tensor = first_tensor(output)
             if tensor is None:
                 return None
+            returned = tensor is first_tensor(inputs)
+            if returned and tensor._is_view() and not torch.is_grad_enabled():
+                self.blocked = True  # PyTorch lets no gradient into a view made without them
+                return None
             torch._C._set_grad_enabled(True)
-            leaf = self._leaf(tensor)
+            leaf = self._leaf(tensor, returned)
             self.activations.record(position, leaf)
+            if returned and leaf is not tensor:
+                tensor.copy_(leaf)  # whoever else holds this tensor, as a skip connection does, depends on it too
+                return None
             return replace_first(output, leaf.clone())  # an in-place ReLU further on must not reach the record
 
         return hook
 
-    def _leaf(self, tensor: Tensor) -> Tensor:
+    def _leaf(self, tensor: Tensor, returned: bool) -> Tensor:
         if self._flipped and tensor.requires_grad:
             return tensor  # below an earlier target: part of its graph already
         self._flipped = True
-        return (tensor.clone() if tensor.is_inference() else tensor.detach()).requires_grad_()
+        own = tensor.is_inference() or returned
+        return (tensor.detach().clone() if own else tensor.detach()).requires_grad_()

@@ -7,31 +7,35 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from camtrain.cam import find_logits
 
 
 class Whole:
-    """Activations and gradients of a layer by autograd on the whole graph, in float64: the truth to compare with."""
+    """Activations and gradients of a layer by autograd on the whole graph, in float64: the truth to compare with.
+
+    The gradient is that of a zero added to the layer's output in place, so that nothing about the memory of the net
+    changes.
+    """
 
     def __init__(
         self, model: nn.Module, images: Any, layer: str, score: Callable[[Tensor], Tensor], dtype=torch.float64
     ):
         model = copy.deepcopy(model).to(dtype).eval()
-        kept: list[Tensor] = []
+        added: list[Tensor] = []
 
-        def keep(module: nn.Module, inputs: Any, output: Any) -> Any:
-            first, *others = output if isinstance(output, tuple) else (output,)
-            kept.append(first)
-            return (first.clone(), *others) if others else first.clone()
+        def add(module: nn.Module, inputs: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            self.activations = first.detach().clone()
+            added.append(torch.zeros_like(first).requires_grad_())
+            first.add_(added[-1])
 
-        handle = model.get_submodule(layer).register_forward_hook(keep)
-        with torch.enable_grad():
-            inputs = images.detach().to(dtype).requires_grad_()
-            self.logits = find_logits(model(inputs))
-            self.activations = kept[-1]
-            (self.gradients,) = torch.autograd.grad(score(self.logits).sum(), [self.activations])
-        handle.remove()
+        with torch.enable_grad(), allow_mutation_on_saved_tensors():
+            handle = model.get_submodule(layer).register_forward_hook(add)
+            self.logits = find_logits(model(images.detach().to(dtype)))
+            handle.remove()
+            (self.gradients,) = torch.autograd.grad(score(self.logits).sum(), [added[-1]])
 
 
 @pytest.fixture

@@ -219,3 +219,29 @@ def test_capture__trusts_resolved_layers_for_images_of_another_size(make_net):
 def test_scores__are_those_of_the_predicted_class(make_net):
     captured = capture(make_net(), torch.rand(3, 3, 9, 9), "3", predicted_class)
     torch.testing.assert_close(captured.scores, captured.logits.amax(dim=1))
+
+
+class Preactivated(nn.Module):
+    """`x + conv(f(x))`, where `f` may return its input, as it is or written over: then the skip depends on it too."""
+
+    def __init__(self, f):
+        super().__init__()
+        self.stem, self.f, self.conv, self.head = nn.Conv2d(3, 4, 1), f, nn.Conv2d(4, 4, 1), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.conv(self.f(x))
+        return self.head(x.add_(y).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("f", "both"), [(nn.ReLU(inplace=True), True), (nn.Dropout(), True), (nn.ReLU(), False)])
+def test_capture__of_a_layer_that_returns_its_input_counts_whoever_else_holds_it(whole, f, both):
+    net, images = Preactivated(f).double().eval(), torch.rand(2, 3, 4, 4).double()
+    captured = capture(net, images, "f")
+    torch.testing.assert_close(captured.logits, net(images).detach())
+    weights = net.head.weight[captured.logits.argmax(dim=1)] / 16  # d score / d each cell of the sum
+    expected = weights @ net.conv.weight[:, :, 0, 0] + (weights if both else 0)
+    torch.testing.assert_close(captured.gradients[0], expected[..., None, None].expand_as(captured.gradients[0]))
+    truth = whole(net, images, "f", lambda z: z.amax(dim=1))
+    torch.testing.assert_close(captured.gradients[0], truth.gradients)
+    torch.testing.assert_close(captured.activations[0], truth.activations)
