@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camtrain.cam import Capture, is_empty
+from camtrain.cam import Capture, is_empty, pool_masks
 from camtrain.cam.methods import Method
 from camtrain.data.batches import Batch
 from camtrain.explanation import heatmaps_of
@@ -46,11 +46,15 @@ def explained_batch(
     logits = captured.logits.float()
     predictions = logits.argmax(dim=1)
     unknown = torch.full(predictions.shape, torch.nan, device=logits.device)
-    energies = {name: _if_masked(inside_energy, heat, batch.masks, unknown) for name, heat in heatmaps.items()}
+    # Pooled once for each feature size: the masks are the largest tensors here.
+    sizes = {heat.shape[1:] for heat in heatmaps.values()}
+    pooled = {size: None if batch.masks is None else pool_masks(batch.masks, size) for size in sizes}
+    energies = {n: _if_masked(inside_energy, heat, pooled[heat.shape[1:]], unknown) for n, heat in heatmaps.items()}
     cells = torch.full_like(predictions, -1)
-    if batch.masks is not None and batch.labels is not None:
-        first = next(iter(heatmaps.values()))
-        cells = reason_cells(predictions == batch.labels, first, batch.masks, grounded_above)
+    first = next(iter(heatmaps.values()))
+    masks = pooled[first.shape[1:]]
+    if masks is not None and batch.labels is not None:
+        cells = reason_cells(predictions == batch.labels, first, masks, grounded_above)
     return ExplainedBatch(batch, samples, logits.softmax(dim=1), predictions, heatmaps, energies, cells)
 
 

@@ -156,7 +156,7 @@ def test_monitor__counts_dead_maps_as_empty(make_trainer, foreign, loader):
     ("arguments", "error", "says"),
     [
         ({"layers": "net.44"}, LayerError, "net.44"),
-        ({"layers": "net.9"}, LayerError, r"\(1, 3\)"),
+        ({"layers": "net.9"}, LayerError, r"has shape \(\d, 3\)"),
         ({"model": "nett"}, ConfigurationError, "nett"),
     ],
 )
