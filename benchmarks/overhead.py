@@ -153,6 +153,7 @@ def main() -> None:
     made.add_argument("--images", type=int, default=None, help="default: 256 on a CPU (quick: 128), 4096 on a GPU")
     made.add_argument("--repeats", type=int, default=None, help="default: 9, quick 5")
     made.add_argument("--epochs", type=int, default=1, help="of the training rows")
+    made.add_argument("--only", default="", help="the rows whose name starts so, as 'validation, metrics'")
     options = made.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -162,7 +163,8 @@ def main() -> None:
     torch.manual_seed(0)
     loader = data(images, options.image_size, options.batch_size or (128 if on_gpu else 16))
     rows, summary = [], {}
-    for name, (verb, callbacks, key) in CASES.items():
+    chosen = {name: case for name, case in CASES.items() if name.startswith(options.only)}
+    for name, (verb, callbacks, key) in chosen.items():
         measured = compare(verb, callbacks, loader, options.device, options.epochs, repeats)
         rows.append({"what": name, **measured, "images": images, "image size": options.image_size, "repeats": repeats})
         print(f"{name}: {measured['ratio']:.3f}", flush=True)
