@@ -15,8 +15,8 @@ from camtrain.cam.recording import GradFlip
 from camtrain.cam.targets import Target, find_logits
 from camtrain.errors import CamtrainError
 
-# In evaluation these take another kernel with gradients off than with gradients on: results would differ in the
-# last bit.
+# In evaluation mode these take their fused kernel when gradients are off and the plain one when gradients are on,
+# and the two differ in the last bit: a ride would change what the caller gets back.
 _TWO_PATHS = (
     nn.MultiheadAttention,
     nn.TransformerEncoderLayer,
@@ -28,9 +28,10 @@ _TWO_PATHS = (
 class Ride:
     """Hooks around one forward pass of a model, wherever it is called from.
 
-    The outermost module on the path from `model` to the layers that is called is the *root*: it is entered with
-    gradients off, its output is taken for the logits, and it returns that output detached, so the caller sees what it
-    always saw. The first call counts; `disarm` removes everything, after an exception too.
+    The *root* is the outermost module that is called on the path from `model` to the layers. It is entered with
+    gradients off (the flip at the layers turns them on), the logits are found in its output, and the caller gets that
+    output detached, with the values it always had. Of several calls the first counts. `disarm` removes every hook and
+    restores the gradient mode, after an exception too.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
@@ -63,7 +64,10 @@ class Ride:
         self._modes.close()
 
     def captured(self, target: Target, labels: Tensor | None) -> Capture | None:
-        """Activations and gradients of the pass, or None where it could not be ridden on; they are let go of."""
+        """Activations and gradients of the pass, or None where it could not be ridden on.
+
+        The ride lets go of them and of the graph: a second call returns None.
+        """
         if self.logits is None or not self._flip.activations.complete or not self.logits.requires_grad:
             return None
         if getattr(target, "wants_output", False):
