@@ -6,7 +6,7 @@ Each repeat runs plain and changed one after the other, on the same data and wei
 repeats, its spread the distance between their quartiles. Validation and training are timed from the first to the last
 batch of the Trainer's own loops. Rows:
 
-* validation: every image explained by two methods, metrics and no pictures;
+* validation (of `--images`; the training rows take a quarter of them): every image explained by two methods, metrics and no pictures;
 * validation with pictures: the probes and failure cases too, in the local files;
 * training step with the heatmap penalty; with twins of an eighth of the batch beside it;
 * training with everything on: monitor with pictures and report, alignment with the penalty.
@@ -150,23 +150,25 @@ def main() -> None:
     made = parser(__doc__ or "")
     made.add_argument("--image-size", type=int, default=160)
     made.add_argument("--batch-size", type=int, default=None, help="default: 16 on a CPU, 128 on a GPU")
-    made.add_argument("--images", type=int, default=None, help="default: 256 on a CPU (quick: 128), 4096 on a GPU")
-    made.add_argument("--repeats", type=int, default=None, help="default: 9, quick 5")
+    made.add_argument("--images", type=int, default=None, help="validated; default: 512 on a CPU (quick: 256), 4096 on a GPU")
+    made.add_argument("--repeats", type=int, default=None, help="default: 15, quick 7")
     made.add_argument("--epochs", type=int, default=1, help="of the training rows")
     made.add_argument("--only", default="", help="the rows whose name starts so, as 'validation, metrics'")
     options = made.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     on_gpu = options.device.startswith("cuda")
-    images = options.images or (4096 if on_gpu else 128 if options.quick else 256)
-    repeats = options.repeats or (5 if options.quick else 9)
+    images = options.images or (4096 if on_gpu else 256 if options.quick else 512)
+    repeats = options.repeats or (7 if options.quick else 15)
     torch.manual_seed(0)
-    loader = data(images, options.image_size, options.batch_size or (128 if on_gpu else 16))
+    batch_size = options.batch_size or (128 if on_gpu else 16)
     rows, summary = [], {}
     chosen = {name: case for name, case in CASES.items() if name.startswith(options.only)}
     for name, (verb, callbacks, key) in chosen.items():
+        count = images if verb == "validate" else images // 4  # a training step is dearer
+        loader = data(count, options.image_size, batch_size)
         measured = compare(verb, callbacks, loader, options.device, options.epochs, repeats)
-        rows.append({"what": name, **measured, "images": images, "image size": options.image_size, "repeats": repeats})
+        rows.append({"what": name, **measured, "images": count, "image size": options.image_size, "repeats": repeats})
         print(f"{name}: {measured['ratio']:.3f}", flush=True)
         if key:
             summary[key] = measured["ratio"]

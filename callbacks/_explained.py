@@ -13,7 +13,8 @@ from camtrain.cam import Capture, is_empty, pool_masks
 from camtrain.cam.methods import Method
 from camtrain.data.batches import Batch
 from camtrain.explanation import heatmaps_of
-from camtrain.metrics import NanMean, ReasonCells, inside_energy, pointing_game, reason_cells
+from camtrain.metrics import NanMean, ReasonCells, inside_energy, maxima_inside, reason_cells
+from camtrain.metrics.grounding import answerable
 from camtrain.render import overlay, to_uint8
 from camtrain.sinks.records import CELLS, Panel
 
@@ -28,6 +29,7 @@ class ExplainedBatch:
     predictions: Tensor  # (B,)
     heatmaps: Mapping[str, Tensor]  # (B, *S)
     energies: Mapping[str, Tensor]  # (B,), NaN without an answer
+    hits: Mapping[str, Tensor]  # (B,), the pointing game, NaN without an answer
     cells: Tensor  # (B,) index into CELLS, -1 for none
 
     @property
@@ -45,21 +47,28 @@ def explained_batch(
     heatmaps = heatmaps_of(captured, methods)
     logits = captured.logits.float()
     predictions = logits.argmax(dim=1)
-    unknown = torch.full(predictions.shape, torch.nan, device=logits.device)
-    # Pooled once for each feature size: the masks are the largest tensors here.
-    sizes = {heat.shape[1:] for heat in heatmaps.values()}
-    pooled = {size: None if batch.masks is None else pool_masks(batch.masks, size) for size in sizes}
-    energies = {n: _if_masked(inside_energy, heat, pooled[heat.shape[1:]], unknown) for n, heat in heatmaps.items()}
+    energies, hits, cells = _grounded(heatmaps, batch, predictions, grounded_above)
+    return ExplainedBatch(batch, samples, logits.softmax(dim=1), predictions, heatmaps, energies, hits, cells)
+
+
+def _grounded(
+    heatmaps: Mapping[str, Tensor], batch: Batch, predictions: Tensor, grounded_above: float
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    """Inside energy and pointing game by method, and the cells. Masks are large: they are read as seldom as can be."""
     cells = torch.full_like(predictions, -1)
-    first = next(iter(heatmaps.values()))
-    masks = pooled[first.shape[1:]]
-    if masks is not None and batch.labels is not None:
-        cells = reason_cells(predictions == batch.labels, first, masks, grounded_above)
-    return ExplainedBatch(batch, samples, logits.softmax(dim=1), predictions, heatmaps, energies, cells)
-
-
-def _if_masked(measure: Callable[..., Tensor], heatmaps: Tensor, masks: Tensor | None, unknown: Tensor) -> Tensor:
-    return unknown if masks is None else measure(heatmaps, masks)
+    if batch.masks is None:
+        unknown = torch.full(predictions.shape, torch.nan, device=predictions.device)
+        return dict.fromkeys(heatmaps, unknown), dict.fromkeys(heatmaps, unknown), cells
+    pooled = {size: pool_masks(batch.masks, size) for size in {heat.shape[1:] for heat in heatmaps.values()}}
+    inside, energies, hits = batch.masks >= 0.5, {}, {}
+    for name, heat in heatmaps.items():
+        masks = pooled[heat.shape[1:]]
+        energies[name] = inside_energy(heat, masks)
+        hits[name] = torch.where(answerable(heat, masks), maxima_inside(heat, inside), torch.nan)
+    if batch.labels is not None:
+        first = next(iter(heatmaps.values()))
+        cells = reason_cells(predictions == batch.labels, first, pooled[first.shape[1:]], grounded_above)
+    return energies, hits, cells
 
 
 class GroundingTally:
@@ -79,12 +88,9 @@ class GroundingTally:
 
     def update(self, explained: ExplainedBatch) -> None:
         """Add a batch."""
-        masks = explained.batch.masks
         for name, heatmaps in explained.heatmaps.items():
-            energy = explained.energies[name]
-            self._means[f"inside_energy/{name}"].update(energy)
-            hits = _if_masked(pointing_game, heatmaps, masks, torch.full_like(energy, torch.nan))
-            self._means[f"pointing_game/{name}"].update(hits)
+            self._means[f"inside_energy/{name}"].update(explained.energies[name])
+            self._means[f"pointing_game/{name}"].update(explained.hits[name])
             self._means[f"empty_maps/{name}"].update(is_empty(heatmaps).float())
         self._cells.update(explained.cells)
         self._masked.update((explained.cells >= 0).float())
@@ -190,9 +196,9 @@ class Failures:
 
     def update(self, explained: ExplainedBatch) -> None:
         """Keep those of a batch that rank among the highest so far."""
-        scores = self.score(explained).nan_to_num(-1.0)
-        if not self.count or not len(scores):
+        if not self.count or not len(explained.samples):
             return
+        scores = self.score(explained).nan_to_num(-1.0)
         values, rows = scores.topk(min(self.count, len(scores)))
         for value, row in zip(values.tolist(), rows.tolist(), strict=True):
             full = len(self._heap) == self.count

@@ -45,8 +45,8 @@ class ExplanationMonitor(Callback):
     """Heatmaps, grounding metrics and failure cases of every validation image, from the module's own forward pass.
 
     The callback rides on the forward pass that `validation_step` (or `test_step`) makes: metrics stay bit-identical.
-    `benchmarks/overhead.py` measures what that costs. Where it cannot ride (the module has torch's own attention modules, is
-    compiled, or returns no logits from its model) it makes a forward pass of its own and says so once.
+    `benchmarks/overhead.py` measures what that costs. Where it cannot ride (the module has torch's own attention
+    modules, is compiled, or returns no logits from its model) it makes a forward pass of its own and says so once.
 
     Logged at each explained epoch, as means over the images that have an answer: `cam/empty_maps/<method>`, and with
     masks in the batch `cam/inside_energy/<method>`, `cam/pointing_game/<method>` and the shares of the four cells

@@ -16,7 +16,7 @@ def annotated(masks: Float[Tensor, "B *S"]) -> Bool[Tensor, " B"]:
     >>> annotated(torch.tensor([[[-1.0, -1.0]], [[0.0, 1.0]]]))
     tensor([False,  True])
     """
-    return (masks >= 0).flatten(1).any(dim=1)
+    return masks.flatten(1).amax(dim=1) >= 0
 
 
 def pool_masks(masks: Float[Tensor, "B *S"], size: Sequence[int]) -> Float[Tensor, "B *s"]:
