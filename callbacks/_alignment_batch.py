@@ -37,8 +37,10 @@ class Census:
         return self.twinned * self.processes / self.all_twinned if self.all_twinned else 1.0
 
 
-def count(batch: Batch, limit: int, strategy: Any = None, processes: int = 1) -> Census:
-    """The census of a batch, of which at most `limit` images get a twin; with several processes, `strategy` sums up.
+def count(batch: Batch, limit: int, strategy: Any = None, processes: int = 1, remembered: int = 0) -> Census:
+    """The census of a batch that makes at most `limit` twins; with several processes, `strategy` sums up.
+
+    `remembered` images of earlier batches are there to make twins of too.
 
     MaskError for masks that cannot be meant.
 
@@ -51,7 +53,8 @@ def count(batch: Batch, limit: int, strategy: Any = None, processes: int = 1) ->
         if (len(batch), *batch.images.shape[2:]) != tuple(batch.masks.shape):
             check_masks(batch)  # raises
         counts = _counts(batch.masks)
-    counts[2].clamp_(max=limit if len(batch) > 1 else 0)  # of a single image nobody has another background
+    counts[2] += remembered
+    counts[2].clamp_(max=limit if len(batch) + remembered > 1 else 0)  # a single image has nobody's background
     totals = counts if processes == 1 else strategy.reduce(counts.clone(), reduce_op="sum")
     annotated, guiding, twinned, bad, all_annotated, _, all_twinned, _ = torch.cat([counts, totals]).tolist()
     if bad:
@@ -77,6 +80,16 @@ def require_masks(batch: Batch, raw: Any, *, twins: bool) -> None:
         )
     if twins and batch.labels is None:
         raise ConfigurationError(f"Twins need labels, and the training batch holds none: {_keys(raw)}. Set twins=0.")
+
+
+def can_ask_twins(batch: Batch) -> bool:
+    """Whether the batch holds images `(B, C, H, W)` and a class label for each.
+
+    >>> can_ask_twins(Batch(torch.zeros(2, 3, 4, 4), labels=torch.tensor([0, 1])))
+    True
+    """
+    labels = batch.labels
+    return batch.images.ndim == 4 and labels is not None and labels.ndim == 1 and not labels.is_floating_point()
 
 
 def _keys(raw: Any) -> str:

@@ -1,23 +1,44 @@
 """When alignment begins, how far training has come since, and which numbers make sense."""
 
 import math
+import operator
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pytorch_lightning import Trainer
 
 from camtrain.errors import ConfigurationError
+from camtrain.losses.twins import INFILLS
+
+_COMPARISONS = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le, "==": operator.eq}
+_CONDITION = re.compile(r"(?P<name>.+?)\s*(?P<sign>>=|<=|==|>|<)\s*(?P<bound>[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)")
 
 
-def is_due(start_when: int | str, epoch: int, metrics: Mapping[str, Any]) -> bool:
-    """Whether the epoch has come, or the named metric is above 0. A metric that is missing or NaN is not.
+def is_due(when: int | str, epoch: int, metrics: Mapping[str, Any]) -> bool:
+    """Whether the epoch has come, or the condition on a metric holds: not so for one that is missing or NaN.
 
     >>> is_due(3, 2, {}), is_due("reliance/flagged", 0, {"reliance/flagged": 1.0})
     (False, True)
+    >>> is_due("val/accuracy >= 0.9", 0, {"val/accuracy": 0.85})
+    False
     """
-    if isinstance(start_when, int):
-        return epoch >= start_when
-    return start_when in metrics and float(metrics[start_when]) > 0
+    if isinstance(when, int):
+        return epoch >= when
+    name, compare, bound = parse_condition(when)
+    return name in metrics and compare(float(metrics[name]), bound)
+
+
+def parse_condition(condition: str) -> tuple[str, Callable[[float, float], bool], float]:
+    """The metric, the comparison and the number of `"metric > number"`; a name alone means above 0.
+
+    >>> parse_condition("reliance/flagged")[::2], parse_condition("val/loss<0.5")[::2]
+    (('reliance/flagged', 0.0), ('val/loss', 0.5))
+    """
+    found = _CONDITION.fullmatch(condition.strip())
+    if found is None:
+        return condition.strip(), operator.gt, 0.0
+    return found["name"], _COMPARISONS[found["sign"]], float(found["bound"])
 
 
 def position(trainer: Trainer, *, new_epoch: bool = False) -> float:
@@ -54,14 +75,42 @@ def factor(schedule: Callable[..., Any] | None, at: float) -> float:
     return value
 
 
-def check_arguments(weight: float, twins: float, twins_share: float, start_when: int | str, accumulate: int) -> None:
-    """ConfigurationError for a number that cannot be meant."""
+def check_arguments(
+    *,
+    weight: float | str,
+    gradient_ratio: float,
+    twins: float | str,
+    twins_share: float,
+    memory: int,
+    infill: str,
+    jitter: float,
+    mask_kind: str,
+    start_when: int | str,
+    stop_when: int | str | None,
+    accumulate: int,
+) -> None:
+    """ConfigurationError for an argument that cannot be meant."""
     for name, value in (("weight", weight), ("twins", twins)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ConfigurationError(f"{name} is a finite number of at least 0; got {value}. Use 0 to switch it off.")
+        if value == "auto":
+            continue
+        if isinstance(value, str) or not (math.isfinite(value) and value >= 0):
+            raise ConfigurationError(
+                f"{name} is 'auto' or a finite number of at least 0; got {value!r}. Use 0 to switch it off."
+            )
+    if not (math.isfinite(gradient_ratio) and gradient_ratio > 0):
+        raise ConfigurationError(f"gradient_ratio is a finite number above 0; got {gradient_ratio}.")
     if not 0 < twins_share <= 1:
         raise ConfigurationError(f"twins_share is a part of the batch in (0, 1]; got {twins_share}.")
+    if memory < 0:
+        raise ConfigurationError(f"memory counts images and is at least 0; got {memory}.")
+    if infill not in INFILLS:
+        raise ConfigurationError(f"infill is one of {', '.join(INFILLS)}; got {infill!r}.")
+    if not 0 <= jitter <= 1:
+        raise ConfigurationError(f"jitter is a fraction in [0, 1]; got {jitter}.")
+    if mask_kind not in ("object", "forbidden"):
+        raise ConfigurationError(f"mask_kind is 'object' or 'forbidden'; got {mask_kind!r}.")
     if accumulate < 1:
         raise ConfigurationError(f"accumulate counts manual_backward calls and is at least 1; got {accumulate}.")
-    if isinstance(start_when, int) and start_when < 0:
-        raise ConfigurationError(f"start_when is an epoch from 0 on, or the name of a metric; got {start_when}.")
+    for name, when in (("start_when", start_when), ("stop_when", stop_when)):
+        if isinstance(when, int) and when < 0:
+            raise ConfigurationError(f"{name} is an epoch from 0 on, or a condition on a metric; got {when}.")

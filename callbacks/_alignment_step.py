@@ -9,46 +9,59 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
+from camtrain.callbacks._alignment_balance import squared_norms
 from camtrain.callbacks._alignment_batch import Census
+from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_patch import eager, patched
 from camtrain.callbacks._alignment_recording import Call, Calls, depends_on, recording
-from camtrain.callbacks._alignment_terms import Penalty, add_to_loss, twins_cross_entropy
-from camtrain.cam import Layer
+from camtrain.callbacks._alignment_terms import Penalty, Twins, add_to_loss, loss_in
+from camtrain.cam import Layer, annotated
 from camtrain.data.batches import Batch
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is added in one step: the weights as they are now, and at most how many twins."""
+    """What is added in one step: the weights as they are now, and how twins are made, at most `limit`."""
 
     weight: float
     twins: float
     limit: int
     generator: torch.Generator
-    penalize: Callable[..., Penalty]
+    memory: Memory
+    penalize: Callable[..., Penalty] | None
+    answer_twins: Callable[..., Twins | None]
+    measure: bool = False
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What was added, and its parts for the log; `added` is None where it was not finite and was left out."""
+    """What was added, and its parts for the log; `added` is None where it was not finite and was left out.
+
+    `norms` are the squared gradient norms of the task and the penalty at the layers, where they were to be measured.
+    """
 
     added: Tensor | None
     penalty: Penalty | None
     twins: Tensor | None
+    norms: Tensor | None = None
 
 
-def compute_terms(recipe: Recipe, call: Call, layers: Sequence[Layer], batch: Batch) -> Terms:
-    """`weight * penalty + twins * cross-entropy`, each left out at a weight of 0."""
+def compute_terms(recipe: Recipe, call: Call, layers: Sequence[Layer], batch: Batch, task: Tensor | None) -> Terms:
+    """`weight * penalty + twins * cross-entropy`; the penalty counts for the images and for their twins alike."""
     parts: list[Tensor] = []
-    penalty = twins = None
-    if recipe.weight > 0:
+    penalty = norms = entropy = None
+    annotated_here = batch.masks is not None and bool(annotated(batch.masks).any())
+    if recipe.penalize is not None and annotated_here:
         penalty = recipe.penalize(call, layers, batch)
         parts.append(recipe.weight * penalty.value)
+        if recipe.measure and task is not None:
+            norms = squared_norms(task, penalty.value, call.activations)
     if recipe.twins > 0:
-        twins = twins_cross_entropy(call, batch, generator=recipe.generator, limit=recipe.limit)
-        parts.append(recipe.twins * twins)
-    total = torch.stack(parts).sum()
-    return Terms(total if bool(total.isfinite()) else None, penalty, twins)
+        twins = recipe.answer_twins(call, layers, batch, recipe.memory, recipe.generator, recipe.limit)
+        entropy = call.logits.new_zeros(()) if twins is None else twins.cross_entropy
+        parts.append(recipe.twins * entropy)
+    total = torch.stack(parts).sum() if parts else call.logits.new_zeros(())
+    return Terms(total if bool(total.isfinite()) else None, penalty, entropy, norms)
 
 
 @dataclass(frozen=True)
@@ -89,7 +102,7 @@ class AlignedStep:
         pl_module: LightningModule,
         modules: dict[str, nn.Module],
         layers: Sequence[Layer],
-        compute: Callable[[Calls], Terms | None],
+        compute: Callable[[Calls, Tensor | None], Terms | None],
         *,
         divide_by: int = 1,
         compiled: bool = False,
@@ -112,7 +125,7 @@ class AlignedStep:
             output = original(*args, **kwargs)
         if output is None:  # Lightning's way to leave a batch out
             return None
-        self.terms = self.compute(calls)
+        self.terms = self.compute(calls, loss_in(output))
         return output if self._added is None else add_to_loss(output, self._added)
 
     def _manual(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -120,7 +133,7 @@ class AlignedStep:
 
             def manual_backward(backward: Callable[..., Any], loss: Tensor, *rest: Any, **options: Any) -> None:
                 if self.terms is None and self._is_meant(loss, calls):
-                    self.terms = self.compute(calls)
+                    self.terms = self.compute(calls, loss)
                     loss = loss if self._added is None else loss + self._added / self.divide_by
                 backward(loss, *rest, **options)
 

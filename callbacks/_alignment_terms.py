@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_recording import Call
-from camtrain.cam import Layer, annotated, find_logits, gradients_of, is_empty
+from camtrain.cam import Layer, annotated, gradients_of, is_empty, record_activations
 from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, ConfigurationError, GradientError
-from camtrain.losses import make_twins
+from camtrain.losses.twins import can_have_twin, make_masked_twins
 
 _HALF_SCALE = 1024.0  # float16 gradients of a confident answer would vanish below 6e-8
 
@@ -84,31 +85,78 @@ def require_gradient(penalty: Tensor, pl_module: nn.Module) -> bool:
     return any(bool(g.count_nonzero()) for g in used)
 
 
-def twins_cross_entropy(call: Call, batch: Batch, *, generator: torch.Generator, limit: int, **options: Any) -> Tensor:
-    """Cross-entropy of the counterfactual twins of what the module was given; 0 where there are none.
+@dataclass(frozen=True)
+class Twins:
+    """Counterfactual twins with what they shall answer, and the call that answered."""
 
-    The twins are made of the module's own input, so whatever was done to the images before holds for them as well; they
-    run through the module in the mode it is in, and BatchNorm sees them.
+    batch: Batch
+    call: Call
+
+    @property
+    def cross_entropy(self) -> Tensor:
+        """Of the label, over the twins."""
+        assert self.batch.labels is not None
+        logits = self.call.logits
+        return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), self.batch.labels)
+
+
+def answer_twins(
+    call: Call,
+    layers: Sequence[Layer],
+    batch: Batch,
+    memory: Memory,
+    generator: torch.Generator,
+    limit: int,
+    **how: Any,
+) -> Twins | None:
+    """Twins of what the module was given, run through it once more; None where there is nobody to make one of.
+
+    They are made of the module's own input, so whatever was done to the images before holds for them as well, and of
+    images of earlier batches where this one has too few annotated. They run through the module in the mode it is in,
+    and BatchNorm sees them. `how` goes to `make_masked_twins`.
     """
-    images = _images_among((call.args, call.kwargs), batch)
+    images = images_among(call, batch)
     assert batch.masks is not None
     assert batch.labels is not None
-    twins, index = make_twins(images, batch.masks, batch.labels, generator=generator, limit=limit, **options)
+    alone = not _travels_with_others(call, images)
+    pool = images.detach(), batch.masks, batch.labels
+    rows = can_have_twin(batch.masks).nonzero().flatten()
+    if (
+        alone and len(rows) < 2 * limit and len(memory) > 1
+    ):  # then nobody with its object still there lends a background
+        recalled = memory.recall(2 * limit - len(rows), generator)
+        pool = tuple(torch.cat([a[rows], b.to(a.dtype)]) for a, b in zip(pool, recalled, strict=True))  # type: ignore[assignment]
+    if alone:
+        memory.remember(images, batch.masks, batch.labels)
+    twins, masks, index = make_masked_twins(*pool, generator=generator, limit=limit, **how)
     if len(twins) == 0:
-        return images.new_zeros(())
+        return None
 
     def exchanged(value: Tensor) -> Tensor:
         if value is images:
             return twins
-        return value[index] if value.ndim > 0 and len(value) == len(images) else value
+        return value[index] if not alone and value.ndim > 0 and len(value) == len(images) else value
 
     args, kwargs = pytree.tree_map_only(Tensor, exchanged, (call.args, call.kwargs))
-    logits = find_logits(call.module(*args, **kwargs))
-    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), batch.labels[index])
+    if layers:
+        with record_activations(layers) as activations:
+            output = call.module(*args, **kwargs)
+        seen = tuple(activations) if activations.complete else ()
+    else:
+        output, seen = call.module(*args, **kwargs), ()
+    answered = Call(call.name, call.module, args, kwargs, output, seen)
+    return Twins(Batch(twins, pool[2][index], masks), answered)
 
 
-def _images_among(inputs: Any, batch: Batch) -> Tensor:
-    for value in pytree.tree_leaves(inputs):
+def _travels_with_others(call: Call, images: Tensor) -> bool:
+    """Whether the module takes more per image than the image, which images of earlier batches do not have."""
+    given = [v for v in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(v, Tensor) and v is not images]
+    return any(value.ndim > 0 and len(value) == len(images) for value in given)
+
+
+def images_among(call: Call, batch: Batch) -> Tensor:
+    """The images that a module was given, of the batch's number and size. ConfigurationError if it was given none."""
+    for value in pytree.tree_leaves((call.args, call.kwargs)):
         if isinstance(value, Tensor) and value.ndim == 4 and _size(value) == _size(batch.images):
             return value
     raise ConfigurationError(
@@ -132,3 +180,15 @@ def add_to_loss(output: Any, extra: Tensor) -> Any:
     if isinstance(output, Mapping) and output.get("loss") is not None:
         return {**output, "loss": output["loss"] + extra}
     return output
+
+
+def loss_in(output: Any) -> Tensor | None:
+    """The loss in a training step's output, or None.
+
+    >>> loss_in({"loss": torch.tensor(1.0)})
+    tensor(1.)
+    """
+    if isinstance(output, Tensor):
+        return output
+    found = output.get("loss") if isinstance(output, Mapping) else None
+    return found if isinstance(found, Tensor) else None

@@ -1,91 +1,129 @@
 """AttentionAlignment: any LightningModule, taught to look at the object."""
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
-from torch import nn
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor, nn
 
 from camtrain.callbacks._alignment_auto import last_map
-from camtrain.callbacks._alignment_batch import Census, count, require_masks
+from camtrain.callbacks._alignment_balance import Balance
+from camtrain.callbacks._alignment_batch import Census, can_ask_twins, count, require_masks
+from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_patch import is_compiled, patch
 from camtrain.callbacks._alignment_recording import Calls, logits_call, named_module
-from camtrain.callbacks._alignment_start import check_arguments, factor, is_due, position, progress
+from camtrain.callbacks._alignment_start import check_arguments, factor, is_due, parse_condition, position, progress
 from camtrain.callbacks._alignment_step import AlignedStep, Recipe, Terms, compute_terms, scalars
-from camtrain.callbacks._alignment_terms import penalize, require_gradient
+from camtrain.callbacks._alignment_terms import answer_twins, images_among, penalize, require_gradient
 from camtrain.cam import Layer, find_layers, log_probability, resolve_method
 from camtrain.data.batches import Batch, check_masks, read_batch
 from camtrain.errors import ConfigurationError
 from camtrain.losses import AlignmentLoss
+from camtrain.losses.twins import Infill
 
 
 class AttentionAlignment(Callback):
-    """Adds an alignment penalty to the training loss of any LightningModule, without a change to it.
+    """Teaches any LightningModule to look at the annotated object, without a change to it.
 
-    During the module's own `training_step` the activations of a layer are recorded; the evidence for the label is
-    differentiated once more (`create_graph`), its part outside the mask is the penalty, and `loss + weight * penalty`
-    is what Lightning trains on. There is no second forward pass, except for `twins`. Images without a mask take no
-    part; a batch without any, or whose masks cover everything, trains bit for bit as without the callback, and so does
-    `weight=0`. A step whose penalty is not finite trains without it and is counted.
+    Two terms are added to the loss that Lightning trains on. *The penalty*: during the module's own `training_step` the
+    activations of a layer are recorded; the evidence for the label is differentiated once more (`create_graph`), and
+    its part outside the mask is penalized. *The twins*: each annotated object in front of another image's background,
+    in a forward pass of its own, is asked for its label. Twins cure what deep networks mix into the object's own cells;
+    the penalty is the cheaper of the two and adds to it.
+
+    Images without a mask take part in neither; where few have one, twins are also made of annotated images of earlier
+    batches. Masks that cover everything train bit for bit as without the callback, and so do weights of 0. A step
+    whose terms are not finite trains without them and is counted.
 
     Args:
-        weight: of the penalty, at least 0.
-        schedule: a function from progress since the start, in [0, 1], to a factor on `weight` and `twins`.
+        weight: of the penalty, at least 0; "auto" keeps the penalty's gradient at `gradient_ratio` of the task's, both
+            measured at the layer, as running means. The first step then only measures.
+        gradient_ratio: see `weight`.
+        schedule: a function from progress since the start, in [0, 1], to a factor on the weights of both terms.
         method: the map, by name or as a function of activations and gradients.
         target: what is explained, a function `(logits, labels) -> scores`.
         layers: "auto" (the last map), a dotted name in the LightningModule, a module, or a list of these.
         loss: `(heatmaps (B, *S), masks (B, H, W)) -> scalar`; `AlignmentLoss()` if None.
         second_order: differentiate through the gradient as well; False treats the gradient as a constant.
-        twins: weight of the cross-entropy on counterfactual twins: each annotated object on the background of another
-            image of the batch, asked for its label. Costs a forward pass for as many images; BatchNorm statistics and
-            dropout's random state see it.
-        twins_share: at most this share of a batch gets twins, in (0, 1].
-        start_when: the epoch to begin at, or the name of a logged metric to begin after once it is above 0 (as
-            "reliance/flagged"). Once begun it stays on. A metric that the first validation does not log: a warning.
+        twins: weight of the twins' cross-entropy, at least 0; "auto" is 1 where the module takes images `(B, C, H, W)`
+            and the batch has a label per image, else 0, and says so. BatchNorm and dropout's random state see twins.
+        twins_share: at most this share of a batch is added as twins, in (0, 1]: what they cost.
+        memory: so many annotated images of earlier batches are kept, on their device, to make twins of where a batch
+            has fewer than twice as many annotated images as twins to make; 0 for none.
+        infill: the background of a twin, `"swap"`, `"inpaint"`, `"noise"` or `"shuffle"`, see `make_twins`.
+        jitter: a twin's object is scaled by up to this fraction, and moved by up to this fraction of the free space.
+        mask_kind: "object": masks are 1 where the evidence should be. "forbidden": 1 where it must not be (as on a
+            watermark), and twins swap just that region.
+        start_when: the epoch to begin at, or a condition on a logged metric to begin after: "reliance/flagged" (above
+            0), "val/accuracy > 0.8". Once begun it stays on, until `stop_when`. A metric that the first validation does
+            not log: a warning.
+        stop_when: the epoch, or the condition, that ends it for good; None for never.
         batch_adapter: for batches of an unusual shape, see `camtrain.data.batches.read_batch`.
         model: the part that returns the logits, by name or as a module; if None, found in the first active step.
-        accumulate: manual optimization only: how many `manual_backward` calls make one optimizer step. The penalty is
+        accumulate: manual optimization only: how many `manual_backward` calls make one optimizer step. The terms are
             divided by it; in automatic optimization Lightning does that.
         seed: of the twins' own random generator; the global one is not used.
 
-    Logged each epoch: `alignment/weight` (0 before the start), and from then on `alignment/penalty` (mean over
-    annotated images), `alignment/dead_maps` (fraction of them whose map is empty), `alignment/skipped` (fraction of
-    steps whose penalty was left out), `alignment/twins` (their cross-entropy). NaN in an epoch without annotations.
+    Logged each epoch: `alignment/active` and `alignment/weight` (0 before the start), and from then on
+    `alignment/penalty` (mean over annotated images), `alignment/dead_maps` (fraction of them whose map is empty),
+    `alignment/skipped` (fraction of steps whose terms were left out), `alignment/twins` (their cross-entropy). NaN in
+    an epoch without annotations.
 
     Raises ConfigurationError, LayerError or MethodError for arguments that cannot be meant; in the first training step
     MaskError and ConfigurationError for data without masks or with bad ones, and, once it is on, GradientError where
     the penalty depends on no trainable parameter.
 
-    >>> AttentionAlignment(weight=10.0, start_when="reliance/flagged").state_dict()
-    {'started_at': None, 'steps': 0, 'skipped': 0}
+    >>> AttentionAlignment(start_when="reliance/flagged").state_dict()["started_at"] is None
+    True
     """
 
     def __init__(
         self,
-        weight: float = 1.0,
+        weight: float | Literal["auto"] = "auto",
+        gradient_ratio: float = 1.0,
         schedule: Callable[..., Any] | None = None,
         method: str | Callable[..., Any] = "contribution_cam",
         target: Callable[..., Any] = log_probability,
         layers: str | list[str] | nn.Module | list[nn.Module] = "auto",
         loss: Callable[..., Any] | None = None,
         second_order: bool = True,
-        twins: float = 0.0,
-        twins_share: float = 1.0,
+        twins: float | Literal["auto"] = "auto",
+        twins_share: float = 0.5,
+        memory: int = 256,
+        infill: Infill = "swap",
+        jitter: float = 0.0,
+        mask_kind: Literal["object", "forbidden"] = "object",
         start_when: int | str = 0,
+        stop_when: int | str | None = None,
         batch_adapter: Callable[..., Any] | None = None,
         model: str | nn.Module | None = None,
         accumulate: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_arguments(weight, twins, twins_share, start_when, accumulate)
+        check_arguments(
+            weight=weight,
+            gradient_ratio=gradient_ratio,
+            twins=twins,
+            twins_share=twins_share,
+            memory=memory,
+            infill=infill,
+            jitter=jitter,
+            mask_kind=mask_kind,
+            start_when=start_when,
+            stop_when=stop_when,
+            accumulate=accumulate,
+        )
         self.weight, self.schedule, self.twins, self.twins_share = weight, schedule, twins, twins_share
-        self.start_when, self.batch_adapter, self.accumulate, self.seed = start_when, batch_adapter, accumulate, seed
+        self.start_when, self.stop_when, self.mask_kind = start_when, stop_when, mask_kind
+        self.batch_adapter, self.accumulate, self.seed = batch_adapter, accumulate, seed
         self.layers, self.model = layers, model
         self._penalize = partial(
             penalize,
@@ -94,7 +132,12 @@ class AttentionAlignment(Callback):
             loss=loss or AlignmentLoss(),
             second_order=second_order,
         )
+        self._answer_twins = partial(answer_twins, infill=infill, jitter=jitter, fill_donors=mask_kind == "object")
+        self._memory = Memory(memory)
+        self._balance = Balance(gradient_ratio)
+        self._twins_refused = False
         self.started_at: float | None = None  # the position in the training, in [0, 1]
+        self.stopped = False
         self.steps = self.skipped = 0
         self._layers: tuple[Layer, ...] | None = None
         self._root: dict[str, nn.Module] | None = None
@@ -107,12 +150,20 @@ class AttentionAlignment(Callback):
         return "AttentionAlignment"
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether it has started and where, how many steps it took and left out."""
-        return {"started_at": self.started_at, "steps": self.steps, "skipped": self.skipped}
+        """Whether it has started and where, how many steps it took and left out, the automatic weight's means."""
+        return {
+            "started_at": self.started_at,
+            "stopped": self.stopped,
+            "steps": self.steps,
+            "skipped": self.skipped,
+            "balance": self._balance.state(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.started_at, self.steps, self.skipped = (state_dict[key] for key in ("started_at", "steps", "skipped"))
+        self.stopped = state_dict.get("stopped", False)
+        self._balance.restore(state_dict.get("balance", (0, 0.0, 0.0)))
 
     # Lightning's hooks
 
@@ -132,21 +183,22 @@ class AttentionAlignment(Callback):
         self._restore = patch(pl_module, "training_step", partial(self._training_step, trainer, pl_module))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin, if the epoch or the metric says so."""
-        if self.should_start(trainer):
-            self.started_at = position(trainer, new_epoch=True)
+        """Begin or end, if the epoch or the metric says so."""
+        self._begin_or_end(trainer, new_epoch=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin, if the metric that was just logged says so."""
-        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING or isinstance(self.start_when, int):
+        """Begin or end, if the metric that was just logged says so."""
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        if self.should_start(trainer):
-            self.started_at = position(trainer)
-        elif self.start_when not in trainer.callback_metrics and not self._metric_missed:
+        waits = [w for w in (self.start_when, self.stop_when) if isinstance(w, str)]
+        if waits:
+            self._begin_or_end(trainer, new_epoch=False)
+        missed = [name for name, _, _ in map(parse_condition, waits) if name not in trainer.callback_metrics]
+        if missed and not self._metric_missed:
             self._metric_missed = True
             known = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             warnings.warn(
-                f"AttentionAlignment waits for {self.start_when!r}, which the validation did not log; known: {known}.",
+                f"AttentionAlignment waits for {missed[0]!r}, which the validation did not log; known: {known}.",
                 stacklevel=2,
             )
 
@@ -168,11 +220,24 @@ class AttentionAlignment(Callback):
         self._restore = self._layers = self._root = None
 
     def should_start(self, trainer: Trainer) -> bool:
-        """Whether to begin now; the one decision to override. All processes decide alike."""
-        if self.started_at is not None:
-            return False
-        due = is_due(self.start_when, trainer.current_epoch, trainer.callback_metrics)
-        return due if isinstance(self.start_when, int) else trainer.strategy.reduce_boolean_decision(due, all=False)
+        """Whether to begin now; with `should_stop`, the decisions to override. All processes decide alike."""
+        return self.started_at is None and self._is_due(trainer, self.start_when)
+
+    def should_stop(self, trainer: Trainer) -> bool:
+        """Whether to end now."""
+        started = self.started_at is not None and not self.stopped
+        return started and self.stop_when is not None and self._is_due(trainer, self.stop_when)
+
+    def _begin_or_end(self, trainer: Trainer, *, new_epoch: bool) -> None:
+        if self.should_stop(trainer):
+            self.stopped = True
+        if self.should_start(trainer):
+            self.started_at = position(trainer, new_epoch=new_epoch)
+
+    @staticmethod
+    def _is_due(trainer: Trainer, when: int | str) -> bool:
+        due = is_due(when, trainer.current_epoch, trainer.callback_metrics)
+        return due if isinstance(when, int) else trainer.strategy.reduce_boolean_decision(due, all=False)
 
     # The training step
 
@@ -181,60 +246,113 @@ class AttentionAlignment(Callback):
     ) -> Any:
         scale = self._scale(trainer)
         log = partial(pl_module.log, on_step=False, on_epoch=True)
-        log("alignment/weight", self.weight * scale, batch_size=1)
+        log("alignment/active", float(scale > 0), batch_size=1)
+        log("alignment/weight", self._weight * scale, batch_size=1)
         batch = self._read(args[0] if args else next(iter(kwargs.values())))
         if scale == 0 or batch is None:
             return original(*args, **kwargs)
         limit = math.ceil(self.twins_share * len(batch))
-        census = count(batch, limit, trainer.strategy, trainer.world_size)
-        step = self._step(trainer, pl_module, batch, scale, census, limit) if census.guiding else None
+        census = count(batch, limit, trainer.strategy, trainer.world_size, len(self._memory))
+        wanted = census.guiding or (self._wants_twins and census.twinned)
+        step = self._step(trainer, pl_module, batch, scale, census, limit) if wanted else None
         output = step.run(original, *args, **kwargs) if step else original(*args, **kwargs)
         terms = step.terms if step else None
-        for scalar in scalars(terms, census, penalty=self.weight > 0, twins=self.twins > 0):
+        for scalar in scalars(terms, census, penalty=self.weight != 0, twins=self._wants_twins):
             log(scalar.name, scalar.value, batch_size=scalar.images, sync_dist=True)
+        self._measure(trainer, terms)
         self.steps += 1
         return output
 
+    @property
+    def _weight(self) -> float:
+        return self._balance.weight if isinstance(self.weight, str) else self.weight
+
+    @property
+    def _wants_twins(self) -> bool:
+        return self.twins != 0 and not self._twins_refused
+
+    @property
+    def _off(self) -> bool:
+        return self.weight == 0 and not self._wants_twins
+
+    def _measure(self, trainer: Trainer, terms: Terms | None) -> None:
+        """Take the gradient norms of this step into the automatic weight, alike in all processes."""
+        if self.weight != "auto" or not self._balance.is_due(self.steps):
+            return
+        norms = terms.norms if terms is not None else None
+        if trainer.world_size > 1:
+            device = trainer.strategy.root_device
+            found = torch.zeros(3, device=device) if norms is None else torch.cat([norms, norms.new_ones(1)])
+            *sums, processes = trainer.strategy.reduce(found, reduce_op="sum").tolist()
+            if processes:
+                self._balance.add(sums[0] / processes, sums[1] / processes)
+        elif norms is not None:
+            self._balance.add(*norms.tolist())
+
     def _scale(self, trainer: Trainer) -> float:
-        if self.started_at is None or self.weight == self.twins == 0:
+        if self.started_at is None or self.stopped or self._off:
             return 0.0
         return factor(self.schedule, progress(position(trainer), self.started_at))
 
     def _read(self, raw: Any) -> Batch | None:
         """The batch, where there is something to do; the first one is looked at before the start, too."""
-        if self.weight == self.twins == 0 or (self.started_at is None and self._first_batch_seen):
+        if self._off or (self.started_at is None and self._first_batch_seen):
             return None
         batch = read_batch(raw, self.batch_adapter)
         if not self._first_batch_seen:
-            require_masks(batch, raw, twins=self.twins > 0)
+            require_masks(batch, raw, twins=self.twins not in (0, "auto"))
             check_masks(batch)
             self._first_batch_seen = True
+        if self.mask_kind == "forbidden" and batch.masks is not None:
+            batch = dataclasses.replace(batch, masks=torch.where(batch.masks < 0, batch.masks, 1 - batch.masks))
+        if self.twins == "auto" and self._wants_twins and not can_ask_twins(batch):
+            self._refuse_twins("the batch has no label per image, or no images (B, C, H, W)")
         return batch
+
+    def _refuse_twins(self, reason: str) -> None:
+        self._twins_refused = True
+        rank_zero_info(f"AttentionAlignment makes no twins: {reason}.")
 
     def _step(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, scale: float, census: Census, limit: int
     ) -> AlignedStep:
         layers = self._layers = self._layers or (last_map(pl_module, batch.images, self._root),)
         seed = (self.seed * 1_000_003 + self.steps) * 1_009 + trainer.global_rank
+        twins = 1.0 if isinstance(self.twins, str) else self.twins
         recipe = Recipe(
-            weight=self.weight * scale * census.penalty_share,
-            twins=self.twins * scale * census.twins_share,
+            weight=self._weight * scale * census.penalty_share,
+            twins=twins * scale * census.twins_share * self._wants_twins,
             limit=limit,
             generator=torch.Generator().manual_seed(seed % 2**63),
-            penalize=self._penalize,
+            memory=self._memory,
+            penalize=None if self.weight == 0 else self._penalize,
+            answer_twins=self._answer_twins,
+            measure=self.weight == "auto" and self._balance.is_due(self.steps),
         )
         modules = self._root or dict(pl_module.named_modules())
         compute = partial(self._terms, pl_module, batch, recipe, layers)
         return AlignedStep(pl_module, modules, layers, compute, divide_by=self.accumulate, compiled=self._compiled)
 
     def _terms(
-        self, pl_module: LightningModule, batch: Batch, recipe: Recipe, layers: tuple[Layer, ...], calls: Calls
+        self,
+        pl_module: LightningModule,
+        batch: Batch,
+        recipe: Recipe,
+        layers: tuple[Layer, ...],
+        calls: Calls,
+        task: Tensor | None,
     ) -> Terms | None:
         if self._gradient_seen and not calls.activations.complete:
             return None  # a step that leaves this network out
         call = logits_call(calls)
         self._root = {call.name: call.module}
-        terms = compute_terms(recipe, call, layers, batch)
+        if self.twins == "auto" and recipe.twins > 0:
+            try:
+                images_among(call, batch)
+            except ConfigurationError:
+                self._refuse_twins(f"{call.name or 'the module'} is not given the batch's images")
+                recipe = dataclasses.replace(recipe, twins=0.0)
+        terms = compute_terms(recipe, call, layers, batch, task)
         if terms.penalty is not None and not self._gradient_seen:
             self._gradient_seen = True
             if not require_gradient(terms.penalty.value, pl_module):

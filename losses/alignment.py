@@ -18,7 +18,8 @@ class AlignmentLoss(nn.Module):
 
     Args:
         penalty: a function of raw heatmaps and masks, both `(B, *S)`, giving one penalty per image: `outside_energy`
-            (the default), `outside_l1`, `inside_cross_entropy`, `outside_squared`, or one of your own.
+            (the default), `outside_l1`, `outside_squared`, `inside_cross_entropy`, `inside_hinge`, `squared_error`,
+            `dice_distance`, `iou_distance`, or one of your own.
 
     >>> heatmaps = torch.tensor([[[3.0, 1.0]]])
     >>> AlignmentLoss()(heatmaps, torch.tensor([[[1.0, 0.0]]]))
@@ -94,6 +95,61 @@ def outside_squared(heatmaps: Maps, masks: Maps) -> Penalties:
     """
     maps = heatmaps.flatten(1)
     return ((1 - masks.flatten(1)) * _by_maximum(maps).square()).sum(dim=1)
+
+
+def squared_error(heatmaps: Maps, masks: Maps) -> Penalties:
+    """The mean over cells of `(M - map / max(map))^2`, in [0, 1]. 0 for a dead map.
+
+    The mask is the goal, as in `outside_l1`. Source: the mean squared form of HINT in Friedrich et al. 2023.
+
+    >>> squared_error(torch.tensor([[4.0, 2.0]]), torch.tensor([[1.0, 0.0]]))
+    tensor([0.1250])
+    """
+    maps = heatmaps.flatten(1).clamp(min=0)
+    distance = (masks.flatten(1) - _by_maximum(maps)).square().mean(dim=1)
+    return torch.where(_alive(maps), distance, 0)
+
+
+def dice_distance(heatmaps: Maps, masks: Maps) -> Penalties:
+    """`1 - 2 sum(M h) / (sum(M) + sum(h))` of `h = map / max(map)`, in [0, 1]. 0 for a dead map; an empty mask gives 1.
+
+    Source: the soft Dice loss of Milletari et al. 2016 (V-Net), with sums in place of sums of squares.
+
+    >>> dice_distance(torch.tensor([[4.0, 2.0]]), torch.tensor([[1.0, 0.0]]))
+    tensor([0.2000])
+    """
+    maps, masks = heatmaps.flatten(1).clamp(min=0), masks.flatten(1)
+    shares = _by_maximum(maps)
+    overlap = _ratio(2 * (masks * shares).sum(dim=1), masks.sum(dim=1) + shares.sum(dim=1))
+    return torch.where(_alive(maps), 1 - overlap, 0)
+
+
+def iou_distance(heatmaps: Maps, masks: Maps) -> Penalties:
+    """`1 - sum(M h) / sum(M + h - M h)` of `h = map / max(map)`, in [0, 1]. 0 for a dead map; an empty mask gives 1.
+
+    Source: the soft IoU loss of Rahman and Wang 2016.
+
+    >>> iou_distance(torch.tensor([[4.0, 2.0]]), torch.tensor([[1.0, 0.0]]))
+    tensor([0.3333])
+    """
+    maps, masks = heatmaps.flatten(1).clamp(min=0), masks.flatten(1)
+    shares = _by_maximum(maps)
+    both = masks * shares
+    overlap = _ratio(both.sum(dim=1), (masks + shares - both).sum(dim=1))
+    return torch.where(_alive(maps), 1 - overlap, 0)
+
+
+def inside_hinge(heatmaps: Maps, masks: Maps, enough: float = 0.8) -> Penalties:
+    """How much of the energy is missing inside the mask: `relu(enough - sum(M map) / sum(map))`, in [0, enough].
+
+    Satisfied, with a gradient of 0, once the fraction `enough` lies inside: context may keep the rest. A dead map: 0.
+
+    >>> inside_hinge(torch.tensor([[3.0, 1.0], [9.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    tensor([0.0500, 0.0000])
+    """
+    maps = heatmaps.flatten(1).clamp(min=0)
+    missing = torch.relu(outside_energy(heatmaps, masks) - (1 - enough))
+    return torch.where(_alive(maps), missing, 0)
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:

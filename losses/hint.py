@@ -1,5 +1,7 @@
 """HINT: the network's ranking of regions by importance shall be that of people."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,11 +23,24 @@ class HINTLoss(nn.Module):
 
         Images without an annotation are left out; without any the answer is a zero that has no graph.
         """
-        keep = annotated(masks)
-        if not bool(keep.any()):
-            return heatmaps.new_zeros(())
-        pooled = pool_masks(masks[keep], heatmaps.shape[1:]).to(heatmaps.dtype)
-        return misranking(heatmaps[keep].flatten(1), pooled.flatten(1)).mean()
+        return _mean_over_annotated(misranking, heatmaps, masks)
+
+
+class SquaredHINTLoss(nn.Module):
+    """The mean squared form of HINT, averaged over the annotated images: the map shall equal the human importance.
+
+    Meant for signed maps, as Grad-CAM without its ReLU; each is rescaled to [0, 1] first.
+
+    >>> SquaredHINTLoss()(torch.tensor([[[1.0, 3.0]]]), torch.tensor([[[1.0, 0.0]]]))
+    tensor(1.)
+    """
+
+    def forward(self, heatmaps: Float[Tensor, "B *S"], masks: Float[Tensor, "B *M"]) -> Float[Tensor, ""]:
+        """A scalar in [0, 1]; masks are human importance in [0, 1], area-pooled to the grid of the heatmaps.
+
+        Images without an annotation are left out; without any the answer is a zero that has no graph.
+        """
+        return _mean_over_annotated(squared_misalignment, heatmaps, masks)
 
 
 def misranking(importance: Float[Tensor, "B R"], human: Float[Tensor, "B R"]) -> Float[Tensor, " B"]:
@@ -41,3 +56,28 @@ def misranking(importance: Float[Tensor, "B R"], human: Float[Tensor, "B R"]) ->
     more_important = human.unsqueeze(2) > human.unsqueeze(1)  # (B, r, r')
     excess = importance.unsqueeze(1) - importance.unsqueeze(2)  # importance of r' over that of r
     return torch.where(more_important, excess.relu(), 0).sum(dim=(1, 2))
+
+
+def squared_misalignment(importance: Float[Tensor, "B R"], human: Float[Tensor, "B R"]) -> Float[Tensor, " B"]:
+    """The mean over regions of `(importance - human)^2`, each image's importance rescaled to [0, 1] by its extremes.
+
+    In [0, 1] for human importance in [0, 1]. A constant importance counts as 0 everywhere, with a gradient of 0.
+    Source: the simplified HINT of Friedrich et al. 2023, "A typology for exploring the mitigation of shortcut
+    behaviour", as in the authors' code: a sum there, a mean here, and no constant in the denominator.
+
+    >>> squared_misalignment(torch.tensor([[-1.0, 0.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0]]))  # 0, 1/2, 1
+    tensor([0.0833])
+    """
+    low, high = importance.amin(dim=1, keepdim=True), importance.amax(dim=1, keepdim=True)
+    spread = high - low
+    alive = spread > torch.finfo(spread.dtype).tiny
+    rescaled = torch.where(alive, (importance - low) / torch.where(alive, spread, 1), 0)
+    return (rescaled - human).square().mean(dim=1)
+
+
+def _mean_over_annotated(penalty: Callable[[Tensor, Tensor], Tensor], heatmaps: Tensor, masks: Tensor) -> Tensor:
+    keep = annotated(masks)
+    if not bool(keep.any()):
+        return heatmaps.new_zeros(())
+    pooled = pool_masks(masks[keep], heatmaps.shape[1:]).to(heatmaps.dtype)
+    return penalty(heatmaps[keep].flatten(1), pooled.flatten(1)).mean()

@@ -1,11 +1,19 @@
-"""Counterfactual twins: the annotated object on another image's background, to be answered alike."""
+"""Counterfactual twins: the annotated object in front of another background, to be answered alike."""
+
+from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from camtrain.cam import annotated
 from camtrain.compositing import composite, dilate, fill_objects
+from camtrain.errors import ConfigurationError
+
+Infill = Literal["swap", "inpaint", "noise", "shuffle"]
+INFILLS: tuple[str, ...] = get_args(Infill)
+_PATCHES = 8  # a shuffled background is cut into so many rows and columns
 
 
 def make_twins(
@@ -13,38 +21,91 @@ def make_twins(
     masks: Float[Tensor, "B H W"],
     labels: Int[Tensor, " B"] | None = None,
     *,
+    infill: Infill = "swap",
     generator: torch.Generator | None = None,
     feather: int = 1,
     grow: int = 1,
+    jitter: float = 0.0,
+    fill_donors: bool = True,
     limit: int | None = None,
 ) -> tuple[Float[Tensor, "N C H W"], Int[Tensor, " N"]]:
-    """Each annotated object on the background of another image of the batch, made on the images' device.
+    """Each annotated object in front of another background, made on the images' device.
 
-    The background comes from `choose_donors`; where the donor is annotated, its own object is grown by `grow` pixels
-    and filled in from its surroundings first. Images without an annotation, with an empty or a full mask, or without
-    anybody to lend a background get no twin.
+    The background, by `infill`:
+
+    * `"swap"`: another image's, from `choose_donors`. Where the donor is annotated, its own object is grown by `grow`
+      pixels and filled in from its surroundings first (unless `fill_donors=False`).
+    * `"inpaint"`: the object's own colors, continued outward.
+    * `"noise"`: Gaussian noise with the mean and the deviation of the image's own background, by channel.
+    * `"shuffle"`: the image's own background without the object, cut into 8x8 patches that change places.
+
+    Images without an annotation, with an empty or a full mask, or (for a swap) without anybody to lend a background
+    get no twin.
 
     Args:
-        images: as the network takes them; a twin lies within the range of the two images it is made of.
-        masks: 1 on the object, all -1 without an annotation.
+        images: as the network takes them; a twin of a swap lies within the range of the two images it is made of.
+        masks: 1 on the object, all -1 without an annotation. A box keeps its inside.
         labels: with them, a background from another class is preferred.
+        infill: what the background becomes.
         generator: on the CPU; the global one if None.
         feather: half width in pixels of the ramp between object and background.
-        grow: pixels around a donor's object that are filled in with it.
+        grow: pixels around an object that are filled in with it.
+        jitter: objects are scaled by up to this fraction and moved by up to this fraction of the free space; 0 leaves
+            them where they are. The object's shape goes with it, its background does not.
+        fill_donors: False where a mask marks not an object but all that may matter: only what it leaves out is swapped.
         limit: at most this many twins, chosen at random.
 
     Returns:
         The twins, and the index of the image that each was made of, in order. Both may be empty.
 
+    Raises:
+        ConfigurationError: for an infill that is not known.
+
     >>> twins, index = make_twins(torch.rand(2, 3, 8, 8), torch.eye(8).expand(2, 8, 8))
     >>> twins.shape, index.tolist()
     (torch.Size([2, 3, 8, 8]), [0, 1])
     """
+    twins, _, index = make_masked_twins(
+        images,
+        masks,
+        labels,
+        infill=infill,
+        generator=generator,
+        feather=feather,
+        grow=grow,
+        jitter=jitter,
+        fill_donors=fill_donors,
+        limit=limit,
+    )
+    return twins, index
+
+
+def make_masked_twins(
+    images: Float[Tensor, "B C H W"],
+    masks: Float[Tensor, "B H W"],
+    labels: Int[Tensor, " B"] | None = None,
+    *,
+    infill: Infill = "swap",
+    generator: torch.Generator | None = None,
+    feather: int = 1,
+    grow: int = 1,
+    jitter: float = 0.0,
+    fill_donors: bool = True,
+    limit: int | None = None,
+) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N H W"], Int[Tensor, " N"]]:
+    """`make_twins` with the masks of the twins, which move with their objects: twins, masks, index."""
+    if infill not in INFILLS:
+        raise ConfigurationError(f"infill is one of {', '.join(INFILLS)}; got {infill!r}.")
     index = _chosen(can_have_twin(masks), limit, generator)
-    donors = choose_donors(masks, labels, generator=generator)[index] if len(images) > 1 else index[:0]
-    index = index[: len(donors)]
-    backgrounds = fill_objects(images[donors], dilate(masks[donors], grow))
-    return composite(images[index], masks[index], backgrounds, feather=feather), index
+    if infill == "swap":
+        donors = choose_donors(masks, labels, generator=generator)[index] if len(images) > 1 else index[:0]
+        index = index[: len(donors)]
+        lent = masks[donors] if fill_donors else torch.zeros_like(masks[donors])
+        backgrounds = fill_objects(images[donors], dilate(lent, grow))
+    else:
+        backgrounds = _infilled(images[index], dilate(masks[index], grow), infill, generator)
+    objects, shapes = move_objects(images[index], masks[index], jitter, generator=generator)
+    return composite(objects, shapes, backgrounds, feather=feather), shapes, index
 
 
 def can_have_twin(masks: Float[Tensor, "B H W"]) -> Bool[Tensor, " B"]:
@@ -75,6 +136,88 @@ def choose_donors(
         score = score + 2 * (labels.unsqueeze(0) != labels.unsqueeze(1)).float()
     score = score - 3 * (masks.flatten(1).amin(dim=1) == 1).float()  # all object: no background to lend
     return score.fill_diagonal_(-torch.inf).argmax(dim=1)
+
+
+def move_objects(
+    images: Float[Tensor, "B C H W"],
+    masks: Float[Tensor, "B H W"],
+    jitter: float,
+    *,
+    generator: torch.Generator | None = None,
+) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B H W"]]:
+    """Images and masks under one random scaling and shift per image, which keep every object in the frame.
+
+    The scale is log-uniform within a factor of `1 + jitter`, less where the object would not fit; the shift goes
+    up to `jitter` of the way to the edge. An image without an annotation moves with an empty mask. A jitter of 0
+    returns what was given.
+
+    >>> masks = torch.zeros(1, 8, 8)
+    >>> masks[:, 2:4, 2:4] = 1
+    >>> _, moved = move_objects(torch.rand(1, 3, 8, 8), masks, 0.5)
+    >>> bool(moved.sum() > 0)
+    True
+    """
+    if jitter == 0 or len(images) == 0:
+        return images, masks
+    draws = torch.rand(3, len(images), generator=generator).to(images.device, torch.float32)
+    boxes = _boxes(masks.clamp(min=0))  # (B, 4): left, top, right, bottom in [-1, 1]
+    corner, far = boxes[:, :2], boxes[:, 2:]
+    widest = (2 / (far - corner).amax(dim=1)).clamp(max=1 + jitter)
+    scale = (1 + jitter) ** (2 * draws[0] - 1)
+    scale = torch.minimum(scale, widest)
+    center, half = (corner + far) / 2, (far - corner) / 2 * scale.unsqueeze(1)
+    towards = (2 * draws[1:].T - 1) * jitter
+    room = torch.where(towards > 0, 1 - half - center, center + 1 - half).clamp(min=0)
+    goal = torch.minimum(torch.maximum(center + towards * room, half - 1), 1 - half)
+    theta = torch.zeros(len(images), 2, 3, device=images.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1 / scale
+    theta[:, :, 2] = center - goal / scale.unsqueeze(1)
+    grid = F.affine_grid(theta, [len(images), 1, *images.shape[2:]], align_corners=False).to(images.dtype)
+    moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    shapes = F.grid_sample(masks.clamp(min=0).to(images.dtype).unsqueeze(1), grid, align_corners=False)
+    return moved, shapes.squeeze(1).clamp(0, 1).to(masks.dtype)
+
+
+def _boxes(masks: Tensor) -> Tensor:
+    """The bounding box of each mask as left, top, right, bottom in [-1, 1]; the whole frame for an empty one."""
+    sides = []
+    for dim, length in ((1, masks.shape[2]), (2, masks.shape[1])):
+        used = masks.amax(dim=dim) > 0
+        cells = torch.arange(length, device=masks.device)
+        first = torch.where(used, cells, length).amin(dim=1)
+        last = torch.where(used, cells + 1, 0).amax(dim=1)
+        empty = last == 0
+        sides.append((torch.where(empty, 0, first) * 2 / length - 1, torch.where(empty, length, last) * 2 / length - 1))
+    (left, right), (top, bottom) = sides
+    return torch.stack([left, top, right, bottom], dim=1)
+
+
+def _infilled(images: Tensor, masks: Tensor, infill: str, generator: torch.Generator | None) -> Tensor:
+    """Backgrounds made of each image itself."""
+    if infill == "inpaint":
+        return fill_objects(images, 1 - masks)
+    if infill == "noise":
+        weights = (1 - masks).unsqueeze(1).to(images.dtype)
+        total = weights.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+        mean = (weights * images).sum(dim=(2, 3), keepdim=True) / total
+        deviation = ((weights * (images - mean).square()).sum(dim=(2, 3), keepdim=True) / total).sqrt()
+        return mean + deviation * torch.randn(images.shape, generator=generator).to(images)
+    return _shuffled(fill_objects(images, masks), generator)
+
+
+def _shuffled(images: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Each image cut into a grid of patches that change places; what does not fit the grid stays."""
+    count, channels, height, width = images.shape
+    rows, columns = (max(side // _PATCHES, 1) for side in (height, width))
+    down, across = height // rows, width // columns
+    order = torch.rand(count, down * across, generator=generator).argsort(dim=1).to(images.device)
+    whole = images[..., : down * rows, : across * columns]
+    patches = whole.reshape(count, channels, down, rows, across, columns).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    patches = patches[torch.arange(count, device=images.device).unsqueeze(1), order]
+    patches = patches.unflatten(1, (down, across)).permute(0, 3, 1, 4, 2, 5)
+    shuffled = images.clone()
+    shuffled[..., : down * rows, : across * columns] = patches.reshape_as(whole)
+    return shuffled
 
 
 def _chosen(candidates: Tensor, limit: int | None, generator: torch.Generator | None) -> Tensor:

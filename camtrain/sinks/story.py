@@ -8,7 +8,7 @@ from typing import Literal
 from camtrain.sinks.history import NAN, History
 from camtrain.sinks.records import CELLS, RIGHT_UNGROUNDED, FourCells, VerdictRow
 
-ALIGNMENT_WEIGHT = "alignment/weight"
+ALIGNMENT_ACTIVE, ALIGNMENT_WEIGHT = "alignment/active", "alignment/weight"
 RELIANT = "reliant"
 UNDECIDED = "undecided"
 NAMES_SPELLED_OUT = 4
@@ -52,13 +52,13 @@ class Measure:
 
 
 def alignment_start(history: History) -> int | None:
-    """The first epoch at which the alignment weight was above zero; None where it never was.
+    """The first epoch at which alignment was on; None where it never was.
 
-    >>> alignment_start(History(scalars={"alignment/weight": {0: 0.0, 1: 0.0, 2: 1.0}}))
+    >>> alignment_start(History(scalars={"alignment/active": {0: 0.0, 1: 0.0, 2: 1.0}}))
     2
     """
-    weights = history.scalars.get(ALIGNMENT_WEIGHT, {})
-    return min((epoch for epoch, weight in weights.items() if weight > 0), default=None)
+    active = history.scalars.get(ALIGNMENT_ACTIVE) or history.scalars.get(ALIGNMENT_WEIGHT, {})
+    return min((epoch for epoch, value in active.items() if value > 0), default=None)
 
 
 def span(history: History) -> Span:

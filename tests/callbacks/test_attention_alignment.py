@@ -21,6 +21,11 @@ pytestmark = [
 ]
 
 
+def aligned(**arguments):
+    """The penalty alone with a weight of 1, or what a test asks for."""
+    return AttentionAlignment(**{"weight": 1.0, "twins": 0.0, "twins_share": 1.0, "memory": 0, **arguments})
+
+
 def network():
     torch.manual_seed(1)
     return nn.Sequential(
@@ -120,7 +125,7 @@ def fit(make_trainer, module, callback, *batches, **kwargs):
 def test_training__takes_the_step_of_the_hand_worked_gradient(make_trainer, kind, shape):
     module, data = kind(), samples()
     before = copy.deepcopy(module.net)
-    trainer = fit(make_trainer, module, AttentionAlignment(weight=3.0), shape(*data))
+    trainer = fit(make_trainer, module, aligned(weight=3.0), shape(*data))
     torch.testing.assert_close(moved(before, module.net), list(hand_gradients(before, *data, weight=3.0)))
     assert trainer.callback_metrics["alignment/weight"] == 3
     assert 0 < trainer.callback_metrics["alignment/penalty"] < 1
@@ -130,7 +135,7 @@ def test_training__takes_the_step_of_the_hand_worked_gradient(make_trainer, kind
 def test_layers__are_named_and_several_are_averaged(make_trainer):
     module, data = Foreign(), samples()
     before = copy.deepcopy(module.net)
-    fit(make_trainer, module, AttentionAlignment(weight=2.0, layers=["net.0", "net.2"]), pair(*data))
+    fit(make_trainer, module, aligned(weight=2.0, layers=["net.0", "net.2"]), pair(*data))
     first, second = (hand_gradients(before, *data, weight=1.0, layer=layer) for layer in (0, 2))
     base = task_gradients(before, *data[:2])
     expected = [a + b - c for a, b, c in zip(first, second, base, strict=True)]
@@ -140,7 +145,7 @@ def test_layers__are_named_and_several_are_averaged(make_trainer):
 def test_loss__of_another_kind_is_used(make_trainer):
     module, data, loss = Foreign(), samples(), AlignmentLoss(outside_l1)
     before = copy.deepcopy(module.net)
-    fit(make_trainer, module, AttentionAlignment(weight=2.0, loss=loss), pair(*data))
+    fit(make_trainer, module, aligned(weight=2.0, loss=loss), pair(*data))
     expected = hand_gradients(before, *data, weight=2.0, loss=loss)
     torch.testing.assert_close(moved(before, module.net), list(expected))
 
@@ -148,7 +153,7 @@ def test_loss__of_another_kind_is_used(make_trainer):
 def test_second_order__can_be_switched_off(make_trainer):
     module, data = Foreign(), samples()
     before = copy.deepcopy(module.net)
-    fit(make_trainer, module, AttentionAlignment(weight=2.0, second_order=False), pair(*data))
+    fit(make_trainer, module, aligned(weight=2.0, second_order=False), pair(*data))
     with record_activations(before[2]) as activations:
         logits = before(data[0])
     (gradients,) = gradients_of(log_probability(logits, data[1]), activations, retain_graph=True)
@@ -163,7 +168,7 @@ def test_accumulation__is_the_mean_of_the_hand_worked_gradients(make_trainer, ki
     one, two = samples(seed=1), samples(seed=2)
     before = copy.deepcopy(module.net)
     options = {} if kind is Manual else {"accumulate_grad_batches": 2}
-    callback = AttentionAlignment(weight=3.0, accumulate=2 if kind is Manual else 1)
+    callback = aligned(weight=3.0, accumulate=2 if kind is Manual else 1)
     fit(make_trainer, module, callback, pair(*one), pair(*two), **options)
     halves = (hand_gradients(before, *data, weight=3.0) for data in (one, two))
     expected = [(a + b) / 2 for a, b in zip(*halves, strict=True)]
@@ -186,7 +191,7 @@ def test_manual__adds_the_penalty_once_to_the_loss_that_depends_on_the_layer(mak
 
     module, data = TwoLosses(), samples()
     before = copy.deepcopy(module.net)
-    fit(make_trainer, module, AttentionAlignment(weight=3.0), pair(*data))
+    fit(make_trainer, module, aligned(weight=3.0), pair(*data))
     torch.testing.assert_close(moved(before, module.net), list(hand_gradients(before, *data, weight=3.0)))
     assert "manual_backward" not in vars(module)
 
@@ -218,7 +223,7 @@ def test_training__is_bit_identical_where_nothing_is_added(make_trainer, callbac
         if masks:
             batch.masks.fill_(1 if masks == "full" else -1)
     plain, rng = trained(make_trainer, None, *batches)
-    with_it, rng_with_it = trained(make_trainer, AttentionAlignment(**callback), *batches)
+    with_it, rng_with_it = trained(make_trainer, aligned(**callback), *batches)
     assert all(torch.equal(plain[key], with_it[key]) for key in plain)
     assert torch.equal(rng, rng_with_it)
 
@@ -227,7 +232,7 @@ def test_training__leaves_the_forward_alone_when_it_aligns(make_trainer):
     """BatchNorm and dropout see the same single forward: statistics and random state agree after a step."""
     batch = pair(*samples())
     states = []
-    for callback in (None, AttentionAlignment(weight=5.0)):
+    for callback in (None, aligned(weight=5.0)):
         torch.manual_seed(5)
         module = dropped_out()
         fit(make_trainer, module, callback, batch)
@@ -239,7 +244,7 @@ def test_unannotated_images__are_left_out_of_the_mean(make_trainer):
     module, (images, labels, masks) = Foreign(), samples()
     before = copy.deepcopy(module.net)
     masks[1:] = -1
-    fit(make_trainer, module, AttentionAlignment(weight=3.0), pair(images, labels, masks))
+    fit(make_trainer, module, aligned(weight=3.0), pair(images, labels, masks))
     penalty = hand_gradients(before, images[:1], labels[:1], masks[:1], weight=3.0)
     base, all_task = task_gradients(before, images[:1], labels[:1]), task_gradients(before, images, labels)
     expected = [p - b + t for p, b, t in zip(penalty, base, all_task, strict=True)]
@@ -253,7 +258,7 @@ def test_penalty__falls_when_trained_on(make_trainer):
         def on_train_epoch_end(self, trainer, pl_module):
             seen.append(trainer.callback_metrics["alignment/penalty"].item())
 
-    trainer = make_trainer(callbacks=[AttentionAlignment(weight=3.0), Watch()], max_epochs=15)
+    trainer = make_trainer(callbacks=[aligned(weight=3.0), Watch()], max_epochs=15)
     trainer.fit(Foreign(), loader(pair(*samples(8))))
     assert seen[-1] < 0.8 * seen[0]
 
@@ -261,13 +266,13 @@ def test_penalty__falls_when_trained_on(make_trainer):
 def test_twins__add_their_cross_entropy_and_use_their_own_random_numbers(make_trainer):
     module, data = Foreign(), samples()
     before = copy.deepcopy(module.net)
-    trainer = fit(make_trainer, module, AttentionAlignment(weight=0.0, twins=2.0), pair(*data))
+    trainer = fit(make_trainer, module, aligned(weight=0.0, twins=2.0), pair(*data))
     gained = [a - b for a, b in zip(moved(before, module.net), task_gradients(before, *data[:2]), strict=True)]
     assert any(g.abs().max() > 1e-4 for g in gained)
     assert 0.5 < trainer.callback_metrics["alignment/twins"] < 3
     assert "alignment/penalty" not in trainer.callback_metrics
     _, rng = trained(make_trainer, None, pair(*data), kind=Foreign)
-    _, rng_with_twins = trained(make_trainer, AttentionAlignment(twins=2.0), pair(*data), kind=Foreign)
+    _, rng_with_twins = trained(make_trainer, aligned(twins=2.0), pair(*data), kind=Foreign)
     assert torch.equal(rng, rng_with_twins)
 
 
@@ -277,7 +282,7 @@ def test_twins__are_the_same_in_every_run_and_bounded_in_number(make_trainer, ki
     for _ in range(2):
         module = kind()
         module.net.register_forward_pre_hook(lambda net, inputs: sizes.append(len(inputs[0])))
-        fit(make_trainer, module, AttentionAlignment(weight=1.0, twins=1.0, twins_share=0.5), pair(*samples()))
+        fit(make_trainer, module, aligned(weight=1.0, twins=1.0, twins_share=0.5), pair(*samples()))
         states.append(module.state_dict())
     assert sizes[-1] == 2
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
@@ -290,7 +295,7 @@ def test_weight__follows_the_schedule_from_the_start(make_trainer):
         def on_train_epoch_end(self, trainer, pl_module):
             seen.append(trainer.callback_metrics["alignment/weight"].item())
 
-    callback = AttentionAlignment(weight=4.0, schedule=lambda progress: 1 - progress, start_when=2)
+    callback = aligned(weight=4.0, schedule=lambda progress: 1 - progress, start_when=2)
     make_trainer(callbacks=[callback, Watch()], max_epochs=4).fit(Foreign(), loader(pair(*samples())))
     assert seen == [0, 0, 4, 2]
 
@@ -306,9 +311,7 @@ def test_start_when__a_metric_turns_positive(make_trainer):
         def on_train_epoch_end(self, trainer, pl_module):
             seen.append(trainer.callback_metrics["alignment/weight"].item())
 
-    trainer = make_trainer(
-        callbacks=[AttentionAlignment(weight=4.0, start_when="reliance/flagged"), Watch()], max_epochs=4
-    )
+    trainer = make_trainer(callbacks=[aligned(weight=4.0, start_when="reliance/flagged"), Watch()], max_epochs=4)
     data = loader(pair(*samples()))
     trainer.fit(Flagging(), data, data)
     assert seen == [0, 0, 4, 4]
@@ -320,7 +323,7 @@ def test_start_when__a_metric_that_is_never_logged_is_warned_about(make_trainer)
             self.log("val/loss", 1.0)
 
     data = loader(pair(*samples()))
-    trainer = make_trainer(callbacks=[AttentionAlignment(start_when="reliance/flaged")], max_epochs=2)
+    trainer = make_trainer(callbacks=[aligned(start_when="reliance/flaged")], max_epochs=2)
     with pytest.warns(UserWarning, match=r"waits for 'reliance/flaged'.*known: .*val/loss"):
         trainer.fit(Validating(), data, data)
 
@@ -329,7 +332,7 @@ def test_checkpoint__goes_on_where_it_stopped(make_trainer, tmp_path):
     batches = [pair(*samples(seed=seed)) for seed in (1, 2)]
 
     def callback():
-        return AttentionAlignment(weight=3.0, twins=1.0, schedule=lambda progress: 1 - progress, start_when=1)
+        return aligned(weight=3.0, twins=1.0, schedule=lambda progress: 1 - progress, start_when=1)
 
     torch.manual_seed(0)
     whole = Foreign()
@@ -358,7 +361,7 @@ def test_checkpoint__goes_on_where_it_stopped(make_trainer, tmp_path):
 def test_precision__gives_finite_penalties_and_nearly_the_same_step(make_trainer, precision):
     module, data = ByMapping(), samples()
     before = copy.deepcopy(module.net)
-    trainer = fit(make_trainer, module, AttentionAlignment(weight=3.0), mapping(*data), precision=precision)
+    trainer = fit(make_trainer, module, aligned(weight=3.0), mapping(*data), precision=precision)
     expected = hand_gradients(before, *data, weight=3.0)
     for got, want in zip(moved(before, module.net.float()), expected, strict=True):
         torch.testing.assert_close(got, want, rtol=0.1, atol=0.02)
@@ -368,7 +371,7 @@ def test_precision__gives_finite_penalties_and_nearly_the_same_step(make_trainer
 def test_penalty__that_is_not_finite_is_left_out_and_counted(make_trainer):
     batches = [pair(*samples(seed=seed)) for seed in (1, 2)]
     plain, _ = trained(make_trainer, None, *batches, kind=Foreign)
-    callback = AttentionAlignment(weight=3.0, loss=lambda heatmaps, masks: heatmaps.sum() * torch.inf)
+    callback = aligned(weight=3.0, loss=lambda heatmaps, masks: heatmaps.sum() * torch.inf)
     with pytest.warns(UserWarning, match="not finite"):
         poisoned, _ = trained(make_trainer, callback, *batches, kind=Foreign)
     assert callback.skipped == 4
@@ -380,7 +383,7 @@ def test_compiled_modules__run_eagerly_with_the_same_step(make_trainer):
     before = copy.deepcopy(module.net)
     module.net = torch.compile(module.net, backend="eager")
     with pytest.warns(UserWarning, match="eagerly"):
-        fit(make_trainer, module, AttentionAlignment(weight=3.0), pair(*data))
+        fit(make_trainer, module, aligned(weight=3.0), pair(*data))
     torch.testing.assert_close(moved(before, module.net._orig_mod), list(hand_gradients(before, *data, weight=3.0)))
 
 
@@ -396,7 +399,7 @@ def test_logits__are_found_behind_a_backbone_and_a_head(make_trainer):
 
     module, data = TwoParts(), samples()
     before = nn.Sequential(*copy.deepcopy(module.net), copy.deepcopy(module.head))
-    fit(make_trainer, module, AttentionAlignment(weight=3.0), pair(*data))
+    fit(make_trainer, module, aligned(weight=3.0), pair(*data))
     after = nn.Sequential(*module.net, module.head)
     torch.testing.assert_close(moved(before, after), list(hand_gradients(before, *data, weight=3.0)))
 
@@ -414,11 +417,11 @@ class TwoHeads(Foreign):
 
 def test_logits__of_two_heads_are_not_guessed(make_trainer):
     with pytest.raises(ConfigurationError, match=r"'head', 'extra'.*model='\.\.\.'"):
-        fit(make_trainer, TwoHeads(), AttentionAlignment(), pair(*samples()))
+        fit(make_trainer, TwoHeads(), aligned(), pair(*samples()))
 
 
 def test_model__names_the_part_with_the_logits(make_trainer):
-    trainer = fit(make_trainer, TwoHeads(), AttentionAlignment(model="head", layers="net.2"), pair(*samples()))
+    trainer = fit(make_trainer, TwoHeads(), aligned(model="head", layers="net.2"), pair(*samples()))
     assert trainer.callback_metrics["alignment/penalty"] > 0
 
 
@@ -427,7 +430,7 @@ def test_model__names_the_part_with_the_logits(make_trainer):
     [
         ({"weight": -1.0}, ConfigurationError, "at least 0; got -1"),
         ({"weight": float("nan")}, ConfigurationError, "finite"),
-        ({"twins": -0.5}, ConfigurationError, "twins is a finite number"),
+        ({"twins": -0.5}, ConfigurationError, "twins is 'auto' or a finite number"),
         ({"twins_share": 0.0}, ConfigurationError, r"\(0, 1\]; got 0"),
         ({"accumulate": 0}, ConfigurationError, "at least 1; got 0"),
         ({"start_when": -2}, ConfigurationError, "epoch from 0 on"),
@@ -436,7 +439,7 @@ def test_model__names_the_part_with_the_logits(make_trainer):
 )
 def test_arguments__that_cannot_be_meant_are_refused_at_once(arguments, error, message):
     with pytest.raises(error, match=message):
-        AttentionAlignment(**arguments)
+        aligned(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -451,7 +454,7 @@ def test_arguments__that_cannot_be_meant_are_refused_at_once(arguments, error, m
 def test_arguments__that_do_not_fit_the_module_are_refused_in_fit(make_trainer, arguments, error, message):
     module = Foreign()
     with pytest.raises(error, match=message):
-        fit(make_trainer, module, AttentionAlignment(**arguments), pair(*samples()))
+        fit(make_trainer, module, aligned(**arguments), pair(*samples()))
     assert "training_step" not in vars(module)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
 
@@ -459,7 +462,7 @@ def test_arguments__that_do_not_fit_the_module_are_refused_in_fit(make_trainer, 
 @pytest.mark.parametrize("start_when", [0, 5])
 def test_data__without_masks_is_refused_at_the_first_batch(make_trainer, start_when):
     with pytest.raises(ConfigurationError, match=r"holds none: a list of 2.*batch_adapter"):
-        fit(make_trainer, Foreign(), AttentionAlignment(start_when=start_when), list(samples()[:2]))
+        fit(make_trainer, Foreign(), aligned(start_when=start_when), list(samples()[:2]))
 
 
 @pytest.mark.parametrize(
@@ -469,9 +472,9 @@ def test_data__without_masks_is_refused_at_the_first_batch(make_trainer, start_w
 def test_masks__that_cannot_be_meant_are_refused(make_trainer, masks, message):
     images, labels, good = samples()
     with pytest.raises(MaskError, match=message):
-        fit(make_trainer, Foreign(), AttentionAlignment(), pair(images, labels, masks))
+        fit(make_trainer, Foreign(), aligned(), pair(images, labels, masks))
     with pytest.raises(MaskError, match=message):  # later ones, too
-        fit(make_trainer, Foreign(), AttentionAlignment(), pair(images, labels, good), pair(images, labels, masks))
+        fit(make_trainer, Foreign(), aligned(), pair(images, labels, good), pair(images, labels, masks))
 
 
 def test_penalty__without_a_gradient_is_refused(make_trainer):
@@ -480,7 +483,7 @@ def test_penalty__without_a_gradient_is_refused(make_trainer):
     module.bias = nn.Parameter(torch.zeros(3))
     module.training_step = lambda batch, batch_idx: (module.net(batch[0].requires_grad_()) + module.bias).sum()
     with pytest.raises(GradientError, match="does not depend on any trainable parameter"):
-        fit(make_trainer, module, AttentionAlignment(layers="net.2"), pair(*samples()))
+        fit(make_trainer, module, aligned(layers="net.2"), pair(*samples()))
 
 
 def test_module__is_left_as_it_was_after_an_exception_and_after_success(make_trainer):
@@ -491,8 +494,8 @@ def test_module__is_left_as_it_was_after_an_exception_and_after_success(make_tra
 
     failing, fine = Failing(), Foreign()
     with pytest.raises(KeyError, match="mine"):
-        fit(make_trainer, failing, AttentionAlignment(), pair(*samples()))
-    fit(make_trainer, fine, AttentionAlignment(), pair(*samples()))
+        fit(make_trainer, failing, aligned(), pair(*samples()))
+    fit(make_trainer, fine, aligned(), pair(*samples()))
     for module in (failing, fine):
         assert "training_step" not in vars(module)
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
@@ -500,7 +503,7 @@ def test_module__is_left_as_it_was_after_an_exception_and_after_success(make_tra
 
 def test_trainer__takes_one_of_them(make_trainer):
     with pytest.raises(ConfigurationError, match="one AttentionAlignment"):
-        make_trainer(callbacks=[AttentionAlignment(), _Other()]).fit(Foreign(), loader(pair(*samples())))
+        make_trainer(callbacks=[aligned(), _Other()]).fit(Foreign(), loader(pair(*samples())))
 
 
 class _Other(AttentionAlignment):

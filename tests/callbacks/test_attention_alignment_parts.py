@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from camtrain.callbacks._alignment_balance import Balance, squared_norms
 from camtrain.callbacks._alignment_batch import count
+from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_patch import patch, patched
 from camtrain.callbacks._alignment_recording import Call, depends_on, recording
 from camtrain.callbacks._alignment_start import progress
-from camtrain.callbacks._alignment_terms import add_to_loss, penalize, require_gradient, twins_cross_entropy
+from camtrain.callbacks._alignment_terms import add_to_loss, answer_twins, penalize, require_gradient
 from camtrain.cam import Layer, contribution_cam, log_probability
 from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, ConfigurationError, GradientError, MaskError
@@ -80,7 +82,7 @@ def test_require_gradient__tells_zero_from_none():
             require_gradient(value, weight)
 
 
-def test_twins_cross_entropy__exchanges_every_input_that_belongs_to_an_image():
+def test_answer_twins__exchanges_every_input_that_belongs_to_an_image():
     seen = []
 
     class TwoInputs(nn.Module):
@@ -91,18 +93,63 @@ def test_twins_cross_entropy__exchanges_every_input_that_belongs_to_an_image():
     batch, net = batch_of(4), TwoInputs()
     batch.masks[0] = -1
     call = Call("net", net, (batch.images, torch.arange(4)), {"scale": 2.0}, None, ())
-    value = twins_cross_entropy(call, batch, generator=torch.Generator(), limit=8)
+    memory = Memory(8)
+    twins = answer_twins(call, (), batch, memory, torch.Generator(), limit=8)
     images, codes, scale = seen[0]
-    assert value.item() == pytest.approx(torch.tensor(3.0).log().item())
+    assert len(memory) == 0  # what an earlier batch's images travelled with is gone
+    assert twins.cross_entropy.item() == pytest.approx(torch.tensor(3.0).log().item())
     assert images.shape == (3, 3, 8, 8)
     assert codes.tolist() == [1, 2, 3]
     assert scale == 2
 
 
-def test_twins_cross_entropy__of_a_head_alone_is_refused():
+def test_answer_twins__makes_them_of_earlier_batches_where_this_one_has_no_mask():
+    memory, net = Memory(8), small_net()
+    for batch in (batch_of(4), Batch(torch.rand(4, 3, 8, 8), torch.arange(4) % 3, torch.full((4, 8, 8), -1.0))):
+        call = Call("", net, (batch.images,), {}, net(batch.images), ())
+        twins = answer_twins(call, (), batch, memory, torch.Generator(), limit=2)
+        assert twins.batch.images.shape == (2, 3, 8, 8)
+        assert twins.cross_entropy.requires_grad
+    assert len(memory) == 4
+
+
+def test_memory__is_a_ring_that_keeps_only_what_can_have_a_twin():
+    memory = Memory(3)
+    masks = torch.zeros(5, 4, 4)
+    masks[:, :2] = 1
+    masks[1] = -1
+    memory.remember(torch.rand(5, 1, 4, 4), masks, torch.arange(5))
+    assert sorted(memory.recall(9, torch.Generator())[2].tolist()) == [2, 3, 4]
+    memory.remember(torch.rand(1, 1, 4, 4), masks[:1], torch.tensor([7]))
+    assert sorted(memory.recall(9, torch.Generator())[2].tolist()) == [3, 4, 7]
+    memory.remember(torch.rand(1, 1, 6, 6), torch.eye(6)[None], torch.tensor([9]))
+    assert memory.recall(9, torch.Generator())[2].tolist() == [9]
+
+
+def test_balance__keeps_the_ratio_and_leaves_out_what_is_not_finite():
+    balance = Balance(0.5)
+    assert balance.weight == 0
+    balance.add(float("inf"), 1.0)
+    assert balance.weight == 0
+    for _ in range(50):
+        balance.add(task=9.0, penalty=1.0)
+    assert balance.weight == pytest.approx(1.5)
+    again = Balance(0.5)
+    again.restore(balance.state())
+    assert again.weight == balance.weight
+
+
+def test_squared_norms__of_a_task_and_a_penalty_by_hand():
+    x = torch.ones(2, 2, requires_grad=True) * 1.0
+    norms = squared_norms((3 * x).sum(), x.square().sum(), [x])
+    assert norms.tolist() == [36.0, 16.0]
+    assert squared_norms(torch.tensor(1.0), x.sum(), [x]).tolist() == [0.0, 4.0]
+
+
+def test_answer_twins__of_a_head_alone_is_refused():
     call = Call("head", nn.Linear(5, 3), (torch.rand(4, 5),), {}, None, ())
     with pytest.raises(ConfigurationError, match=r"Name the whole network with model="):
-        twins_cross_entropy(call, batch_of(4), generator=torch.Generator(), limit=8)
+        answer_twins(call, (), batch_of(4), Memory(0), torch.Generator(), limit=8)
 
 
 def test_count__clamps_twins_and_knows_that_one_image_has_none():

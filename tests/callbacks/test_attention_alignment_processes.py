@@ -54,7 +54,7 @@ if __name__ == "__main__":
     trainer = pl.Trainer(
         accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=1, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=out,
-        use_distributed_sampler=False, callbacks=[AttentionAlignment(weight=5.0)],
+        use_distributed_sampler=False, callbacks=[AttentionAlignment(weight=5.0, twins=0.0)],
     )
     trainer.fit(module)
     if trainer.is_global_zero:
