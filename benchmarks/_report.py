@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def environment(device: str = "cpu") -> dict[str, Any]:
 
 def report(rows: Sequence[Row], summary: Mapping[str, Any], options: argparse.Namespace, title: str = "") -> None:
     """Print the rows as a table and the summary below it; write both with the environment where `--json` says."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     if rows:
         console.print(_table(rows, title))
     for name, value in summary.items():

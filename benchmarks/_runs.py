@@ -1,0 +1,56 @@
+"""Runs that survive: each finished one is in the file at once and is not run again."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Run = dict[str, Any]
+Setting = Mapping[str, Any]
+
+
+class Ledger:
+    """Finished runs, each with its setting, kept in a JSON file beside what `describe` makes of them.
+
+    A run is not repeated while its setting is the same in every entry; `describe(runs)` gives the file's other keys.
+    """
+
+    def __init__(self, file: Path | None, describe: Callable[[list[Run]], Mapping[str, Any]]) -> None:
+        self.file, self.describe = file, describe
+        self.runs: list[Run] = []
+        if file is not None and file.exists():
+            self.runs = json.loads(file.read_text()).get("runs", [])
+
+    def find(self, setting: Setting) -> Run | None:
+        """The finished run of this setting."""
+        return next((run for run in self.runs if run["setting"] == dict(setting)), None)
+
+    def once(self, setting: Setting, run: Callable[[], Mapping[str, Any]]) -> Run:
+        """What the run gives: what it gave before, or now."""
+        found = self.find(setting)
+        if found is None:
+            start = time.perf_counter()
+            found = {"setting": dict(setting), **run(), "seconds": time.perf_counter() - start}
+            self.runs.append(found)
+            self.save()
+        return found
+
+    def save(self) -> None:
+        """Write the file, whole or not at all."""
+        if self.file is None:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.file.with_suffix(".part")
+        unfinished.write_text(json.dumps({**self.describe(self.runs), "runs": self.runs}, indent=1, default=str) + "\n")
+        unfinished.replace(self.file)
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean and the sample standard deviation, which a single value does not have.
+
+    >>> mean_and_deviation([1.0, 3.0])
+    (2.0, 1.4142135623730951)
+    """
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None

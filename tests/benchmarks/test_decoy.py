@@ -1,0 +1,135 @@
+import json
+import sys
+from types import SimpleNamespace
+
+import _decoy_table
+import decoy
+import pytest
+import torch
+from _decoy_data import Batches, Split, balanced_subset, boxes, dilated_patch, ink, swap_patches
+from _decoy_rows import Counterexamples, other_images, signed_grad_cam
+
+from camtrain.cam import grad_cam
+from camtrain.data.decoy import plant_decoys
+
+
+def digits(originals, corner=0):
+    """What the annotations read of a data set: every image with a patch in one corner."""
+    corners = torch.full((len(originals),), corner)
+    images, masks = plant_decoys(originals, torch.zeros(len(originals), dtype=torch.long), corners)
+    return SimpleNamespace(originals=originals, pictures=SimpleNamespace(images=images[:, None], masks=masks))
+
+
+def blank(*inked):
+    image = torch.zeros(1, 28, 28, dtype=torch.uint8)
+    for row, column in inked:
+        image[0, row, column] = 200
+    return image
+
+
+@pytest.mark.parametrize("corner", range(4))
+def test_dilated_patch__ignores_six_by_six_pixels_around_the_patch(corner):
+    data = digits(blank(), corner)
+    ignored = 1 - dilated_patch(data)
+    assert ignored.sum() == 36
+    assert (ignored >= 1 - data.pictures.masks).all()
+
+
+def test_boxes__are_tight():
+    found = boxes(digits(blank((5, 9), (20, 12))))
+    assert found.sum() == 16 * 4
+    assert found[0, 5:21, 9:13].all()
+
+
+def test_boxes__of_an_image_without_ink_are_empty():
+    assert not boxes(digits(blank())).any()
+
+
+def test_ink__leaves_out_what_the_patch_hides():
+    assert ink(digits(blank((0, 0), (10, 10)))).nonzero().tolist() == [[0, 10, 10]]
+
+
+def test_balanced_subset__takes_as_many_of_every_class_and_nests():
+    labels = torch.arange(1000) % 10
+    few, more = balanced_subset(labels, 0.01, seed=3), balanced_subset(labels, 0.05, seed=3)
+    assert labels[few].bincount().tolist() == [1] * 10
+    assert labels[more].bincount().tolist() == [5] * 10
+    assert (more | ~few).all()
+    assert balanced_subset(labels, 1.0).all()
+
+
+def split(count=40):
+    images = torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8)
+    masks = torch.ones(count, 28, 28, dtype=torch.int8)
+    masks[:, :4, :4] = 0
+    return Split(images, torch.arange(count) % 10, masks, masks, 0.0, 1.0)
+
+
+def test_swap_patches__changes_the_patch_alone():
+    before = split()
+    after = swap_patches(before)
+    allowed = before.allowed[:, None].bool()
+    assert torch.equal(before.images[allowed], after.images[allowed])
+    assert sorted(before.images[:, 0, 0, 0].tolist()) == sorted(after.images[:, 0, 0, 0].tolist())
+    assert not torch.equal(before.images, after.images)
+
+
+def test_batches__hold_every_item_once_an_epoch_in_another_order_each_time():
+    batches = Batches(split(), 16, seed=0)
+    epochs = [torch.cat([batch["image"].mean((1, 2, 3)) for batch in batches]) for _ in range(2)]
+    assert len(batches) == 3
+    assert not torch.equal(*epochs)
+    torch.testing.assert_close(*(epoch.sort().values for epoch in epochs))
+
+
+def test_signed_grad_cam__is_grad_cam_before_its_relu():
+    activations, gradients = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(signed_grad_cam(activations, gradients).relu(), grad_cam(activations, gradients))
+
+
+def test_counterexamples__without_any_annotation_train_as_plain():
+    module = Counterexamples(0.0, other_images)
+    batch = split().batch(torch.arange(8))
+    plain = torch.nn.functional.cross_entropy(module(batch["image"]), batch["label"])
+    torch.testing.assert_close(module.training_step(batch, 0), plain)
+
+
+def test_choose__takes_the_best_on_swapped_patches_and_of_equals_the_smallest():
+    runs = [
+        {"setting": {"weight": w}, "val": v, "val_swapped": s} for w, v, s in [(1, 99, 70), (10, 90, 85), (100, 88, 85)]
+    ]
+    assert _decoy_table.choose(runs) == 10.0
+
+
+def test_summarize__names_the_best_row_of_the_others():
+    accuracies = {"no_decoy": 90.0, "vanilla": 60.0, "rrr": 80.0, "hires_energy": 70.0, "ours": 89.0}
+    rows = [{"data set": "mnist", "row": name, "test accuracy %": value} for name, value in accuracies.items()]
+    summary = _decoy_table.summarize([*rows, {"data set": "mnist", "row": "RBR", "published": "99"}])
+    assert summary == {
+        "mnist.no_decoy": 90.0,
+        "mnist.vanilla": 60.0,
+        "mnist.ours": 89.0,
+        "mnist.best_other": 80.0,
+        "mnist.best_other_row": "rrr",
+    }
+
+
+def test_decoy__tunes_trains_times_writes_and_skips_what_is_finished(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "decoy.json"
+    monkeypatch.setattr(decoy, "load", lambda *_, **__: split())
+    monkeypatch.setattr(_decoy_table, "CANDIDATES", (1.0,))
+    monkeypatch.setattr(decoy, "CANDIDATES", (1.0,))
+    arguments = (
+        f"decoy --device cpu --data {tmp_path} --epochs 1 --seeds 2 --datasets mnist --rows vanilla rrr --json {file}"
+    )
+    monkeypatch.setattr(sys, "argv", arguments.split())
+    decoy.main()
+    written = json.loads(file.read_text())
+    assert written["weights"] == {"mnist": {"rrr": 1.0}}
+    assert {row["row"] for row in written["rows"] if row.get("seeds") == 2} == {"vanilla", "rrr"}
+    assert {"mnist.vanilla", "mnist.best_other"} <= set(written["summary"])
+    assert len(written["runs"]) == 1 + 2 * 2 + 2
+    monkeypatch.setattr(decoy, "fit", None)
+    decoy.main()
+    assert json.loads(file.read_text())["runs"] == written["runs"]
+    assert "(recalled)" in capsys.readouterr().out
