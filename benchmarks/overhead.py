@@ -6,7 +6,8 @@ Each repeat runs plain and changed one after the other, on the same data and wei
 repeats, its spread the distance between their quartiles. Validation and training are timed from the first to the last
 batch of the Trainer's own loops. Rows:
 
-* validation (of `--images`; the training rows take a quarter of them): every image explained by two methods, metrics and no pictures;
+* validation (of `--images`; the training rows take a quarter of them): every image explained by two methods, metrics
+  and no pictures;
 * validation with pictures: the probes and failure cases too, in the local files;
 * training step with the heatmap penalty; with twins of an eighth of the batch beside it;
 * training with everything on: monitor with pictures and report, alignment with the penalty.
@@ -150,7 +151,7 @@ def main() -> None:
     made = parser(__doc__ or "")
     made.add_argument("--image-size", type=int, default=160)
     made.add_argument("--batch-size", type=int, default=None, help="default: 16 on a CPU, 128 on a GPU")
-    made.add_argument("--images", type=int, default=None, help="validated; default: 512 on a CPU (quick: 256), 4096 on a GPU")
+    made.add_argument("--images", type=int, default=None, help="default: 512 on a CPU (quick: 256), 4096 on a GPU")
     made.add_argument("--repeats", type=int, default=None, help="default: 15, quick 7")
     made.add_argument("--epochs", type=int, default=1, help="of the training rows")
     made.add_argument("--only", default="", help="the rows whose name starts so, as 'validation, metrics'")

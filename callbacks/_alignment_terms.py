@@ -157,7 +157,7 @@ def _travels_with_others(call: Call, images: Tensor) -> bool:
 def images_among(call: Call, batch: Batch) -> Tensor:
     """The images that a module was given, of the batch's number and size. ConfigurationError if it was given none."""
     for value in pytree.tree_leaves((call.args, call.kwargs)):
-        if isinstance(value, Tensor) and value.ndim == 4 and _size(value) == _size(batch.images):
+        if isinstance(value, Tensor) and _could_be(value, batch.images):
             return value
     raise ConfigurationError(
         f"Twins need a module that takes images of shape {tuple(batch.images.shape)} and returns logits; the one read "
@@ -165,8 +165,10 @@ def images_among(call: Call, batch: Batch) -> Tensor:
     )
 
 
-def _size(images: Tensor) -> tuple[int, ...]:
-    return len(images), *images.shape[2:]
+def _could_be(value: Tensor, images: Tensor) -> bool:
+    """Whether these are the images, as the module took them: gray may have become RGB, a feature map is no image."""
+    same_size = value.ndim == 4 and (len(value), *value.shape[2:]) == (len(images), *images.shape[2:])
+    return same_size and value.shape[1] in (1, 3, images.shape[1])
 
 
 def add_to_loss(output: Any, extra: Tensor) -> Any:

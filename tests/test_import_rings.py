@@ -29,6 +29,8 @@ NEVER = {  # part of the library -> what it must not import
         f"camtrain.{name}": ("camtrain.callbacks", "camtrain.losses", "camtrain.module", "camtrain.cli")
         for name in MIDDLE
     },
+    # What is trained on, counterfactual twins too, may be made of losses' parts.
+    "camtrain.data": ("camtrain.callbacks", "camtrain.module", "camtrain.cli"),
     "camtrain.explanation": ("camtrain.callbacks", "camtrain.losses", "camtrain.module", "camtrain.cli"),
     "camtrain.networks": ("camtrain.callbacks", "camtrain.losses", "camtrain.module", "camtrain.cli"),
     "camtrain.module": ("camtrain.callbacks", "camtrain.losses", "camtrain.cli"),

@@ -6,7 +6,7 @@ from camtrain.data.collate import Collate, denormalize, normalize
 from camtrain.data.decoy import DecoyFashionMNIST, DecoyMNIST
 from camtrain.data.folders import MaskedImageFolder
 from camtrain.data.scenes import Scenes, draw_scene
-from camtrain.data.transforms import eval_transform, train_transform
+from camtrain.data.transforms import TwinBackgrounds, eval_transform, train_transform
 
 __all__ = [
     "Batch",
@@ -17,6 +17,7 @@ __all__ = [
     "MaskedImageFolder",
     "MaskedPair",
     "Scenes",
+    "TwinBackgrounds",
     "check_masks",
     "class_names",
     "denormalize",

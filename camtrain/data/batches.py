@@ -174,7 +174,7 @@ has 255.0. Divide 8-bit masks by 255.
 
 
 def _plainly_valid(flat: Tensor) -> bool:
-    """Whether every mask lies in [0, 1] or is -1 everywhere: a look at its extremes alone, far cheaper than the rest."""
+    """Whether every mask lies in [0, 1] or is -1 everywhere; looks at the extremes alone, which is far cheaper."""
     low, high = flat.amin(dim=1), flat.amax(dim=1)
     return bool((((low >= 0) & (high <= 1)) | ((low == -1) & (high == -1))).all())
 

@@ -8,6 +8,9 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from camtrain.errors import ConfigurationError
+from camtrain.losses.twins import Infill, make_masked_twins
+
 JointTransform = Callable[..., Any]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -48,6 +51,41 @@ def eval_transform(size: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequen
     (torch.Size([3, 8, 8]), torch.Size([8, 8]))
     """
     return v2.Compose([v2.Resize((size, size), antialias=True), *_to_float(mean, std)])
+
+
+class TwinBackgrounds(v2.Transform):
+    """Exchanges the backgrounds of annotated images in a batch, as a batch transform beside `v2.CutMix`.
+
+    Called as `transform(images, labels, masks)` on images `(B, C, H, W)`, labels `(B,)` and masks `(B, H, W)` it
+    returns the three, where each annotated image is replaced by its counterfactual twin with probability `p`: its object in
+    front of another background (see `camtrain.losses.make_twins`). Labels stay, and an image without an annotation
+    is left alone. Draws from the global random generator.
+
+    Args:
+        p: how likely an annotated image is replaced, in [0, 1].
+        infill: `"swap"`, `"inpaint"`, `"noise"` or `"shuffle"`.
+        jitter: objects are scaled and moved by up to this fraction.
+
+    >>> images, masks = torch.rand(4, 3, 16, 16), torch.zeros(4, 16, 16)
+    >>> masks[:, 4:12, 4:12] = 1
+    >>> changed, labels, moved = TwinBackgrounds(p=1.0)(images, torch.arange(4), masks)
+    >>> changed.shape, bool((changed != images)[..., 0, 0].any()), bool((changed == images)[..., 8, 8].all())
+    (torch.Size([4, 3, 16, 16]), True, True)
+    """
+
+    def __init__(self, p: float = 0.5, infill: Infill = "swap", jitter: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise ConfigurationError(f"p is a probability in [0, 1]; got {p}.")
+        self.p, self.infill, self.jitter = p, infill, jitter
+
+    def forward(self, images: Tensor, labels: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels and masks of the same shapes; images in floating point."""
+        twins, moved, index = make_masked_twins(images, masks, labels, infill=self.infill, jitter=self.jitter)
+        chosen = (torch.rand(len(index)) < self.p).to(images.device)
+        images, masks = images.clone(), masks.clone()
+        images[index[chosen]], masks[index[chosen]] = twins[chosen], moved[chosen]
+        return images, labels, masks
 
 
 def transform_pair(transform: JointTransform | None, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -317,6 +317,71 @@ def test_start_when__a_metric_turns_positive(make_trainer):
     assert seen == [0, 0, 4, 4]
 
 
+def test_stop_when__ends_it_for_good(make_trainer):
+    class Learning(Foreign):
+        def validation_step(self, batch, batch_idx):
+            self.log("val/accuracy", 0.31 * (self.current_epoch + 1) if self.current_epoch < 3 else 0.0)
+
+    seen = []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            seen.append(trainer.callback_metrics["alignment/active"].item())
+
+    callback = aligned(start_when=1, stop_when="val/accuracy >= 0.9")
+    data = loader(pair(*samples()))
+    make_trainer(callbacks=[callback, Watch()], max_epochs=5).fit(Learning(), data, data)
+    assert seen == [0, 1, 1, 0, 0]
+
+
+def test_weight__auto_keeps_the_penaltys_gradient_at_its_ratio_of_the_tasks(make_trainer):
+    norms, weights = [], []
+
+    class Spy(AttentionAlignment):
+        def _terms(self, *args):
+            terms = super()._terms(*args)
+            weights.append(self._weight)
+            norms.append(terms.norms)
+            return terms
+
+    callback = Spy(gradient_ratio=0.5, twins=0.0)
+    fit(make_trainer, Foreign(), callback, pair(*samples()), max_epochs=6)
+    assert weights[0] == 0  # the first step only measures
+    task, penalty = norms[0].tolist()
+    assert weights[1] == pytest.approx(0.5 * (task / penalty) ** 0.5)
+    assert all(weight > 0 for weight in weights[1:])
+
+
+def test_mask_kind__forbidden_is_the_complement(make_trainer):
+    images, labels, masks = samples()
+    states = []
+    for kind, given in (("object", masks), ("forbidden", 1 - masks)):
+        module = Foreign()
+        fit(make_trainer, module, aligned(weight=3.0, mask_kind=kind), pair(images, labels, given))
+        states.append(module.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_defaults__align_with_both_terms_and_say_where_there_can_be_no_twins(make_trainer, caplog):
+    module = Foreign()
+    trainer = fit(make_trainer, module, AttentionAlignment(), pair(*samples()), max_epochs=3)
+    assert trainer.callback_metrics["alignment/weight"] > 0
+    assert trainer.callback_metrics["alignment/twins"] > 0
+
+    class OfFeatures(Foreign):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.head = nn.Sequential(*network()[:2]), nn.Sequential(*network()[2:])
+
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(self.head(self.stem(batch[0])), batch[1])
+
+    with caplog.at_level("INFO"):
+        trainer = fit(make_trainer, OfFeatures(), AttentionAlignment(layers="head.1"), pair(*samples()), max_epochs=2)
+    assert "makes no twins: head is not given the batch's images" in caplog.text
+    assert trainer.callback_metrics["alignment/weight"] > 0
+
+
 def test_start_when__a_metric_that_is_never_logged_is_warned_about(make_trainer):
     class Validating(Foreign):
         def validation_step(self, batch, batch_idx):

@@ -5,9 +5,28 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from camtrain.cam import contribution_cam, grad_cam, gradients_of, hires_cam, layer_cam, log_probability
-from camtrain.losses import AlignmentLoss, inside_cross_entropy, outside_energy, outside_l1, outside_squared
+from camtrain.losses import (
+    AlignmentLoss,
+    dice_distance,
+    inside_cross_entropy,
+    inside_hinge,
+    iou_distance,
+    outside_energy,
+    outside_l1,
+    outside_squared,
+    squared_error,
+)
 
-PENALTIES = [outside_energy, outside_l1, inside_cross_entropy, outside_squared]
+PENALTIES = [
+    outside_energy,
+    outside_l1,
+    inside_cross_entropy,
+    outside_squared,
+    squared_error,
+    dice_distance,
+    iou_distance,
+    inside_hinge,
+]
 MAP = torch.tensor([[[4.0, 2.0], [1.0, 1.0]]])
 MASK = torch.tensor([[[1.0, 0.0], [0.0, 0.5]]])
 
@@ -27,6 +46,23 @@ def test_inside_cross_entropy__of_a_hand_worked_map():
 
 def test_outside_squared__of_a_hand_worked_map():
     assert outside_squared(MAP, MASK).item() == pytest.approx(0.25 + 1 / 16 + 0.5 / 16)
+
+
+def test_squared_error__of_a_hand_worked_map():
+    assert squared_error(MAP, MASK).item() == pytest.approx((0 + 0.25 + 1 / 16 + 1 / 16) / 4)
+
+
+def test_dice_distance__of_a_hand_worked_map():
+    assert dice_distance(MAP, MASK).item() == pytest.approx(1 - 2 * 1.125 / (1.5 + 2))
+
+
+def test_iou_distance__of_a_hand_worked_map():
+    assert iou_distance(MAP, MASK).item() == pytest.approx(1 - 1.125 / (1.5 + 2 - 1.125))
+
+
+def test_inside_hinge__of_a_hand_worked_map():
+    assert inside_hinge(MAP, MASK).item() == pytest.approx(0.8 - 4.5 / 8)
+    assert inside_hinge(MAP, MASK, enough=0.5).item() == 0
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)

@@ -1,8 +1,10 @@
 """Counterfactual twins, pixel by pixel."""
 
+import pytest
 import torch
 
-from camtrain.losses import can_have_twin, choose_donors, make_twins
+from camtrain.errors import ConfigurationError
+from camtrain.losses import can_have_twin, choose_donors, make_twins, move_objects
 
 
 def scene(count=4, size=8):
@@ -89,3 +91,74 @@ def test_choose_donors__prefers_annotated_donors_and_avoids_full_masks():
 
 def test_can_have_twin__takes_soft_masks():
     assert can_have_twin(torch.full((1, 2, 2), 0.5)).item()
+
+
+@pytest.mark.parametrize("infill", ["inpaint", "noise", "shuffle"])
+def test_infills__keep_the_object_and_need_no_donor(infill):
+    images, masks = scene(1)
+    images = images + torch.rand(1, 3, 8, 8)
+    twins, index = make_twins(images, masks, infill=infill, feather=0)
+    inside = masks.bool().unsqueeze(1).expand_as(images)
+    assert index.tolist() == [0]
+    assert torch.equal(twins[inside], images[inside])
+    assert not torch.equal(twins[~inside], images[~inside])
+
+
+def test_infills__inpaint_continues_the_object():
+    images, masks = scene(1)
+    twins, _ = make_twins(images, masks, infill="inpaint", feather=0, grow=0)
+    torch.testing.assert_close(twins, torch.full_like(twins, 10.0))
+
+
+def test_infills__noise_has_the_statistics_of_the_background():
+    masks = torch.zeros(1, 64, 64)
+    masks[:, :8, :8] = 1
+    images = torch.where(masks.bool().unsqueeze(1), 50.0, 3 + 2 * torch.randn(1, 3, 64, 64))
+    twins, _ = make_twins(images, masks, infill="noise", feather=0, grow=0)
+    outside = twins[..., 8:, 8:]
+    assert outside.mean().item() == pytest.approx(3, abs=0.15)
+    assert outside.std().item() == pytest.approx(2, abs=0.15)
+
+
+def test_infills__shuffle_moves_whole_patches():
+    masks = torch.zeros(1, 16, 16)
+    masks[:, 0, 0] = 1
+    images = torch.arange(64.0).view(1, 1, 8, 8).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    twins, _ = make_twins(images, masks, infill="shuffle", feather=0, grow=0)
+    corners = twins[..., ::2, ::2].flatten()[1:]
+    assert torch.equal(corners, twins[..., 1::2, 1::2].flatten()[1:])
+    assert not torch.equal(corners, images[..., ::2, ::2].flatten()[1:])
+
+
+def test_infills__that_are_not_known_are_refused():
+    with pytest.raises(ConfigurationError, match="swap, inpaint, noise, shuffle; got 'blur'"):
+        make_twins(*scene(2), infill="blur")
+
+
+def test_fill_donors__off_takes_the_donors_own_pixels():
+    images, masks = scene(2)
+    masks[0] = 1
+    masks[0, 3:5, 3:5] = 0  # what may not matter lies where the donor's object is
+    twins, index = make_twins(images, masks, feather=0, fill_donors=False)
+    assert index.tolist() == [0, 1]
+    assert torch.equal(twins[0, :, 3:5, 3:5], images[1, :, 3:5, 3:5])
+
+
+def test_move_objects__keep_them_whole_and_in_the_frame():
+    images, masks = scene(32, size=24)
+    moved, shapes = move_objects(images, masks, 0.5, generator=torch.Generator().manual_seed(0))
+    area = shapes.flatten(1).sum(dim=1) / 16
+    assert area.amin() > 1 / 1.5**2 * 0.9
+    assert area.amax() < 1.5**2 * 1.1
+    assert area.std() > 0.1
+    assert (shapes.argmax(dim=1) != masks.argmax(dim=1)).any()
+    shade = torch.arange(1.0, 33).view(-1, 1, 1, 1)
+    on = (shapes > 0.9999).unsqueeze(1).expand_as(moved)
+    torch.testing.assert_close(moved[on], (10 * shade).expand_as(moved)[on], rtol=1e-3, atol=0)
+
+
+def test_move_objects__of_a_jitter_of_zero_are_what_was_given():
+    images, masks = scene(2)
+    moved, shapes = move_objects(images, masks, 0.0)
+    assert moved is images
+    assert shapes is masks
