@@ -57,9 +57,9 @@ class TwinBackgrounds(v2.Transform):
     """Exchanges the backgrounds of annotated images in a batch, as a batch transform beside `v2.CutMix`.
 
     Called as `transform(images, labels, masks)` on images `(B, C, H, W)`, labels `(B,)` and masks `(B, H, W)` it
-    returns the three, where each annotated image is replaced by its counterfactual twin with probability `p`: its object in
-    front of another background (see `camtrain.losses.make_twins`). Labels stay, and an image without an annotation
-    is left alone. Draws from the global random generator.
+    returns the three, where each annotated image is replaced by its counterfactual twin with probability `p`: its
+    object in front of another background (see `camtrain.losses.make_twins`). Labels stay, and an image without an
+    annotation is left alone. Draws from the global random generator.
 
     Args:
         p: how likely an annotated image is replaced, in [0, 1].
