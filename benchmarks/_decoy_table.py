@@ -1,5 +1,6 @@
 """From the finished runs of the decoy benchmark to its weights, its rows and its summary."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -27,10 +28,12 @@ def tuned_weights(runs: Sequence[Run], given: Weights, **scale: Any) -> dict[str
     return {dataset: known for dataset, known in weights.items() if known}
 
 
-def choose(tried: Iterable[Run]) -> float:
-    """The candidate with the highest accuracy on swapped patches; of equals the smallest."""
-    best = max(tried, key=lambda run: (run["val_swapped"], -run["setting"]["weight"]))
-    return float(best["setting"]["weight"])
+def choose(tried: Sequence[Run]) -> float:
+    """The largest candidate whose accuracy on swapped patches is within one standard error of the best."""
+    best = max(tried, key=lambda run: float(run["val_swapped"]))
+    rate = best["val_swapped"] / 100
+    error = 100 * math.sqrt(rate * (1 - rate) / best["val_images"])
+    return max(float(run["setting"]["weight"]) for run in tried if run["val_swapped"] >= best["val_swapped"] - error)
 
 
 def tabulate(runs: Sequence[Run], *, device: str, **scale: Any) -> list[dict[str, Any]]:

@@ -12,8 +12,9 @@ every class), the tight box around the garment or digit, and the patch dilated t
 Tuning. Nobody has unbiased data to tune on, so the validation images carry the decoy as training does. Their accuracy
 alone would choose the smallest weight: with the patch it nears 100 %, and no right correction can reach that. What
 they do have is masks. So each validation image gets, at the place of its patch, the pixels of another validation
-image, and the weight with the highest accuracy on these is taken (of equals the smallest). All methods choose from the
-same candidates, on one seed that is not reported. `val` in the file is the accuracy with the decoy left alone.
+image, and of the weights whose accuracy on these is within one standard error of the best, the largest is taken: a
+tuning is shorter than the training it is for, and a weight that just suffices there fails later. All methods choose
+from the same candidates, on one seed that is not reported. `val` in the file is the accuracy with the decoy left alone.
 
 Time per step is that of the row over that of the plain network, both timed in turns in this process (on a CPU in CPU
 seconds). Inside energy is that of the predicted class off the patch, over all test images; its chance level is 98 %.
@@ -61,7 +62,7 @@ def tune(options: Namespace, dataset: Dataset, name: str, weight: float) -> dict
     split = read("train", annotation=row.annotation, train_size=options.tuning_images)
     net = fit(row, weight, split, TUNING_SEED, options.device, max_epochs=options.tuning_epochs)
     held = read("val", annotation=all_but_patch, val_size=min(VALIDATION, options.tuning_images)).to(options.device)
-    return {"val": accuracy(net, held), "val_swapped": accuracy(net, swap_patches(held))}
+    return {"val": accuracy(net, held), "val_swapped": accuracy(net, swap_patches(held)), "val_images": len(held)}
 
 
 def clock(options: Namespace, dataset: Dataset, name: str, weight: float | None) -> dict[str, float]:
