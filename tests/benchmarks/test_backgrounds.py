@@ -1,0 +1,141 @@
+import math
+
+import backgrounds
+import numpy as np
+import pytest
+import torch
+from _composites import BALANCED, CLASSES, Composites, annotated_by_class, assign_places, crop, paste, read_sources
+from backgrounds import ALIGNED, CONFLICTING, GROUPS, GroupDRO, balanced_subset, logistic, retrain_last_layer
+from PIL import Image
+
+
+def setting(row, seed=0, correlation=100.0):
+    return {"row": row, "correlation": correlation, "seed": seed}
+
+
+def run(row, worst, seed=0, correlation=100.0, seconds=1.0):
+    numbers = {"mean": 50.0, "conflicting": 40.0, "worst": worst, "inside_energy": 10.0, "step_seconds": seconds}
+    return {"setting": setting(row, seed, correlation), **numbers}
+
+
+def test_assign_places__is_exact_and_even_elsewhere():
+    labels = torch.arange(400) % len(CLASSES)
+    groups = (labels * 4 + assign_places(labels, 0.94, seed=3)).bincount(minlength=GROUPS).view(4, 4)
+    assert groups.tolist() == [[94 if row == column else 2 for column in range(4)] for row in range(4)]
+
+
+def test_assign_places__of_full_correlation_leaves_twelve_groups_empty():
+    labels = torch.arange(40) % len(CLASSES)
+    groups = (labels * 4 + assign_places(labels, 1.0, seed=0)).bincount(minlength=GROUPS)
+    assert groups[ALIGNED].tolist() == [10] * 4
+    assert not groups[CONFLICTING].any()
+
+
+def test_annotated_by_class__takes_as_many_of_every_class_and_nests():
+    labels = torch.arange(3000) % len(CLASSES)
+    few, more = annotated_by_class(labels, 0.01, seed=1), annotated_by_class(labels, 0.05, seed=1)
+    assert labels[few].bincount().tolist() == [8] * 4
+    assert (more | ~few).all()
+    assert annotated_by_class(labels, 1.0, seed=1).all()
+
+
+def test_paste__covers_what_its_mask_says():
+    cutout = Image.new("RGBA", (40, 20), (255, 0, 0, 255))
+    canvas, mask = paste(cutout, 32, np.random.default_rng(0))
+    rows, columns = np.nonzero(mask)
+    assert 16 <= np.ptp(columns) + 1 <= 26  # half to eight tenths of the side
+    assert np.ptp(rows) + 1 == pytest.approx((np.ptp(columns) + 1) / 2, abs=1)
+    assert (np.asarray(canvas)[mask][:, :3] == (255, 0, 0)).all()
+
+
+def test_crop__keeps_to_the_photograph():
+    shown = np.asarray(crop(Image.new("RGB", (60, 30), (1, 2, 3)), 16, np.random.default_rng(0)))
+    assert shown.shape == (16, 16, 3)
+    assert (shown == (1, 2, 3)).all()
+
+
+def test_read_sources__splits_share_no_photograph(shared_data):
+    splits = [read_sources(shared_data, split, seed=1) for split in ("train", "val", "test")]
+    pools = [[image for pools in (one.objects, one.places) for pool in pools for image in pool] for one in splits]
+    assert len({id(image) for pool in pools for image in pool}) == sum(map(len, pools))
+    assert all(len(pool) > 30 for one in splits for pool in (*one.objects, *one.places))
+
+
+def test_composites__differ_only_in_their_places(shared_data):
+    biased, fair = (Composites(shared_data, "test", 16, correlation, 48, seed=0) for correlation in (1.0, BALANCED))
+    assert biased.pictures.masks.equal(fair.pictures.masks)
+    moved = biased.places != fair.places
+    assert moved.any()
+    different = (biased.pictures.images != fair.pictures.images).flatten(1).any(dim=1)
+    assert different[moved].all()
+    assert not different[~moved].any()
+
+
+def test_group_dro__raises_the_share_of_the_worst_group():
+    module = GroupDRO("camtrain.networks.SmallResNet", num_classes=4)
+    with torch.no_grad():
+        module.network.head.weight.zero_()
+        module.network.head.bias.copy_(torch.tensor([9.0, 0.0, 0.0, 0.0]))
+    batch = {"image": torch.rand(2, 3, 16, 16), "label": torch.tensor([0, 1]), "group": torch.tensor([0, 5])}
+    module.training_step(batch, 0)
+    others = 1 / (GROUPS - 1 + math.exp(0.01 * 9))  # the loss of group 5 is 9, that of the others 0
+    assert module.shares.sum() == pytest.approx(1)
+    assert module.shares[1].item() == pytest.approx(others, rel=1e-3)
+    assert module.shares[5].item() == pytest.approx(others * math.exp(0.01 * 9), rel=1e-3)
+
+
+def test_balanced_subset__takes_the_smallest_group_whole():
+    groups = torch.cat([torch.arange(GROUPS), torch.arange(GROUPS), torch.zeros(50, dtype=torch.long)])
+    subset = balanced_subset(groups, torch.Generator().manual_seed(0))
+    assert subset.shape == (GROUPS, 2)
+    assert (groups[subset] == torch.arange(GROUPS).unsqueeze(1)).all()
+
+
+def test_logistic__of_two_points_satisfies_its_own_gradient():
+    features, labels = torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1])
+    weight, bias = logistic(features, labels, strength=0.1)
+    off = (features @ weight.T + bias).softmax(dim=1) - torch.nn.functional.one_hot(labels, len(CLASSES))
+    assert (off.T @ features / 2 + 0.2 * weight).abs().max() < 1e-3
+
+
+def test_retrain_last_layer__forgets_a_head_that_reads_the_place(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    labels, places = torch.arange(800) % 4, torch.arange(800) // 4 % 4
+    features = torch.cat([torch.eye(4)[labels], torch.eye(4)[places]], dim=1)
+    features += 0.1 * torch.randn(features.shape, generator=generator)
+    network = torch.nn.Sequential(torch.nn.Linear(8, 4))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.eye(8)[4:])  # the class is read from the place
+    data = Composites("", "train", 800, BALANCED, 8, 0)
+    data.labels, data.groups = labels, labels * 4 + places
+    monkeypatch.setattr(backgrounds, "batches", lambda dataset: [{"image": features}])
+    described = backgrounds.Network("", "", None, "0", "", 0.0, 0)
+    retrain_last_layer(network, described, data, seed=0)
+    assert (network(features).argmax(dim=1) == labels).float().mean() > 0.99
+
+
+def test_summarize__measures_the_gap_between_erm_and_no_correlation():
+    runs = [run("erm", 10.0), run("unbiased", 90.0), run("ours", 82.0), run("ours_5", 50.0)]
+    summary = backgrounds.summarize(backgrounds.tabulate(runs))
+    assert summary["gap_closed"] == pytest.approx(0.9)
+    assert summary["gap_closed_5pct"] == pytest.approx(0.5)
+    assert (summary["erm_worst"], summary["ours_mean"], summary["ours_5pct_worst"]) == (10.0, 50.0, 50.0)
+
+
+def test_summarize__prefixes_other_correlations():
+    summary = backgrounds.summarize(backgrounds.tabulate([run("erm", 60.0, correlation=95.0)]))
+    assert summary == {"95.erm_mean": 50.0, "95.erm_worst": 60.0}
+
+
+def test_tabulate__averages_seeds_and_compares_the_time_of_each_with_its_own_erm():
+    runs = [run("erm", 0.0), run("erm", 2.0, seed=1, seconds=2.0)]
+    runs += [run("ours", 60.0, seconds=1.5), run("ours", 62.0, seed=1, seconds=3.0)]
+    erm, ours = backgrounds.tabulate(runs)
+    assert (erm["worst"], erm["worst_sd"]) == (1.0, pytest.approx(math.sqrt(2)))
+    assert (ours["time"], ours["time_sd"], ours["seeds"]) == (1.5, 0.0, 2)
+
+
+def test_tabulate__says_why_a_row_is_missing():
+    (row,) = backgrounds.tabulate([{"setting": setting("dfr"), "note": "no balanced subset"}])
+    assert backgrounds.shown(row)["mean"] == "no balanced subset"
+    assert "mean" not in backgrounds.summarize([row])
