@@ -10,18 +10,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader
 
+from camtrain.data.collate import Collate, Gathered
 from camtrain.data.memory import InMemoryDataset, Pictures
 from camtrain.data.subsets import SPLITS, annotated_subset, permutation, stratified
+from camtrain.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 CLASSES = ("airplane", "motorbike", "car", "bicycle")  # the four with most images in sysu_shapes
 PLACES = ("cloudy", "rain", "shine", "sunrise")  # class i is at home in place i
+GROUPS = len(CLASSES) * len(PLACES)
+ALIGNED = [group for group in range(GROUPS) if group // len(PLACES) == group % len(PLACES)]
+CONFLICTING = [group for group in range(GROUPS) if group not in ALIGNED]
 BALANCED = 1 / len(PLACES)
 VAL_SHARE, TEST_SHARE = 0.15, 0.25  # of the photographs of every class and every place
 SCALES = (0.5, 0.8)  # the object's longer side over the image's
@@ -164,6 +171,12 @@ def crop(photo: Image.Image, size: int, rng: np.random.Generator) -> Image.Image
     left, top = (rng.uniform(0, whole - side) for whole in photo.size)
     square = photo.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
     return square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else square
+
+
+def batches(dataset: Composites, batch_size: int = 100, flip: bool = False, **options: Any) -> DataLoader[Any]:
+    """Normalized batches as mappings, each by one indexing."""
+    collate = Collate("mapping", IMAGENET_MEAN, IMAGENET_STD, flip)
+    return DataLoader(Gathered(dataset), batch_size, collate_fn=collate, **options)
 
 
 def sheet(datasets: Sequence[Composites], columns: int = 12) -> Tensor:

@@ -1,11 +1,24 @@
 import math
 
-import backgrounds
+import _backgrounds_groups
 import numpy as np
 import pytest
 import torch
-from _composites import BALANCED, CLASSES, Composites, annotated_by_class, assign_places, crop, paste, read_sources
-from backgrounds import ALIGNED, CONFLICTING, GROUPS, GroupDRO, balanced_subset, logistic, retrain_last_layer
+from _backgrounds_groups import GroupDRO, balanced_subset, logistic, retrain_last_layer
+from _backgrounds_table import shown, summarize, tabulate
+from _composites import (
+    ALIGNED,
+    BALANCED,
+    CLASSES,
+    CONFLICTING,
+    GROUPS,
+    Composites,
+    annotated_by_class,
+    assign_places,
+    crop,
+    paste,
+    read_sources,
+)
 from PIL import Image
 
 
@@ -108,34 +121,33 @@ def test_retrain_last_layer__forgets_a_head_that_reads_the_place(monkeypatch):
         network[0].weight.copy_(torch.eye(8)[4:])  # the class is read from the place
     data = Composites("", "train", 800, BALANCED, 8, 0)
     data.labels, data.groups = labels, labels * 4 + places
-    monkeypatch.setattr(backgrounds, "batches", lambda dataset: [{"image": features}])
-    described = backgrounds.Network("", "", None, "0", "", 0.0, 0)
-    retrain_last_layer(network, described, data, seed=0)
+    monkeypatch.setattr(_backgrounds_groups, "batches", lambda dataset: [{"image": features}])
+    retrain_last_layer(network, "0", data, seed=0)
     assert (network(features).argmax(dim=1) == labels).float().mean() > 0.99
 
 
 def test_summarize__measures_the_gap_between_erm_and_no_correlation():
     runs = [run("erm", 10.0), run("unbiased", 90.0), run("ours", 82.0), run("ours_5", 50.0)]
-    summary = backgrounds.summarize(backgrounds.tabulate(runs))
+    summary = summarize(tabulate(runs))
     assert summary["gap_closed"] == pytest.approx(0.9)
     assert summary["gap_closed_5pct"] == pytest.approx(0.5)
     assert (summary["erm_worst"], summary["ours_mean"], summary["ours_5pct_worst"]) == (10.0, 50.0, 50.0)
 
 
 def test_summarize__prefixes_other_correlations():
-    summary = backgrounds.summarize(backgrounds.tabulate([run("erm", 60.0, correlation=95.0)]))
+    summary = summarize(tabulate([run("erm", 60.0, correlation=95.0)]))
     assert summary == {"95.erm_mean": 50.0, "95.erm_worst": 60.0}
 
 
 def test_tabulate__averages_seeds_and_compares_the_time_of_each_with_its_own_erm():
     runs = [run("erm", 0.0), run("erm", 2.0, seed=1, seconds=2.0)]
     runs += [run("ours", 60.0, seconds=1.5), run("ours", 62.0, seed=1, seconds=3.0)]
-    erm, ours = backgrounds.tabulate(runs)
+    erm, ours = tabulate(runs)
     assert (erm["worst"], erm["worst_sd"]) == (1.0, pytest.approx(math.sqrt(2)))
     assert (ours["time"], ours["time_sd"], ours["seeds"]) == (1.5, 0.0, 2)
 
 
 def test_tabulate__says_why_a_row_is_missing():
-    (row,) = backgrounds.tabulate([{"setting": setting("dfr"), "note": "no balanced subset"}])
-    assert backgrounds.shown(row)["mean"] == "no balanced subset"
-    assert "mean" not in backgrounds.summarize([row])
+    (row,) = tabulate([{"setting": setting("dfr"), "note": "no balanced subset"}])
+    assert shown(row)["mean"] == "no balanced subset"
+    assert "mean" not in summarize([row])

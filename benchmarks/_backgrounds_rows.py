@@ -1,0 +1,78 @@
+"""The rows of the backgrounds benchmark: which network, told what, corrected how."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+from _backgrounds_groups import GroupDRO, retrain_last_layer
+from _composites import Composites
+from torch import nn
+
+from camtrain.callbacks import AttentionAlignment
+from camtrain.cam import true_class
+from camtrain.module import ImageClassifier
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is trained, and how."""
+
+    name: str
+    model: str
+    weights: str | None
+    head: str
+    fine: str  # the last layer with a 12x12 map of 96-pixel images
+    lr: float
+    epochs: int
+
+
+MOBILENET = Network(
+    "mobilenet_v2", "mobilenet_v2", "weights/mobilenet_v2-b0353104.pth", "classifier.1", "network.features.6", 3e-4, 4
+)
+SCRATCH = Network("SmallResNet", "camtrain.networks.SmallResNet", None, "head", "network.blocks", 1e-3, 20)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to train: `told` what beyond the labels, with which callbacks, and what is done to the finished net."""
+
+    name: str
+    told: str = ""
+    masks: float = 0.0
+    callbacks: Callable[[Network], list[pl.Callback]] = lambda _: []
+    correlated: bool = True
+    module: type[ImageClassifier] = ImageClassifier
+    balanced_batches: bool = False
+    finish: Callable[[nn.Module, str, Composites, int], None] | None = None
+
+
+def aligned(masks: float = 1.0, fine: bool = False, **arguments: Any) -> dict[str, Any]:
+    """The fields of a row with AttentionAlignment, which is told a share of the masks."""
+
+    def callbacks(network: Network) -> list[pl.Callback]:
+        given = {**arguments, "layers": network.fine} if fine else arguments
+        return [AttentionAlignment(**given)]
+
+    return {"masks": masks, "told": f"{100 * masks:g} % of masks", "callbacks": callbacks}
+
+
+ROWS = {
+    "erm": Row("ERM"),
+    "unbiased": Row("no correlation", correlated=False),
+    "groupdro": Row("GroupDRO", "group labels", module=GroupDRO, balanced_batches=True),
+    "dfr": Row("last layer retrained (DFR)", "group labels", finish=retrain_last_layer),
+    "penalty": Row("contribution penalty", **aligned(fine=True, weight=3.0, twins=0.0)),
+    "grad_cam": Row("Grad-CAM energy", **aligned(method="grad_cam", target=true_class, weight=3.0, twins=0.0)),
+    "twins": Row("twins", **aligned(weight=0.0, twins=1.0)),
+    "twins_5": Row("twins", **aligned(0.05, weight=0.0, twins=1.0)),
+    "both": Row("penalty and twins", **aligned(fine=True, weight=3.0, twins=1.0)),
+    "both_5": Row("penalty and twins", **aligned(0.05, fine=True, weight=3.0, twins=1.0)),
+    "ours": Row("ours (default)", **aligned()),
+    "ours_10": Row("ours (default)", **aligned(0.1)),
+    "ours_5": Row("ours (default)", **aligned(0.05)),
+    "ours_1": Row("ours (default)", **aligned(0.01)),
+    "tuned": Row("ours, tuned", **aligned(fine=True, weight=3.0, twins=1.0)),
+    "tuned_5": Row("ours, tuned", **aligned(0.05, fine=True, weight=3.0, twins=1.0)),
+}
+QUICK = ("erm", "unbiased", "ours", "ours_5")

@@ -1,0 +1,69 @@
+"""From finished runs to the table and the summary of the backgrounds benchmark."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from _backgrounds_rows import ROWS
+from _runs import Run, mean_and_deviation
+
+COLUMNS = {"mean": "mean", "conflicting": "conflicting", "worst": "worst group", "inside_energy": "inside energy"}
+KEYS = {"erm": "erm", "unbiased": "unbiased", "ours": "ours", "ours_5": "ours_5pct", "tuned": "tuned"}  # in the summary
+
+
+def tabulate(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A row for each correlation and way to train: means and sample standard deviations over seeds."""
+    chosen = dict.fromkeys((run["setting"]["correlation"], run["setting"]["row"]) for run in runs)
+    return [
+        describe([run for run in runs if (run["setting"]["correlation"], run["setting"]["row"]) == one], runs)
+        for one in sorted(chosen, key=lambda one: (one[0], list(ROWS).index(one[1])))
+    ]
+
+
+def describe(mine: Sequence[Run], runs: Sequence[Run]) -> dict[str, Any]:
+    correlation, name = mine[0]["setting"]["correlation"], mine[0]["setting"]["row"]
+    found = {"correlation": correlation, "row": name, "training": ROWS[name].name, "told": ROWS[name].told}
+    if "note" in mine[0]:
+        return {**found, "seeds": len(mine), "note": mine[0]["note"]}
+    values = {key: [run[key] for run in mine] for key in COLUMNS}
+    ratios = [ratio for ratio in (time_ratio(run, runs) for run in mine) if ratio is not None]
+    for key, some in {**values, "time": ratios}.items():
+        if some:
+            found[key], found[f"{key}_sd"] = mean_and_deviation(some)
+    return {**found, "seeds": len(mine)}
+
+
+def time_ratio(one: Run, runs: Sequence[Run]) -> float | None:
+    """Over ERM of the same setting; None before that has run."""
+    plain = next((run for run in runs if run["setting"] == {**one["setting"], "row": "erm"}), None)
+    return None if plain is None else one["step_seconds"] / plain["step_seconds"]
+
+
+def shown(row: Mapping[str, Any]) -> dict[str, str]:
+    """A row as it is printed."""
+
+    def cell(key: str, digits: int = 1) -> str:
+        if key not in row:
+            return ""
+        deviation = row[f"{key}_sd"]
+        return f"{row[key]:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
+
+    numbers = {title: cell(key) for key, title in COLUMNS.items()}
+    numbers["mean"] = row.get("note", numbers["mean"])
+    return {"training": row["training"], "told": row["told"], **numbers, "time": cell("time", 2)}
+
+
+def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The keys of 100 % correlation are bare, those of another start with it, as in `95.erm_worst`."""
+    summary: dict[str, float] = {}
+    for correlation in dict.fromkeys(row["correlation"] for row in rows):
+        prefix = "" if correlation == 100 else f"{correlation:g}."
+        mine = {row["row"]: row for row in rows if row["correlation"] == correlation}
+        for name, key in KEYS.items():
+            if name in mine:
+                summary |= {f"{prefix}{key}_{what}": mine[name][what] for what in ("mean", "worst")}
+        for name in ("ours", "ours_5"):
+            if {"erm", "unbiased", name} <= mine.keys():
+                low, high, ours = (mine[one]["worst"] for one in ("erm", "unbiased", name))
+                if high != low:
+                    summary[f"{prefix}gap_closed{KEYS[name].removeprefix('ours')}"] = (ours - low) / (high - low)
+    return summary
