@@ -25,9 +25,10 @@ import torchvision
 from torch import Tensor, nn
 
 from camtrain.callbacks._alignment_batch import count
+from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_recording import logits_call, recording
 from camtrain.callbacks._alignment_step import Recipe, compute_terms
-from camtrain.callbacks._alignment_terms import penalize
+from camtrain.callbacks._alignment_terms import answer_twins, penalize
 from camtrain.cam import contribution_cam, log_probability, resolve_layers
 from camtrain.data.batches import Batch
 from camtrain.losses import AlignmentLoss, InputGradientLoss
@@ -67,8 +68,16 @@ def aligned_loss(net: nn.Module, batch: Batch, layers: tuple, twins: float) -> T
     with recording({"net": net}, layers) as calls:
         loss = plain_loss(net, batch)
     terms = partial(penalize, method=contribution_cam, target=log_probability, loss=AlignmentLoss())
-    recipe = Recipe(weight=1.0, twins=twins, limit=limit, generator=torch.Generator(), penalize=terms)
-    added = compute_terms(recipe, logits_call(calls), layers, batch).added
+    recipe = Recipe(
+        weight=1.0,
+        twins=twins,
+        limit=limit,
+        generator=torch.Generator(),
+        memory=Memory(0),
+        penalize=terms,
+        answer_twins=answer_twins,
+    )
+    added = compute_terms(recipe, logits_call(calls), layers, batch, loss).added
     return loss if added is None else loss + added
 
 

@@ -11,7 +11,7 @@ correlation: nobody has unbiased data to tune on.
 
 Every row trains the same network from the same weights on the same images in the same order, mirrored at random, with
 AdamW. GroupDRO and last-layer retraining (DFR) are told the group of every training image; the others are not. At 100 %
-correlation the training images hold four groups alone: GroupDRO can balance no others, and DFR has nothing to fit. Mean,
+correlation the training images hold only four groups: GroupDRO can balance no others, and DFR has nothing to fit. Mean,
 conflicting (the 12 groups in which class and background do not belong together) and worst group are accuracies in %;
 inside energy is that of Grad-CAM for the true class at the last map; time is that of a training step over ERM's of the
 same seed (on a CPU in CPU seconds, which other work on the machine disturbs little). Mean and sample standard deviation

@@ -12,21 +12,25 @@ float64, over its maximum.
 """
 
 import copy
+import json
 import platform
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
 from _contenders import PEERS, Contender, contenders, installed
 from _report import median_and_spread, parser, report
+from rich.progress import track
 from torch import Tensor, nn
 
 from camtrain import explain
@@ -170,6 +174,18 @@ def measure(name: str, options: Any, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
+def measured_alone(name: str, options: Any) -> list[dict[str, Any]]:
+    """The rows of one model, measured in a process of its own: what peers leave in memory ends with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.json"
+        command = [sys.executable, __file__, "--models", name, "--json", str(file), "--device", options.device]
+        for option in ("batch", "rounds", "threads", "seeds"):
+            command += [f"--{option}", str(getattr(options, option))]
+        subprocess.run([*command, *["--no-peak"][: options.no_peak]], check=True, stdout=subprocess.DEVNULL)
+        rows: list[dict[str, Any]] = json.loads(file.read_text())["rows"]
+        return rows
+
+
 def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for name in dict.fromkeys(row["model"] for row in rows):
@@ -216,7 +232,10 @@ def main() -> None:
     if options.peak_of:
         print_peak(*options.peak_of, options.batch, options.device)
         return
-    rows = [row for seed in range(options.seeds) for name in options.models for row in measure(name, options, seed)]
+    if len(options.models) > 1:
+        rows = [row for name in track(options.models, "models") for row in measured_alone(name, options)]
+    else:
+        rows = [row for seed in range(options.seeds) for name in options.models for row in measure(name, options, seed)]
     peers = {PEERS[name]: version(PEERS[name]) for name in installed()}
     print(f"batch {options.batch}, {options.threads} thread(s), {options.rounds} rounds; {peers}")
     summary = summarize(rows) | {"batch": options.batch, "rounds": options.rounds, "peers": peers}

@@ -1,5 +1,6 @@
 """The weight that takes care of itself: the penalty's gradient is kept at a fraction of the task's."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +14,12 @@ _HALF_SCALE = 1024.0  # float16 gradients at a feature map would vanish
 
 
 class Balance:
-    """Running means of two squared gradient norms at the feature layer, and the weight that balances them.
+    """Running means of two squared gradient norms per image at the feature layer, and the weight that balances them.
 
-    Both are measured where the penalty is read, at the activations: only the head is differentiated. Source: the idea
-    of gradient normalization (Chen et al. 2018, GradNorm), with one fixed ratio and no training of the weight.
+    Both are measured where the penalty is read, at the activations: only the head is differentiated. Counted for one
+    image each, they give the same weight whether all images of a batch are annotated or a few. Of the penalty's running
+    mean the highest so far counts: a penalty that is nearly satisfied fades, and is not blown up again. Source: the
+    idea of gradient normalization (Chen et al. 2018, GradNorm), with one fixed ratio and no training of the weight.
 
     >>> balance = Balance(0.5)
     >>> balance.add(task=4.0, penalty=1.0)
@@ -27,15 +30,15 @@ class Balance:
     def __init__(self, ratio: float) -> None:
         self.ratio = ratio
         self.measured = 0
-        self._task = self._penalty = 0.0
+        self._task = self._penalty = self._highest = 0.0
         self._pending: Tensor | None = None
 
     @property
     def weight(self) -> float:
         """Of the penalty; 0 before the first measurement, at most 100."""
-        if self._penalty <= 0 or self._task <= 0:
+        if self._highest <= 0 or self._task <= 0:
             return 0.0
-        return min(self.ratio * (self._task / self._penalty) ** 0.5, _MOST)
+        return min(self.ratio * math.sqrt(self._task / self._highest), _MOST)
 
     def is_due(self, step: int) -> bool:
         """Whether this step is measured."""
@@ -48,15 +51,16 @@ class Balance:
         kept = min(_KEPT, self.measured / (self.measured + 1))
         self._task = kept * self._task + (1 - kept) * task
         self._penalty = kept * self._penalty + (1 - kept) * penalty
+        self._highest = max(self._highest, self._penalty)
         self.measured += 1
 
     def state(self) -> list[float]:
         """For a checkpoint."""
-        return [float(self.measured), self._task, self._penalty]
+        return [float(self.measured), self._task, self._penalty, self._highest]
 
     def restore(self, state: Sequence[float]) -> None:
         """From a checkpoint."""
-        self.measured, self._task, self._penalty = int(state[0]), state[1], state[2]
+        self.measured, (self._task, self._penalty, self._highest) = int(state[0]), state[1:]
 
 
 def squared_norms(task: Tensor, penalty: Tensor, activations: Sequence[Tensor]) -> Tensor:

@@ -81,6 +81,7 @@ def check_arguments(
     gradient_ratio: float,
     twins: float | str,
     twins_share: float,
+    reuse: float,
     memory: int,
     infill: str,
     jitter: float,
@@ -101,6 +102,8 @@ def check_arguments(
         raise ConfigurationError(f"gradient_ratio is a finite number above 0; got {gradient_ratio}.")
     if not 0 < twins_share <= 1:
         raise ConfigurationError(f"twins_share is a part of the batch in (0, 1]; got {twins_share}.")
+    if not reuse > 0:
+        raise ConfigurationError(f"reuse counts twins per annotated image and epoch and is above 0; got {reuse}.")
     if memory < 0:
         raise ConfigurationError(f"memory counts images and is at least 0; got {memory}.")
     if infill not in INFILLS:

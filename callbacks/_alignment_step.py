@@ -37,7 +37,8 @@ class Recipe:
 class Terms:
     """What was added, and its parts for the log; `added` is None where it was not finite and was left out.
 
-    `norms` are the squared gradient norms of the task and the penalty at the layers, where they were to be measured.
+    `norms` are the squared gradient norms of the task and the penalty at the layers, for one image each, where they
+    were to be measured.
     """
 
     added: Tensor | None
@@ -47,19 +48,21 @@ class Terms:
 
 
 def compute_terms(recipe: Recipe, call: Call, layers: Sequence[Layer], batch: Batch, task: Tensor | None) -> Terms:
-    """`weight * penalty + twins * cross-entropy`; the penalty counts for the images and for their twins alike."""
+    """`weight * penalty + twins * cross-entropy`, in which a twin counts as `twins` images of the batch do."""
     parts: list[Tensor] = []
     penalty = norms = entropy = None
-    annotated_here = batch.masks is not None and bool(annotated(batch.masks).any())
-    if recipe.penalize is not None and annotated_here:
+    images = 0 if batch.masks is None else int(annotated(batch.masks).sum())
+    if recipe.penalize is not None and images:
         penalty = recipe.penalize(call, layers, batch)
         parts.append(recipe.weight * penalty.value)
         if recipe.measure and task is not None:
             norms = squared_norms(task, penalty.value, call.activations)
+            norms = norms * norms.new_tensor([len(batch), images])  # of a mean over so many: to that of one image
     if recipe.twins > 0:
         twins = recipe.answer_twins(call, layers, batch, recipe.memory, recipe.generator, recipe.limit)
         entropy = call.logits.new_zeros(()) if twins is None else twins.cross_entropy
-        parts.append(recipe.twins * entropy)
+        share = 0.0 if twins is None else len(twins.batch) / len(batch)
+        parts.append(recipe.twins * share * entropy)
     total = torch.stack(parts).sum() if parts else call.logits.new_zeros(())
     return Terms(total if bool(total.isfinite()) else None, penalty, entropy, norms)
 

@@ -43,8 +43,9 @@ class AttentionAlignment(Callback):
     whose terms are not finite trains without them and is counted.
 
     Args:
-        weight: of the penalty, at least 0; "auto" keeps the penalty's gradient at `gradient_ratio` of the task's, both
-            measured at the layer, as running means. The first step then only measures.
+        weight: of the penalty, at least 0; "auto" keeps the penalty's gradient for an annotated image at
+            `gradient_ratio` of the task's for an image, both measured at the layer, as running means. The first step
+            then only measures.
         gradient_ratio: see `weight`.
         schedule: a function from progress since the start, in [0, 1], to a factor on the weights of both terms.
         method: the map, by name or as a function of activations and gradients.
@@ -52,9 +53,12 @@ class AttentionAlignment(Callback):
         layers: "auto" (the last map), a dotted name in the LightningModule, a module, or a list of these.
         loss: `(heatmaps (B, *S), masks (B, H, W)) -> scalar`; `AlignmentLoss()` if None.
         second_order: differentiate through the gradient as well; False treats the gradient as a constant.
-        twins: weight of the twins' cross-entropy, at least 0; "auto" is 1 where the module takes images `(B, C, H, W)`
-            and the batch has a label per image, else 0, and says so. BatchNorm and dropout's random state see twins.
+        twins: weight of a twin's cross-entropy, where that of an image of the batch is 1; at least 0. "auto" is 2 where
+            the module takes images `(B, C, H, W)` and the batch has a label per image, else 0, and says so. BatchNorm
+            and dropout's random state see twins.
         twins_share: at most this share of a batch is added as twins, in (0, 1]: what they cost.
+        reuse: on average at most so many twins are made of an annotated image in an epoch: of few, many more would be
+            learnt by heart.
         memory: so many annotated images of earlier batches are kept, on their device, to make twins of where a batch
             has fewer than twice as many annotated images as twins to make; 0 for none.
         infill: the background of a twin, `"swap"`, `"inpaint"`, `"noise"` or `"shuffle"`, see `make_twins`.
@@ -96,6 +100,7 @@ class AttentionAlignment(Callback):
         second_order: bool = True,
         twins: float | Literal["auto"] = "auto",
         twins_share: float = 0.5,
+        reuse: float = 10.0,
         memory: int = 256,
         infill: Infill = "swap",
         jitter: float = 0.0,
@@ -113,6 +118,7 @@ class AttentionAlignment(Callback):
             gradient_ratio=gradient_ratio,
             twins=twins,
             twins_share=twins_share,
+            reuse=reuse,
             memory=memory,
             infill=infill,
             jitter=jitter,
@@ -121,7 +127,8 @@ class AttentionAlignment(Callback):
             stop_when=stop_when,
             accumulate=accumulate,
         )
-        self.weight, self.schedule, self.twins, self.twins_share = weight, schedule, twins, twins_share
+        self.weight, self.schedule, self.twins = weight, schedule, twins
+        self.twins_share, self.reuse = twins_share, reuse
         self.start_when, self.stop_when, self.mask_kind = start_when, stop_when, mask_kind
         self.batch_adapter, self.accumulate, self.seed = batch_adapter, accumulate, seed
         self.layers, self.model = layers, model
@@ -136,6 +143,7 @@ class AttentionAlignment(Callback):
         self._memory = Memory(memory)
         self._balance = Balance(gradient_ratio)
         self._twins_refused = False
+        self._images = self._annotated = 0  # seen since the start, over all processes
         self.started_at: float | None = None  # the position in the training, in [0, 1]
         self.stopped = False
         self.steps = self.skipped = 0
@@ -163,7 +171,7 @@ class AttentionAlignment(Callback):
         """Go on from a checkpoint."""
         self.started_at, self.steps, self.skipped = (state_dict[key] for key in ("started_at", "steps", "skipped"))
         self.stopped = state_dict.get("stopped", False)
-        self._balance.restore(state_dict.get("balance", (0, 0.0, 0.0)))
+        self._balance.restore(state_dict.get("balance", (0.0, 0.0, 0.0, 0.0)))
 
     # Lightning's hooks
 
@@ -251,8 +259,10 @@ class AttentionAlignment(Callback):
         batch = self._read(args[0] if args else next(iter(kwargs.values())))
         if scale == 0 or batch is None:
             return original(*args, **kwargs)
-        limit = math.ceil(self.twins_share * len(batch))
+        limit = self._limit(len(batch))
         census = count(batch, limit, trainer.strategy, trainer.world_size, len(self._memory))
+        self._images += len(batch) * trainer.world_size
+        self._annotated += census.all_annotated
         wanted = census.guiding or (self._wants_twins and census.twinned)
         step = self._step(trainer, pl_module, batch, scale, census, limit) if wanted else None
         output = step.run(original, *args, **kwargs) if step else original(*args, **kwargs)
@@ -262,6 +272,13 @@ class AttentionAlignment(Callback):
         self._measure(trainer, terms)
         self.steps += 1
         return output
+
+    def _limit(self, images: int) -> int:
+        """How many twins a batch of so many images may get."""
+        limit = self.twins_share * images
+        if self._images:
+            limit = min(limit, max(1.0, self.reuse * images * self._annotated / self._images))
+        return math.ceil(limit)
 
     @property
     def _weight(self) -> float:
@@ -318,10 +335,10 @@ class AttentionAlignment(Callback):
     ) -> AlignedStep:
         layers = self._layers = self._layers or (last_map(pl_module, batch.images, self._root),)
         seed = (self.seed * 1_000_003 + self.steps) * 1_009 + trainer.global_rank
-        twins = 1.0 if isinstance(self.twins, str) else self.twins
+        twins = _TWINS if isinstance(self.twins, str) else self.twins
         recipe = Recipe(
             weight=self._weight * scale * census.penalty_share,
-            twins=twins * scale * census.twins_share * self._wants_twins,
+            twins=twins * scale * self._wants_twins,
             limit=limit,
             generator=torch.Generator().manual_seed(seed % 2**63),
             memory=self._memory,
@@ -364,6 +381,7 @@ class AttentionAlignment(Callback):
         return terms
 
 
+_TWINS = 2.0
 _NO_EFFECT = (
     "The alignment penalty of the first step has a gradient of 0 for every parameter: every map is empty, or the layer "
     "does not matter to the target. Watch alignment/dead_maps, or name an earlier layer."

@@ -214,7 +214,7 @@ def _shuffled(images: Tensor, generator: torch.Generator | None) -> Tensor:
     whole = images[..., : down * rows, : across * columns]
     patches = whole.reshape(count, channels, down, rows, across, columns).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
     patches = patches[torch.arange(count, device=images.device).unsqueeze(1), order]
-    patches = patches.unflatten(1, (down, across)).permute(0, 3, 1, 4, 2, 5)
+    patches = patches.view(count, down, across, channels, rows, columns).permute(0, 3, 1, 4, 2, 5)
     shuffled = images.clone()
     shuffled[..., : down * rows, : across * columns] = patches.reshape_as(whole)
     return shuffled

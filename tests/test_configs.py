@@ -10,7 +10,7 @@ from camtrain.cli import main
 from tests.layout import ROOT
 
 CONFIGS = ROOT / "configs"
-WHOLE = sorted(path.name for path in CONFIGS.glob("*.yaml") if path.name != "wandb_online.yaml")
+WHOLE = sorted(path.name for path in CONFIGS.glob("*.yaml") if path.name not in ("wandb_online.yaml", "finetune.yaml"))
 
 
 @pytest.fixture
@@ -51,6 +51,20 @@ def test_fragments__make_a_list_where_there_is_none(parse):
 def test_fragment__is_appended_to_callbacks_that_are_there(parse):
     before, after = names(parse("demo.yaml")), names(parse("demo.yaml", "callbacks/detect.yaml"))
     assert after == [*before, "RelianceDetector"]
+
+
+def test_finetune__corrects_what_another_configuration_trained(parse):
+    before, after = parse("demo.yaml"), parse("demo.yaml", "finetune.yaml")
+    assert after["model"]["init_args"]["model"] == before["model"]["init_args"]["model"]
+    assert after["data"] == before["data"]
+    assert names(after) == [
+        "ExplanationMonitor",
+        "RelianceDetector",
+        "AttentionAlignment",
+        "ModelCheckpoint",
+        "RunSummary",
+    ]
+    assert after["trainer"]["max_epochs"] == 5
 
 
 def test_online_fragment__changes_the_logger_only(parse):

@@ -288,6 +288,24 @@ def test_twins__are_the_same_in_every_run_and_bounded_in_number(make_trainer, ki
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
+def test_reuse__bounds_how_often_a_twin_is_made_of_one_image(make_trainer):
+    images, labels, masks = samples(count=8)
+    masks[1:] = -1
+    sizes = []
+
+    class Counting(Foreign):
+        def training_step(self, batch, batch_idx):
+            sizes.clear()
+            return super().training_step(batch, batch_idx)
+
+    module = Counting()
+    module.net.register_forward_hook(lambda net, args, output: sizes.append(len(output)))
+    callback = aligned(weight=0.0, twins=1.0, memory=4, reuse=2.0)
+    more = [pair(images, labels, masks.roll(turn, 0)) for turn in range(3)]
+    fit(make_trainer, module, callback, *more)
+    assert sizes == [8, 2]  # one of eight is annotated: 2 twins of it in an epoch
+
+
 def test_weight__follows_the_schedule_from_the_start(make_trainer):
     seen = []
 
