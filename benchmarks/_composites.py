@@ -181,6 +181,7 @@ def batches(dataset: Composites, batch_size: int = 100, flip: bool = False, **op
 
 def sheet(datasets: Sequence[Composites], columns: int = 12) -> Tensor:
     """Some images of each set, a row a class, and below it the same with all but the objects darkened."""
+    columns = min(columns, *(len(dataset) // len(CLASSES) for dataset in datasets))
     rows = []
     for dataset in datasets:
         for label in range(len(CLASSES)):

@@ -35,7 +35,7 @@ from _composites import BALANCED, GROUPS, Composites, sheet
 from _report import environment, parser, report
 from _runs import Ledger, Run
 from rich.progress import Progress
-from torchvision.io import write_png
+from torchvision.transforms.v2.functional import to_pil_image
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,17 @@ def datasets(root: Path, setting: Setting, correlated: bool) -> dict[str, Compos
     }
 
 
-def run(setting: Setting, network: Network, root: Path, device: str) -> dict[str, Any]:
+def found_elsewhere(runs: list[Run], setting: Setting) -> Run | None:
+    """The same training at another correlation, where the row's training set has none."""
+    wanted = asdict(setting) | {"correlation": None}
+    same = (one for one in runs if one["setting"] | {"correlation": None} == wanted)
+    return None if ROWS[setting.row].correlated else next(same, None)
+
+
+def run(setting: Setting, network: Network, root: Path, device: str, known: Run | None = None) -> dict[str, Any]:
     """Accuracies in %, by group too, and the CPU or GPU seconds of a training step; or why there are none."""
+    if known is not None:
+        return {name: value for name, value in known.items() if name != "setting"}
     recipe = ROWS[setting.row]
     data = datasets(root, setting, recipe.correlated)
     train = data["train"].with_masks(recipe.masks)
@@ -105,7 +114,7 @@ def main() -> None:
     ]
     if options.sheet:
         made = datasets(options.data, planned[0], correlated=True)
-        write_png(sheet([made["train"], made["test"]]), str(options.sheet))
+        to_pil_image(sheet([made["train"], made["test"]])).save(options.sheet)
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     settings = list(map(asdict, planned))
@@ -119,7 +128,8 @@ def main() -> None:
         task = bar.add_task("", total=len(planned))
         for setting in planned:
             bar.update(task, description=f"{setting.correlation:g} %, seed {setting.seed}, {setting.row}")
-            ledger.once(asdict(setting), partial(run, setting, network, options.data, options.device))
+            known = found_elsewhere(ledger.runs, setting)
+            ledger.once(asdict(setting), partial(run, setting, network, options.data, options.device, known))
             bar.advance(task)
     ledger.save()  # rows and summary of these settings, also where nothing was left to run
     found = contents(ledger.runs)

@@ -29,8 +29,7 @@ class Explanation:
     `heatmaps` maps a method's name to raw energy `(B, *S)`: non-negative, float32, at feature resolution, on the
     images' device. With several layers the names are `method@layer`. `empty` says which maps hold no evidence (zero
     everywhere, or not finite; such a map is returned as zeros) and `states` why, as numbers of `camtrain.cam.State`.
-    `logits` `(B, C)` and `scores` `(B,)` are what was explained, `layers` which layers were chosen and why: pass them
-    to the next call to spare it the choice.
+    `logits` `(B, C)` and `scores` `(B,)` are what was explained, `layers` which layers were chosen and why.
     """
 
     heatmaps: Mapping[str, Tensor]

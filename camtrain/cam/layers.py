@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from camtrain.cam.choices import Choices
 from camtrain.cam.hooks import first_tensor as first_tensor
 from camtrain.cam.hooks import hooked as hooked
 from camtrain.cam.hooks import replace_first as replace_first
@@ -98,7 +99,7 @@ def resolve_layers(model: nn.Module, images: Any, layers: LayerSpec = "auto") ->
     restored. `"auto"` takes, among the outputs of modules with parameters that can be read as a map of more than one
     cell and on which the answer depends (its gradient is not zero), the one with the fewest cells, and of those the
     last, that every path from the image to the answer goes through. `Layer.reason` and the log say what was found.
-    Where the same layer is explained again and again, resolve it once and pass the result on.
+    A choice is kept for the model as long as its modules and the size of the images stay the same.
     Raises LayerError for an unknown layer, one that the forward does not reach, and an output that is not a map.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -107,7 +108,7 @@ def resolve_layers(model: nn.Module, images: Any, layers: LayerSpec = "auto") ->
     """
     model = unwrap(model)
     if isinstance(layers, str) and layers == "auto":
-        return (_choose(model, images),)
+        return (_chosen_before(model, images) or _choose(model, images),)
     found = find_layers(model, layers)
     observer, _ = _observe(model, images)
     return tuple(read_layer(layer, model, images, observer) for layer in found)
@@ -153,6 +154,17 @@ class _Candidate:
         return min(math.prod(layout.grid) for layout in self.output.layouts)
 
 
+_choices = Choices()
+
+
+def _chosen_before(model: nn.Module, images: Any) -> Layer | None:
+    known = _choices.recall(model, images)
+    if known is None:
+        return None
+    name, reason, layout = known
+    return Layer(plain(name), model.get_submodule(name), reason, layout)
+
+
 def _choose(model: nn.Module, images: Any) -> Layer:
     observer, answer = _observe(model, images, graph=True)
     candidates = _candidates(observer, answers(answer))
@@ -162,12 +174,14 @@ def _choose(model: nn.Module, images: Any) -> Layer:
             f"No layer of {type(model).__name__} has a map of more than one cell; the last outputs were {shapes}. Name "
             "a layer, or use larger images."
         )
-    chosen, why = _best(candidates, Topology(observer, answer))
+    chosen, why, felt = _best(candidates, Topology(observer, answer))
     module, layouts = chosen.output.module, chosen.output.layouts
     layout = layouts[0] if len(layouts) == 1 else probe(model, images, module, layouts)
     grid = "x".join(str(side) for side in layout.grid)
     layer = Layer(plain(chosen.output.name), module, f"{why} ({grid} cells, {layout.name})", layout)
     layer = with_uses(layer, observer.uses(module))
+    if felt and layer.name:
+        _choices.remember(model, images, (chosen.output.name, layer.reason, layout))
     _log.info("layers='auto' chose %r of %s: %s", layer.name, type(model).__name__, layer.reason)
     return layer
 
@@ -188,9 +202,12 @@ def _is_answer(output: Output, answer: Sequence[Tensor]) -> bool:
     return any(logits.ndim > 3 and logits.shape[1] == output.shape[axis] for logits in answer)
 
 
-def _best(candidates: Sequence[_Candidate], topology: Topology) -> tuple[_Candidate, str]:
+def _best(candidates: Sequence[_Candidate], topology: Topology) -> tuple[_Candidate, str, bool]:
+    """The layer, why, and whether the answer depends on it."""
     felt = _felt(candidates, topology) or (topology.look_behind_the_head() and _felt(candidates, topology))
-    return felt or (_ordered(candidates)[0], "the last of the coarsest maps; no gradient of the answer reached any map")
+    if felt:
+        return *felt, True
+    return _ordered(candidates)[0], "the last of the coarsest maps; no gradient of the answer reached any map", False
 
 
 def _felt(candidates: Sequence[_Candidate], topology: Topology) -> tuple[_Candidate, str] | None:

@@ -1,6 +1,9 @@
+import json
 import math
+import sys
 
 import _backgrounds_groups
+import backgrounds
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,7 @@ from _composites import (
     CLASSES,
     CONFLICTING,
     GROUPS,
+    PLACES,
     Composites,
     annotated_by_class,
     assign_places,
@@ -151,3 +155,51 @@ def test_tabulate__says_why_a_row_is_missing():
     (row,) = tabulate([{"setting": setting("dfr"), "note": "no balanced subset"}])
     assert shown(row)["mean"] == "no balanced subset"
     assert "mean" not in summarize([row])
+
+
+def draw_sources(root, count=20, side=40):
+    """Discs, squares and so on of one color each, and skies of another, in the layout of the data."""
+    rng = np.random.default_rng(0)
+    shapes, weather = root / "sysu_shapes", root / "backgrounds_weather"
+    for folder in (shapes / "images", shapes / "masks", weather / "images"):
+        folder.mkdir(parents=True)
+    objects, places = ["file,label,n_objects"], ["file,label"]
+    for kind, (name, place) in enumerate(zip(CLASSES, PLACES, strict=True)):
+        for number in range(count):
+            file = f"{name}_{number}.png"
+            mask = np.zeros((side, side), np.uint8)
+            mask[8 + kind : 30, 10 : 30 + kind] = 1
+            Image.fromarray(rng.integers(40 * kind, 40 * kind + 60, (side, side, 3), np.uint8)).save(
+                shapes / "images" / file
+            )
+            Image.fromarray(mask).save(shapes / "masks" / file)
+            objects.append(f"{file},{name},1")
+            sky = f"images/{place}_{number}.png"
+            Image.fromarray(rng.integers(100, 140 + 30 * kind, (side, side, 3), np.uint8)).save(weather / sky)
+            places.append(f"{sky},{place}")
+    (shapes / "index.csv").write_text("\n".join(objects))
+    (weather / "index.csv").write_text("\n".join(places))
+
+
+def test_backgrounds__trains_writes_and_skips_what_is_finished(tmp_path, monkeypatch, capsys):
+    draw_sources(tmp_path)
+    file, picture = tmp_path / "backgrounds.json", tmp_path / "sheet.png"
+    arguments = (
+        "backgrounds --from-scratch --device cpu --epochs 1 --images 64 --size 32 --batch-size 16 --seeds 1 "
+        f"--correlation 95 100 --rows erm unbiased dfr ours_10 --data {tmp_path} --json {file} --sheet {picture}"
+    )
+    monkeypatch.setattr(sys, "argv", arguments.split())
+    backgrounds.main()
+    written = json.loads(file.read_text())
+    assert len(written["runs"]) == 2 * 4
+    assert {"95.erm_worst", "unbiased_mean"} <= set(written["summary"])
+    fair = [run for run in written["runs"] if run["setting"]["row"] == "unbiased"]
+    assert fair[0]["step_seconds"] == fair[1]["step_seconds"]  # trained once
+    assert all(0 <= run["worst"] <= run["mean"] <= 100 for run in written["runs"] if "mean" in run)
+    (missing,) = {run["note"] for run in written["runs"] if run["setting"]["correlation"] == 100 and "note" in run}
+    assert missing == "no balanced subset: 12 of 16 groups are empty"
+    assert np.asarray(Image.open(picture)).std() > 10
+    monkeypatch.setattr(backgrounds, "fit", None)
+    backgrounds.main()
+    assert json.loads(file.read_text())["runs"] == written["runs"]
+    assert "100 % correlation, 1 seeds" in capsys.readouterr().out

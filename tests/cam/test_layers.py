@@ -1,6 +1,8 @@
 """Finding layers by name, and choosing and reading them by what a forward pass shows."""
 
+import gc
 import logging
+import weakref
 
 import pytest
 import torch
@@ -128,8 +130,55 @@ def test_auto__without_a_map_says_what_it_saw():
 
 
 def test_auto__of_one_image_and_of_many_is_the_same():
+    assert [resolve_layers(Branches(), torch.rand(n, 3, 8, 8))[0].name for n in (1, 2, 5)] == ["body"] * 3
+
+
+def forwards(net):
+    """Counts the forward passes of a network."""
+    seen = []
+    net.register_forward_hook(lambda *_: seen.append(1))
+    return seen
+
+
+def test_auto__looks_at_a_network_once():
     net = Branches()
-    assert [resolve_layers(net, torch.rand(n, 3, 8, 8))[0].name for n in (1, 2, 5)] == ["body"] * 3
+    first = resolve_layers(net, torch.rand(2, 3, 8, 8))
+    seen = forwards(net)
+    assert resolve_layers(net, torch.rand(5, 3, 8, 8)) == first
+    assert seen == []
+
+
+def test_auto__looks_again_at_another_size_and_at_a_changed_network():
+    net = Branches()
+    resolve_layers(net, torch.rand(2, 3, 8, 8))
+    seen = forwards(net)
+    resolve_layers(net, torch.rand(2, 3, 16, 16))
+    assert len(seen) == 1
+    net.body = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2))
+    (layer,) = resolve_layers(net, torch.rand(2, 3, 8, 8))
+    assert layer.module is net.body[0] or layer.module is net.body
+    assert len(seen) == 2
+
+
+def test_auto__looks_again_where_no_gradient_was():
+    class Deaf(Branches):
+        def forward(self, x):
+            return self.head(torch.zeros(len(x), 8) * self.left(self.body(x)).mean())
+
+    net = Deaf()
+    resolve_layers(net, torch.rand(2, 3, 8, 8))
+    seen = forwards(net)
+    resolve_layers(net, torch.rand(2, 3, 8, 8))
+    assert seen
+
+
+def test_auto__does_not_keep_a_network_alive():
+    net = Branches()
+    resolve_layers(net, torch.rand(2, 3, 8, 8))
+    known = weakref.ref(net)
+    del net
+    gc.collect()
+    assert known() is None
 
 
 def test_find_layers__of_an_unknown_name_offers_the_closest():
