@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from camtrain.cam.layouts import Layout, channels_first
+from camtrain.cam.layouts import Layout
 
 Choice = tuple[str, str, Layout]  # name, reason, layout
 
@@ -18,6 +18,7 @@ class Choices:
     A network that has gained, lost or exchanged a module is another one, and so is the same one on images of another
     size.
 
+    >>> from camtrain.cam.layouts import channels_first
     >>> choices, net = Choices(), nn.Conv2d(1, 1, 1)
     >>> choices.remember(net, net.weight, ("layer", "the last map", channels_first((2, 1, 4, 4))))
     >>> choices.recall(net, net.weight)[0], choices.recall(nn.Conv2d(1, 1, 1), net.weight)
