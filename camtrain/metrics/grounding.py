@@ -52,6 +52,15 @@ def mask_area(masks: Float[Tensor, "B *S"]) -> Float[Tensor, " B"]:
     return torch.where(annotated(masks), masks.flatten(1).mean(dim=1), torch.nan)
 
 
+def energy_lift(heatmaps: Float[Tensor, "B *s"], masks: Float[Tensor, "B *S"]) -> Float[Tensor, " B"]:
+    """Inside energy over its chance level, the mask's area: 1 for a uniform map, at most 1 / area.
+
+    >>> energy_lift(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]]))
+    tensor([1.5000])
+    """
+    return inside_energy(heatmaps, masks) / mask_area(masks).to(heatmaps.dtype)
+
+
 def grounding(heatmaps: Float[Tensor, "B *s"], masks: Float[Tensor, "B *S"]) -> Float[Tensor, " B"]:
     """Inside energy corrected for chance: `(E - a) / (1 - a)`, 0 at the mask's area a, 1 with all evidence inside.
 

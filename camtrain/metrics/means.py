@@ -1,4 +1,4 @@
-"""torchmetrics classes over the grounding functions: means over the images that have an answer."""
+"""torchmetrics classes over functions of one value per image: means over the images that have an answer."""
 
 from typing import Any
 
@@ -6,75 +6,67 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from camtrain.metrics.grounding import inside_energy, pointing_game
+from camtrain.errors import BatchError, ConfigurationError
 
 
-class _DefinedMean(Metric):
-    """The mean of the values that are not NaN, reduced over processes; `undefined` counts the others."""
+class DefinedMean(Metric):
+    """The mean of the values that are not NaN, reduced over processes; `undefined` counts the others.
+
+    Over all images; with `num_classes`, of each class on its own: then `update` needs labels, and `compute` gives
+    `(num_classes,)` with NaN for a class without an answer. An image of label -1 is of no class.
+    """
 
     full_state_update = False
     total: Tensor
     count: Tensor
     undefined: Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, num_classes: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("undefined", torch.tensor(0.0), dist_reduce_fx="sum")
+        if num_classes is not None and num_classes < 1:
+            raise ConfigurationError(f"num_classes must be at least 1, got {num_classes}; leave it out for one mean.")
+        self.num_classes = num_classes
+        shape = () if num_classes is None else (num_classes,)
+        self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(shape), dist_reduce_fx="sum")
+        self.add_state("undefined", torch.zeros(shape), dist_reduce_fx="sum")
 
-    def _add(self, values: Tensor) -> None:
+    def _add(self, values: Tensor, labels: Tensor | None = None) -> None:
         defined = ~torch.isnan(values)
-        self.total += torch.where(defined, values, 0).sum()
-        self.count += defined.sum()
-        self.undefined += (~defined).sum()
+        self.total += self._summed(torch.where(defined, values, 0).to(self.total.dtype), labels)
+        self.count += self._summed(defined.to(self.count.dtype), labels)
+        self.undefined += self._summed((~defined).to(self.count.dtype), labels)
+
+    def _summed(self, values: Tensor, labels: Tensor | None) -> Tensor:
+        if self.num_classes is None:
+            return values.sum()
+        if labels is None:
+            raise BatchError("A metric of each class (num_classes=...) needs labels=(B,) in every update.")
+        if labels.numel() and int(labels.max()) >= self.num_classes:
+            raise BatchError(f"Label {int(labels.max())} is outside the {self.num_classes} classes of the metric.")
+        known = labels >= 0
+        return values.new_zeros(self.num_classes).index_add(0, labels[known].to(values.device), values[known])
 
     def compute(self) -> Tensor:
         """The mean over all batches and processes, float32."""
         return (self.total / torch.where(self.count > 0, self.count, torch.nan)).float()
 
 
-class NanMean(_DefinedMean):
+class NanMean(DefinedMean):
     """The mean of values that are not NaN, and how many were: `undefined`. No value at all gives NaN.
+
+    It takes what any function of this package returns for each image.
 
     >>> metric = NanMean()
     >>> metric.update(torch.tensor([1.0, float("nan"), 3.0]))
     >>> metric.compute(), metric.undefined
     (tensor(2.), tensor(1.))
+    >>> each = NanMean(num_classes=3)
+    >>> each.update(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0, 2, 2]))
+    >>> each.compute()
+    tensor([1.0000,    nan, 2.5000])
     """
 
-    def update(self, values: Tensor) -> None:
+    def update(self, values: Tensor, labels: Tensor | None = None) -> None:
         """Add a batch of values `(B,)`."""
-        self._add(values)
-
-
-class InsideEnergy(_DefinedMean):
-    """Mean fraction of a heatmap's energy inside the mask. See `inside_energy`; images without an answer are left out.
-
-    >>> metric = InsideEnergy()
-    >>> metric.update(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]]))
-    >>> metric.compute()
-    tensor(0.7500)
-    """
-
-    higher_is_better = True
-
-    def update(self, heatmaps: Tensor, masks: Tensor) -> None:
-        """Add raw heatmaps `(B, *s)` and masks `(B, *S)`."""
-        self._add(inside_energy(heatmaps, masks))
-
-
-class PointingGame(_DefinedMean):
-    """How often a heatmap's maximum lies in the mask. See `pointing_game`; images without an answer are left out.
-
-    >>> metric = PointingGame()
-    >>> metric.update(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]]))
-    >>> metric.compute()
-    tensor(1.)
-    """
-
-    higher_is_better = True
-
-    def update(self, heatmaps: Tensor, masks: Tensor) -> None:
-        """Add raw heatmaps `(B, *s)` and masks `(B, *S)`."""
-        self._add(pointing_game(heatmaps, masks))
+        self._add(values, labels)
