@@ -1,5 +1,24 @@
 """Is the evidence on the object, and does the heatmap tell the truth."""
 
+from camtrain.metrics.confidence import (
+    average_drop,
+    class_probability,
+    confidence_increase,
+    curve_area,
+    highest_confidence,
+    win,
+)
+from camtrain.metrics.correlation import rank_correlation
+from camtrain.metrics.curves import Curves, blur, insertion_deletion
+from camtrain.metrics.faithful import (
+    AverageDrop,
+    AverageHighestConfidence,
+    ConfidenceIncrease,
+    DeletionAUC,
+    InsertionAUC,
+    OcclusionCorrelation,
+    Win,
+)
 from camtrain.metrics.grounded import (
     ClassDiscrimination,
     EnergyLift,
@@ -30,41 +49,64 @@ from camtrain.metrics.localization import (
     localization_error,
     otsu_level,
 )
+from camtrain.metrics.masking import Confidences, masked_confidences
 from camtrain.metrics.means import NanMean
 from camtrain.metrics.objects import class_discrimination, instance_coverage
 from camtrain.metrics.reasons import ReasonCells, reason_cells
+from camtrain.metrics.road import impute, road
 
 __all__ = [
+    "AverageDrop",
+    "AverageHighestConfidence",
     "ClassDiscrimination",
+    "ConfidenceIncrease",
+    "Confidences",
+    "Curves",
+    "DeletionAUC",
     "EnergyLift",
     "GroupAccuracy",
     "HeatmapIoU",
+    "InsertionAUC",
     "InsideEnergy",
     "InstanceCoverage",
     "LocalizationError",
     "MapAveragePrecision",
     "NanMean",
+    "OcclusionCorrelation",
     "PointingGame",
     "ReasonCells",
+    "Win",
     "WorstGroupAccuracy",
+    "average_drop",
     "average_precision",
     "binarize",
+    "blur",
     "box_from_heatmap",
     "box_iou",
     "box_of_mask",
     "class_discrimination",
+    "class_probability",
+    "confidence_increase",
+    "curve_area",
     "energy_lift",
     "grounding",
     "group_accuracy",
     "heatmap_iou",
+    "highest_confidence",
+    "impute",
+    "insertion_deletion",
     "inside_energy",
     "instance_coverage",
     "loc",
     "localization_error",
     "mask_area",
+    "masked_confidences",
     "maxima_inside",
     "otsu_level",
     "pointing_game",
+    "rank_correlation",
     "reason_cells",
+    "road",
+    "win",
     "worst_group_accuracy",
 ]

@@ -1,0 +1,111 @@
+"""What the model still says of a changed image: drops, increases and curves of its confidence. No model in here.
+
+Confidences are probabilities of the explained class, `(B,)`, or `(B, N + 1)` along a curve; NaN stays NaN.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from camtrain.cam.targets import Target, named
+from camtrain.errors import ConfigurationError
+
+__all__ = [
+    "average_drop",
+    "class_probability",
+    "confidence_increase",
+    "curve_area",
+    "highest_confidence",
+    "win",
+]
+
+
+def class_probability(logits: Tensor, labels: Tensor | None = None) -> Float[Tensor, " B"]:
+    """A target: the probability of the label, of the predicted class without labels. In at least float32.
+
+    Of a single logit it is the sigmoid.
+
+    >>> class_probability(torch.tensor([[0.0, 0.0, -1e9], [0.0, 1e9, 0.0]]))
+    tensor([0.5000, 1.0000])
+    """
+    full = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if logits.shape[1] == 1:
+        return full.sigmoid().squeeze(1)
+    chosen = logits.argmax(dim=1) if labels is None else labels.to(logits.device, torch.int64)
+    return full.softmax(dim=1).gather(1, chosen.unsqueeze(1)).squeeze(1)
+
+
+def _settle(logits: Tensor, labels: Tensor | None = None) -> Target:
+    chosen = logits.argmax(dim=1) if labels is None else labels
+    return lambda varied, _: class_probability(varied, chosen)
+
+
+named(class_probability, "class_probability", _settle)
+
+
+def average_drop(before: Float[Tensor, " B"], after: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """The share of its confidence that the model loses when only the heated pixels are left: `max(0, Y - O) / Y`.
+
+    In [0, 1], lower is better; papers print its mean in percent. A confidence of 0 has nothing to lose: NaN.
+    Source: Chattopadhyay et al. 2018 (Grad-CAM++), section 4.1.
+
+    >>> average_drop(torch.tensor([0.5, 0.5]), torch.tensor([0.125, 0.75]))
+    tensor([0.7500, 0.0000])
+    """
+    return (before - after).relu() / torch.where(before > 0, before, torch.nan)
+
+
+def confidence_increase(before: Float[Tensor, " B"], after: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """1 where the model is more confident of the heated pixels alone than of the image, else 0.
+
+    Source: Chattopadhyay et al. 2018 (Grad-CAM++), section 4.1.
+
+    >>> confidence_increase(torch.tensor([0.5, 0.5]), torch.tensor([0.125, 0.75]))
+    tensor([0., 1.])
+    """
+    return _share(after > before, before, after)
+
+
+def win(before: Float[Tensor, " B"], after: Float[Tensor, " B"], other: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """1 where a method's drop is smaller than another's, else 0; a tie is nobody's win.
+
+    `after` and `other` are the confidences in the pixels that each left. Source: Chattopadhyay et al. 2018
+    (Grad-CAM++), section 4.1.
+
+    >>> win(torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75]), torch.tensor([0.125, 0.75]))
+    tensor([1., 0.])
+    """
+    own, others = average_drop(before, after), average_drop(before, other)
+    return _share(own < others, own, others)
+
+
+def curve_area(scores: Float[Tensor, "B P"], fractions: Float[Tensor, " Q"]) -> Float[Tensor, " B"]:
+    """The area under each curve by the trapezoid rule.
+
+    With N equal steps it is `(sum s - s_0 / 2 - s_N / 2) / N`. Source: Petsiuk et al. 2018 (RISE), section 4.
+
+    >>> curve_area(torch.tensor([[1.0, 0.5, 0.0]]), torch.tensor([0.0, 0.5, 1.0]))
+    tensor([0.5000])
+    """
+    if scores.shape[1] != len(fractions) or len(fractions) < 2:
+        raise ConfigurationError(
+            f"A curve has as many scores as fractions, and two at least; not {scores.shape[1]} and {len(fractions)}."
+        )
+    return torch.trapezoid(scores, fractions.to(scores), dim=1)
+
+
+def highest_confidence(insertion: Float[Tensor, "B P"]) -> Float[Tensor, " B"]:
+    """The highest confidence along an insertion curve; its mean is the average highest confidence.
+
+    Meant for misclassified images, with map and curve of the true class: how far can the map's own pixels bring the
+    model to it? Source: Chen et al. 2024.
+
+    >>> highest_confidence(torch.tensor([[0.1, 0.4, 0.2]]))
+    tensor([0.4000])
+    """
+    return insertion.amax(dim=1)
+
+
+def _share(hits: Bool[Tensor, " B"], *compared: Tensor) -> Tensor:
+    known = ~torch.stack(compared).isnan().any(dim=0)
+    return torch.where(known, hits.to(compared[0].dtype), torch.nan)
