@@ -95,7 +95,7 @@ def _feeds(call: Call, other: Call) -> bool:
 
 
 def depends_on(tensor: Tensor, source: Tensor) -> bool:
-    """Whether a tensor's graph holds the node that made another.
+    """Whether a tensor's graph holds the node that made another, or starts at it.
 
     >>> import torch
     >>> a = torch.ones(2, requires_grad=True) * 2
@@ -107,7 +107,7 @@ def depends_on(tensor: Tensor, source: Tensor) -> bool:
         node = stack.pop()
         if node is None or node in seen:
             continue
-        if node is source.grad_fn:
+        if node is source.grad_fn or getattr(node, "variable", None) is source:
             return True
         seen.add(node)
         stack.extend(parent for parent, _ in node.next_functions)

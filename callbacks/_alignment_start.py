@@ -11,6 +11,7 @@ from pytorch_lightning import Trainer
 from camtrain.errors import ConfigurationError
 from camtrain.losses.twins import INFILLS
 
+TWINS_LOSSES = ("cross_entropy", "consistency")
 _COMPARISONS = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le, "==": operator.eq}
 _CONDITION = re.compile(r"(?P<name>.+?)\s*(?P<sign>>=|<=|==|>|<)\s*(?P<bound>[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)")
 
@@ -83,6 +84,7 @@ def check_arguments(
     twins_share: float,
     reuse: float,
     memory: int,
+    twins_loss: str,
     infill: str,
     jitter: float,
     mask_kind: str,
@@ -106,6 +108,8 @@ def check_arguments(
         raise ConfigurationError(f"reuse counts twins per annotated image and epoch and is above 0; got {reuse}.")
     if memory < 0:
         raise ConfigurationError(f"memory counts images and is at least 0; got {memory}.")
+    if twins_loss not in TWINS_LOSSES:
+        raise ConfigurationError(f"twins_loss is one of {', '.join(TWINS_LOSSES)}; got {twins_loss!r}.")
     if infill not in INFILLS:
         raise ConfigurationError(f"infill is one of {', '.join(INFILLS)}; got {infill!r}.")
     if not 0 <= jitter <= 1:

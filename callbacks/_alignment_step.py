@@ -60,7 +60,7 @@ def compute_terms(recipe: Recipe, call: Call, layers: Sequence[Layer], batch: Ba
             norms = norms * norms.new_tensor([len(batch), images])  # of a mean over so many: to that of one image
     if recipe.twins > 0:
         twins = recipe.answer_twins(call, layers, batch, recipe.memory, recipe.generator, recipe.limit)
-        entropy = call.logits.new_zeros(()) if twins is None else twins.cross_entropy
+        entropy = call.logits.new_zeros(()) if twins is None else twins.loss
         share = 0.0 if twins is None else len(twins.batch) / len(batch)
         parts.append(recipe.twins * share * entropy)
     total = torch.stack(parts).sum() if parts else call.logits.new_zeros(())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,15 @@ from torch.utils import _pytree as pytree
 
 from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_recording import Call
-from camtrain.cam import Layer, annotated, gradients_of, is_empty, record_activations
+from camtrain.cam import (
+    Layer,
+    annotated,
+    gradients_of,
+    is_empty,
+    log_probability,
+    record_activations,
+    sampled_positive,
+)
 from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, ConfigurationError, GradientError
 from camtrain.losses.twins import can_have_twin, make_masked_twins
@@ -36,9 +45,15 @@ def penalize(
     target: Callable[..., Tensor],
     loss: Callable[..., Tensor],
     second_order: bool = True,
+    generator: torch.Generator | None = None,
 ) -> Penalty:
-    """The loss of each layer's heatmaps against the masks, averaged over layers, in at least float32."""
+    """The loss of each layer's heatmaps against the masks, averaged over layers, in at least float32.
+
+    Of multi-hot labels one class present in each image is drawn, where the target is the log-probability of a label.
+    """
     assert batch.masks is not None
+    if target is log_probability and are_multi_hot(batch.labels):
+        target = partial(sampled_positive, generator=generator)
     gradients = score_gradients(call, batch, target, second_order)
     maps = [
         method(layer.to_map(a), layer.to_map(g))
@@ -87,17 +102,41 @@ def require_gradient(penalty: Tensor, pl_module: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class Twins:
-    """Counterfactual twins with what they shall answer, and the call that answered."""
+    """Counterfactual twins with their labels, the call that answered, and what their images were answered with.
+
+    `expected` are the logits of the images that they were made of, without a graph; None where labels are asked for.
+    """
 
     batch: Batch
     call: Call
+    expected: Tensor | None = None
 
     @property
-    def cross_entropy(self) -> Tensor:
-        """Of the label, over the twins."""
-        assert self.batch.labels is not None
+    def loss(self) -> Tensor:
+        """The cross-entropy of the labels, binary where they are multi-hot; or the divergence from what is expected."""
         logits = self.call.logits
-        return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), self.batch.labels)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        labels = self.batch.labels
+        multi_hot = are_multi_hot(labels)
+        if self.expected is not None:
+            expected = self.expected.to(logits.dtype)
+            if multi_hot:
+                return F.binary_cross_entropy_with_logits(logits, expected.sigmoid())
+            answers, wanted = logits.log_softmax(dim=1), expected.log_softmax(dim=1)
+            return F.kl_div(answers, wanted, reduction="batchmean", log_target=True)
+        assert labels is not None
+        if multi_hot:
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        return F.cross_entropy(logits, labels)
+
+
+def are_multi_hot(labels: Tensor | None) -> bool:
+    """Whether labels are `(B, C)`, several classes an image.
+
+    >>> are_multi_hot(torch.tensor([[0, 1]])), are_multi_hot(torch.tensor([1]))
+    (True, False)
+    """
+    return labels is not None and labels.ndim == 2
 
 
 def answer_twins(
@@ -107,28 +146,31 @@ def answer_twins(
     memory: Memory,
     generator: torch.Generator,
     limit: int,
+    *,
+    consistent: bool = False,
     **how: Any,
 ) -> Twins | None:
     """Twins of what the module was given, run through it once more; None where there is nobody to make one of.
 
     They are made of the module's own input, so whatever was done to the images before holds for them as well, and of
     images of earlier batches where this one has too few annotated. They run through the module in the mode it is in,
-    and BatchNorm sees them. `how` goes to `make_masked_twins`.
+    and BatchNorm sees them. If they shall be `consistent` with their images' answers, they are made of this batch
+    alone. `how` goes to `make_masked_twins`.
     """
     images = images_among(call, batch)
     assert batch.masks is not None
-    assert batch.labels is not None
     alone = not _travels_with_others(call, images)
-    pool = images.detach(), batch.masks, batch.labels
+    labels = torch.zeros(len(images), dtype=torch.long, device=images.device) if batch.labels is None else batch.labels
+    pool = images.detach(), batch.masks, labels
     rows = can_have_twin(batch.masks).nonzero().flatten()
-    if (
-        alone and len(rows) < 2 * limit and len(memory) > 1
-    ):  # then nobody with its object still there lends a background
+    remembers = alone and not consistent
+    if remembers and len(rows) < 2 * limit and len(memory) > 1:  # then nobody with its object there lends a background
         recalled = memory.recall(2 * limit - len(rows), generator)
         pool = tuple(torch.cat([a[rows], b.to(a.dtype)]) for a, b in zip(pool, recalled, strict=True))  # type: ignore[assignment]
-    if alone:
-        memory.remember(images, batch.masks, batch.labels)
-    twins, masks, index = make_masked_twins(*pool, generator=generator, limit=limit, **how)
+    if remembers:
+        memory.remember(images, batch.masks, labels)
+    known = None if batch.labels is None or are_multi_hot(batch.labels) else pool[2]
+    twins, masks, index = make_masked_twins(*pool[:2], known, generator=generator, limit=limit, **how)
     if len(twins) == 0:
         return None
 
@@ -145,7 +187,7 @@ def answer_twins(
     else:
         output, seen = call.module(*args, **kwargs), ()
     answered = Call(call.name, call.module, args, kwargs, output, seen)
-    return Twins(Batch(twins, pool[2][index], masks), answered)
+    return Twins(Batch(twins, pool[2][index], masks), answered, call.logits.detach()[index] if consistent else None)
 
 
 def _travels_with_others(call: Call, images: Tensor) -> bool:

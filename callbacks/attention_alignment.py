@@ -49,7 +49,8 @@ class AttentionAlignment(Callback):
         gradient_ratio: see `weight`.
         schedule: a function from progress since the start, in [0, 1], to a factor on the weights of both terms.
         method: the map, by name or as a function of activations and gradients.
-        target: what is explained, a function `(logits, labels) -> scores`.
+        target: what is explained, a function `(logits, labels) -> scores`. Of multi-hot labels `(B, C)` the default
+            draws one class present in each image, in every step anew.
         layers: "auto" (the last map), a dotted name in the LightningModule, a module, or a list of these.
         loss: `(heatmaps (B, *S), masks (B, H, W)) -> scalar`; `AlignmentLoss()` if None.
         second_order: differentiate through the gradient as well; False treats the gradient as a constant.
@@ -61,6 +62,8 @@ class AttentionAlignment(Callback):
             learnt by heart.
         memory: so many annotated images of earlier batches are kept, on their device, to make twins of where a batch
             has fewer than twice as many annotated images as twins to make; 0 for none.
+        twins_loss: "cross_entropy" of the label (binary where labels are multi-hot), or "consistency": the divergence
+            of a twin's answer from its image's, as the network gives it now; such twins are made of the batch alone.
         infill: the background of a twin, `"swap"`, `"inpaint"`, `"noise"` or `"shuffle"`, see `make_twins`.
         jitter: a twin's object is scaled by up to this fraction, and moved by up to this fraction of the free space.
         mask_kind: "object": masks are 1 where the evidence should be. "forbidden": 1 where it must not be (as on a
@@ -77,7 +80,7 @@ class AttentionAlignment(Callback):
 
     Logged each epoch: `alignment/active` and `alignment/weight` (0 before the start), and from then on
     `alignment/penalty` (mean over annotated images), `alignment/dead_maps` (fraction of them whose map is empty),
-    `alignment/skipped` (fraction of steps whose terms were left out), `alignment/twins` (their cross-entropy). NaN in
+    `alignment/skipped` (fraction of steps whose terms were left out), `alignment/twins` (their loss). NaN in
     an epoch without annotations.
 
     Raises ConfigurationError, LayerError or MethodError for arguments that cannot be meant; in the first training step
@@ -102,6 +105,7 @@ class AttentionAlignment(Callback):
         twins_share: float = 0.5,
         reuse: float = 10.0,
         memory: int = 256,
+        twins_loss: Literal["cross_entropy", "consistency"] = "cross_entropy",
         infill: Infill = "swap",
         jitter: float = 0.0,
         mask_kind: Literal["object", "forbidden"] = "object",
@@ -120,6 +124,7 @@ class AttentionAlignment(Callback):
             twins_share=twins_share,
             reuse=reuse,
             memory=memory,
+            twins_loss=twins_loss,
             infill=infill,
             jitter=jitter,
             mask_kind=mask_kind,
@@ -139,7 +144,14 @@ class AttentionAlignment(Callback):
             loss=loss or AlignmentLoss(),
             second_order=second_order,
         )
-        self._answer_twins = partial(answer_twins, infill=infill, jitter=jitter, fill_donors=mask_kind == "object")
+        self._answer_twins = partial(
+            answer_twins,
+            consistent=twins_loss == "consistency",
+            infill=infill,
+            jitter=jitter,
+            fill_donors=mask_kind == "object",
+        )
+        self._needs_labels = twins not in (0, "auto") and twins_loss == "cross_entropy"
         self._memory = Memory(memory)
         self._balance = Balance(gradient_ratio)
         self._twins_refused = False
@@ -317,7 +329,7 @@ class AttentionAlignment(Callback):
             return None
         batch = read_batch(raw, self.batch_adapter)
         if not self._first_batch_seen:
-            require_masks(batch, raw, twins=self.twins not in (0, "auto"))
+            require_masks(batch, raw, twins=self._needs_labels)
             check_masks(batch)
             self._first_batch_seen = True
         if self.mask_kind == "forbidden" and batch.masks is not None:
@@ -335,14 +347,15 @@ class AttentionAlignment(Callback):
     ) -> AlignedStep:
         layers = self._layers = self._layers or (last_map(pl_module, batch.images, self._root),)
         seed = (self.seed * 1_000_003 + self.steps) * 1_009 + trainer.global_rank
+        generator = torch.Generator().manual_seed(seed % 2**63)
         twins = _TWINS if isinstance(self.twins, str) else self.twins
         recipe = Recipe(
             weight=self._weight * scale * census.penalty_share,
             twins=twins * scale * self._wants_twins,
             limit=limit,
-            generator=torch.Generator().manual_seed(seed % 2**63),
+            generator=generator,
             memory=self._memory,
-            penalize=None if self.weight == 0 else self._penalize,
+            penalize=None if self.weight == 0 else partial(self._penalize, generator=generator),
             answer_twins=self._answer_twins,
             measure=self.weight == "auto" and self._balance.is_due(self.steps),
         )

@@ -66,8 +66,8 @@ def as_layers(layers: LayerSpec | Sequence[Layer] | Layer) -> tuple[Layer, ...]:
 def record_activations(layers: LayerSpec | Sequence[Layer] | Layer) -> Iterator[Activations]:
     """Record the outputs of layers during a forward pass that keeps its whole graph.
 
-    Yields a sequence with one tensor per layer, in the layer's own layout (`Layer.to_map` reads it as a map). The hooks
-    are gone after the block.
+    Yields a sequence with one tensor per layer, in the layer's own layout (`Layer.to_map` reads it as a map). Where all
+    that feeds a layer is frozen, the graph starts at its output. The hooks are gone after the block.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(inplace=True))
     >>> with record_activations(net[0]) as activations:
@@ -83,6 +83,8 @@ def record_activations(layers: LayerSpec | Sequence[Layer] | Layer) -> Iterator[
             tensor = first_tensor(output)
             if tensor is None:
                 return None
+            if torch.is_grad_enabled() and not tensor.requires_grad and tensor.is_floating_point():
+                tensor = tensor.detach().requires_grad_()  # all that feeds the layer is frozen: the graph starts here
             activations.record(position, tensor)
             return replace_first(output, tensor.clone())  # an in-place ReLU further on must not reach the record
 

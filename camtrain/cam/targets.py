@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -126,6 +127,28 @@ def multi_label(logits: Float[Tensor, "B C"], labels: Tensor | None = None) -> F
             f"The target multi_label needs multi-hot labels {tuple(logits.shape)}, not {tuple(present.shape)}."
         )
     return torch.where(present, logits, 0).sum(dim=1)
+
+
+def sampled_positive(
+    logits: Float[Tensor, "B C"], labels: Tensor | None = None, *, generator: torch.Generator | None = None
+) -> Float[Tensor, " B"]:
+    """`log sigmoid(logit)` of one class present in each image, drawn at random from multi-hot labels `(B, C)`.
+
+    What `log_probability` is for one label, this is for several: in training every one has its turn. An image without
+    any class scores 0 and gets an empty map. The generator is on the CPU; the global one if None.
+
+    >>> sampled_positive(torch.zeros(1, 3), torch.tensor([[0, 1, 0]])).exp()
+    tensor([0.5000])
+    """
+    if labels is None or labels.shape != logits.shape:
+        given = "none" if labels is None else tuple(labels.shape)
+        raise BatchError(f"The target sampled_positive needs multi-hot labels {tuple(logits.shape)}; got {given}.")
+    present = labels > 0.5
+    some = present.any(dim=1)
+    shares = torch.where(some.unsqueeze(1), present.float(), 1.0).cpu()
+    drawn = torch.multinomial(shares, 1, generator=generator).squeeze(1) if len(shares) else shares.new_zeros(0)
+    scores = F.logsigmoid(_chosen(logits.to(torch.promote_types(logits.dtype, torch.float32)), drawn))
+    return torch.where(some.to(logits.device), scores, 0)
 
 
 def finer(rivals: int = 3, *, index: int | None = None) -> Target:

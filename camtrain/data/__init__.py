@@ -1,5 +1,6 @@
 """Datasets with masks, planted shortcuts, batch adapters; the data modules are in `camtrain.data.modules`."""
 
+from camtrain.data.annotations import attention_to_masks, boxes_to_masks, points_to_masks
 from camtrain.data.batches import Batch, MaskedPair, check_masks, class_names, read_batch
 from camtrain.data.coco import CocoMasks
 from camtrain.data.collate import Collate, denormalize, normalize
@@ -18,12 +19,15 @@ __all__ = [
     "MaskedPair",
     "Scenes",
     "TwinBackgrounds",
+    "attention_to_masks",
+    "boxes_to_masks",
     "check_masks",
     "class_names",
     "denormalize",
     "draw_scene",
     "eval_transform",
     "normalize",
+    "points_to_masks",
     "read_batch",
     "train_transform",
 ]

@@ -7,13 +7,12 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader
 
 from camtrain.callbacks import AttentionAlignment
 from camtrain.cam import contribution_cam, gradients_of, log_probability, record_activations
-from camtrain.data.batches import MaskedPair
 from camtrain.errors import ConfigurationError, GradientError, LayerError, MaskError, MethodError
 from camtrain.losses import AlignmentLoss, outside_l1
+from tests.callbacks.modules import Foreign, fit, loader, mapping, network, pair, samples
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -24,34 +23,6 @@ pytestmark = [
 def aligned(**arguments):
     """The penalty alone with a weight of 1, or what a test asks for."""
     return AttentionAlignment(**{"weight": 1.0, "twins": 0.0, "twins_share": 1.0, "memory": 0, **arguments})
-
-
-def network():
-    torch.manual_seed(1)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(4, 5, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(5, 3),
-    )
-
-
-class Foreign(pl.LightningModule):
-    """A module that somebody else wrote: its own loss, an (x, y) batch, no forward."""
-
-    def __init__(self, net=None):
-        super().__init__()
-        self.net = net or network()
-
-    def training_step(self, batch, batch_idx):
-        x, y = batch
-        return F.cross_entropy(self.net(x), y)
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.5)
 
 
 class ByMapping(Foreign):
@@ -78,26 +49,6 @@ class Manual(Foreign):
             optimizer.zero_grad()
 
 
-def samples(count=4, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.rand(count, 3, 8, 8, generator=generator)
-    masks = torch.zeros(count, 8, 8)
-    masks[:, 2:6, 1:5] = 1
-    return images, torch.arange(count) % 3, masks
-
-
-def pair(images, labels, masks):
-    return MaskedPair((images, labels), masks=masks)
-
-
-def mapping(images, labels, masks):
-    return {"image": images, "label": labels, "mask": masks}
-
-
-def loader(*batches):
-    return DataLoader(list(batches), batch_size=None, collate_fn=lambda batch: batch)
-
-
 def task_gradients(net, images, labels):
     return torch.autograd.grad(F.cross_entropy(net(images), labels), list(net.parameters()))
 
@@ -113,12 +64,6 @@ def hand_gradients(net, images, labels, masks, weight, layer=2, loss=AlignmentLo
 
 def moved(before, after):
     return [(b - a).detach() / 0.5 for b, a in zip(before.parameters(), after.parameters(), strict=True)]
-
-
-def fit(make_trainer, module, callback, *batches, **kwargs):
-    trainer = make_trainer(callbacks=[callback] if callback else [], **kwargs)
-    trainer.fit(module, loader(*batches))
-    return trainer
 
 
 @pytest.mark.parametrize(("kind", "shape"), [(Foreign, pair), (ByMapping, mapping), (Manual, pair)])

@@ -97,7 +97,7 @@ def test_answer_twins__exchanges_every_input_that_belongs_to_an_image():
     twins = answer_twins(call, (), batch, memory, torch.Generator(), limit=8)
     images, codes, scale = seen[0]
     assert len(memory) == 0  # what an earlier batch's images travelled with is gone
-    assert twins.cross_entropy.item() == pytest.approx(torch.tensor(3.0).log().item())
+    assert twins.loss.item() == pytest.approx(torch.tensor(3.0).log().item())
     assert images.shape == (3, 3, 8, 8)
     assert codes.tolist() == [1, 2, 3]
     assert scale == 2
@@ -109,7 +109,7 @@ def test_answer_twins__makes_them_of_earlier_batches_where_this_one_has_no_mask(
         call = Call("", net, (batch.images,), {}, net(batch.images), ())
         twins = answer_twins(call, (), batch, memory, torch.Generator(), limit=2)
         assert twins.batch.images.shape == (2, 3, 8, 8)
-        assert twins.cross_entropy.requires_grad
+        assert twins.loss.requires_grad
     assert len(memory) == 4
 
 

@@ -12,6 +12,7 @@ from camtrain.cam.targets import (
     multi_label,
     nth_class,
     predicted_class,
+    sampled_positive,
     score_of,
     settled,
     top_k,
@@ -64,6 +65,24 @@ def test_multi_label__sums_the_present_classes():
 def test_multi_label__refuses_class_numbers():
     with pytest.raises(BatchError, match="multi-hot labels \\(2, 4\\), not \\(2,\\)"):
         multi_label(LOGITS, LABELS)
+
+
+def test_sampled_positive__draws_every_class_that_is_present_and_no_other():
+    labels = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0]])
+    generator = torch.Generator().manual_seed(0)
+    drawn = {round(sampled_positive(LOGITS, labels, generator=generator)[0].item(), 4) for _ in range(30)}
+    expected = {round(torch.nn.functional.logsigmoid(torch.tensor(logit)).item(), 4) for logit in (1.0, 3.0)}
+    assert drawn == expected
+    assert sampled_positive(LOGITS, labels)[1] == 0
+
+
+def test_sampled_positive__of_no_images_is_empty():
+    assert sampled_positive(torch.zeros(0, 4), torch.zeros(0, 4)).shape == (0,)
+
+
+def test_sampled_positive__refuses_class_numbers():
+    with pytest.raises(BatchError, match="multi-hot labels \\(2, 4\\); got \\(2,\\)"):
+        sampled_positive(LOGITS, LABELS)
 
 
 def finer_as_written(logits, chosen):
