@@ -43,7 +43,7 @@ def test_points_to_masks__marks_the_pixel_of_a_point_however_small_the_radius():
 def test_points_to_masks__refuses_points_of_another_scale():
     with pytest.raises(MaskError, match="outside an image"):
         points_to_masks(torch.tensor([[[20.0, 3.0]]]), SIZE)
-    with pytest.raises(MaskError, match="above 0 pixels; got 0.0"):
+    with pytest.raises(MaskError, match=r"above 0 pixels; got 0\.0"):
         points_to_masks(torch.tensor([[[2.0, 3.0]]]), SIZE, radius=0.0)
 
 
