@@ -4,22 +4,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 
-from camtrain.callbacks._explained import (
-    ExplainedBatch,
-    Failures,
-    GroundingTally,
-    Probes,
-    confidently_wrong,
-    explained_batch,
-    merged,
-    panels,
-    right_for_the_wrong_reason,
-)
+from camtrain.callbacks._explained import explained_batch
+from camtrain.callbacks._ledger import Table
+from camtrain.callbacks._observations import Observations, records_of
+from camtrain.callbacks._pictures import Naming
+from camtrain.callbacks._reporting import Reporter
+from camtrain.callbacks._tally import GroundingTally
 from camtrain.callbacks._trainer import (
     builds_later,
     callable_network,
@@ -32,13 +26,23 @@ from camtrain.callbacks._trainer import (
     run_place,
     stage_of,
 )
-from camtrain.cam import Capture, Layer, Ride, can_ride, capture, find_layers, predicted_class, resolve_layers
+from camtrain.cam import (
+    Capture,
+    Layer,
+    Ride,
+    can_ride,
+    capture,
+    find_layers,
+    predicted_class,
+    resolve_layers,
+    true_class,
+)
 from camtrain.data.batches import Batch, check_masks, read_batch
 from camtrain.errors import ConfigurationError
 from camtrain.explanation import DEFAULT_METHODS, resolve_methods
-from camtrain.sinks.loggers import sinks_for
-from camtrain.sinks.records import FAILURES, HEATMAPS, FourCells, Panels, Scalars
-from camtrain.sinks.report import write_report
+from camtrain.sinks.environment import versions
+from camtrain.sinks.loggers import PictureFormat, choose_pictures, sinks_for
+from camtrain.sinks.records import FourCells, Setup
 
 
 class ExplanationMonitor(Callback):
@@ -51,20 +55,24 @@ class ExplanationMonitor(Callback):
     Logged at each explained epoch, as means over the images that have an answer: `cam/empty_maps/<method>`, and with
     masks in the batch `cam/inside_energy/<method>`, `cam/pointing_game/<method>` and the shares of the four cells
     `cam/right_grounded`, `cam/right_ungrounded`, `cam/wrong_grounded`, `cam/wrong_ungrounded`, judged by the first
-    method. Pictures (the fixed probes, the failure cases) go to Weights & Biases where it is a logger, and to
-    `report.html` in the run's folder always.
+    method; over the probes, how far heatmaps moved since the last and the first pass: `cam/drift/...`. Pictures (the
+    fixed probes, the failure cases), histograms and tables go to Weights & Biases and TensorBoard where they are
+    loggers, and to `report.html` in the run's folder always; they are encoded in the background. An alert is raised
+    once where heatmaps die, or where accuracy and inside energy part ways.
 
     Args:
         methods: names of functions in `camtrain.cam`; all come from one pass.
         layers: `"auto"`, or a dotted name within the model, or several.
         every_n_epochs: explain each n-th epoch, the first and the last one always.
         num_probes: how many fixed images to follow over epochs, spread evenly over the data.
-        num_failures: how many failure cases of each kind to show.
+        num_failures: how many failure cases of each kind to show: confidently wrong, right for the wrong reason, worse
+            than in the last pass. They are spread over classes and heatmaps.
         grounded_above: an answer is grounded where its evidence on the object, corrected for chance, exceeds this.
         target: what is explained, a function of (logits, labels); the predicted class by default.
         batch_adapter: reads a batch of another shape: returns (images, labels[, masks]), a mapping or a `Batch`.
         model: dotted name of the submodule that maps images to logits, where the module itself does not.
         dataloader_idx: which validation dataloader to explain, where there are several.
+        pictures: "jpg", or "png" for pictures without loss at many times the cost and size.
 
     Raises:
         MethodError: for an unknown method, at once.
@@ -87,7 +95,10 @@ class ExplanationMonitor(Callback):
         batch_adapter: Callable[..., Any] | None = None,
         model: str | None = None,
         dataloader_idx: int = 0,
+        pictures: PictureFormat = "jpg",
     ) -> None:
+        if pictures not in ("jpg", "png"):
+            raise ConfigurationError(f"pictures is 'jpg' or 'png', got {pictures!r}.")
         for name, value, least in (
             ("every_n_epochs", every_n_epochs, 1),
             ("num_probes", num_probes, 0),
@@ -99,16 +110,15 @@ class ExplanationMonitor(Callback):
         self.layers = layers
         self.every_n_epochs = every_n_epochs
         self.num_probes = num_probes
+        self.num_failures = num_failures
+        self.pictures: PictureFormat = pictures
         self.grounded_above = grounded_above
         self.target = target
         self.batch_adapter = batch_adapter
         self.model = model
         self.dataloader_idx = dataloader_idx
-        self._probes: dict[str, Probes] = {}
-        self._failures = (
-            Failures(num_failures, confidently_wrong),
-            Failures(num_failures, right_for_the_wrong_reason),
-        )
+        self._seen: dict[str, Observations] = {}
+        self._reporter = Reporter()
         self._tally: GroundingTally | None = None
         self._resolved: tuple[Layer, ...] = ()
         self._ride: Ride | None = None
@@ -117,6 +127,7 @@ class ExplanationMonitor(Callback):
         self._position = 0
         self._passes = 0
         self._num_classes = 0
+        self._images: Table | None = None
         self._failed = False
 
     # Lightning's hooks: a guard and one verb each.
@@ -128,6 +139,7 @@ class ExplanationMonitor(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check the layers' names where the modules exist already."""
+        choose_pictures(trainer, self.pictures)
         if not builds_later(pl_module):
             self._check_layers(pl_module)
 
@@ -168,14 +180,15 @@ class ExplanationMonitor(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the epoch's scalars, those of the module too, in the local files."""
         if self._tally is not None and not trainer.sanity_checking:
-            self._attempt(self._keep_scalars, trainer)
+            self._attempt(self._reporter.keep_scalars, trainer)
+            self._attempt(self._reporter.watch, trainer)
             if trainer.state.fn != "fit":
-                self._attempt(self._report, trainer)
+                self._attempt(self._reporter.finish, trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the epoch's training scalars, which are known only now."""
         if self._passes:
-            self._attempt(self._keep_scalars, trainer)
+            self._attempt(self._reporter.keep_scalars, trainer)
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_start = on_validation_batch_start
@@ -185,26 +198,36 @@ class ExplanationMonitor(Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the report."""
-        self._attempt(self._report, trainer)
+        if self._passes:
+            self._attempt(self._reporter.finish, trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave no hook behind, and write what there is of the report."""
         self._dismount()
         if self._passes:
-            self._attempt(self._report, trainer)
+            self._attempt(self._reporter.finish, trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave no hook behind."""
         self._dismount()
 
     def state_dict(self) -> dict[str, Any]:
-        """The identities of the probes, so that a resumed run follows the same images."""
-        return {"probes": {stage: list(probes.samples) for stage, probes in self._probes.items()}}
+        """The identities of the probes and how they looked, so that a resumed run follows the same images."""
+        return {
+            "seen": {stage: seen.state_dict() for stage, seen in self._seen.items()},
+            "reporter": self._reporter.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the probes of the run that is resumed."""
-        for stage, samples in state_dict["probes"].items():
-            self._probes_of(stage).samples = list(samples)
+        for stage, seen in state_dict["seen"].items():
+            self._seen_in(stage).load_state_dict(seen)
+        self._reporter.load_state_dict(state_dict["reporter"])
+
+    @property
+    def images(self) -> Table | None:
+        """Every image of the last pass as a row of numbers, those of all processes; None before the first pass."""
+        return self._images
 
     def should_explain(self, trainer: pl.Trainer) -> bool:
         """Whether this pass is explained: each n-th epoch of a fit, its last one, and every validate and test."""
@@ -224,12 +247,10 @@ class ExplanationMonitor(Callback):
         self._position = 0
         if self._tally is not None:
             self._tally.reset(pl_module.device)
-        for failures in self._failures:
-            failures.reset()
-        self._probes_of(stage_of(trainer)).reset(expected_images(trainer))
+        self._seen_in(stage_of(trainer)).reset(expected_images(trainer))
 
-    def _probes_of(self, stage: str) -> Probes:
-        return self._probes.setdefault(stage, Probes(self.num_probes))
+    def _seen_in(self, stage: str) -> Observations:
+        return self._seen.setdefault(stage, Observations(self.num_probes, self.num_failures))
 
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> None:
         """Read the batch and arm the ride; what is wrong with the very first batch is an error, later a warning."""
@@ -287,14 +308,9 @@ class ExplanationMonitor(Callback):
         explained = explained_batch(batch, captured, self.methods, self._samples(trainer, batch), self.grounded_above)
         self._num_classes = captured.logits.shape[1]
         self._tally.update(explained)
-        self._keep_pictures(trainer, explained)
+        seen = self._seen_in(stage_of(trainer))
+        seen.update(explained, self._position, with_probes=trainer.is_global_zero)
         self._position += len(batch)
-
-    def _keep_pictures(self, trainer: pl.Trainer, explained: ExplainedBatch) -> None:
-        for failures in self._failures:
-            failures.update(explained)
-        if trainer.is_global_zero:
-            self._probes_of(stage_of(trainer)).update(explained, self._position)
 
     def _own_forward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch) -> Capture:
         if self._rides:
@@ -314,32 +330,40 @@ class ExplanationMonitor(Callback):
             return
         scalars, counts = self._tally.compute()
         pl_module.log_dict(scalars, sync_dist=True)
-        failed = [gathered(trainer, failures.ranked()) for failures in self._failures]
         self._passes += 1
-        if trainer.is_global_zero:
-            self._attempt(self._write_pictures, trainer, failed, counts)
+        self._attempt(self._record, trainer, pl_module, counts)
 
-    def _write_pictures(self, trainer: pl.Trainer, failed: list[Any], counts: dict[str, int]) -> None:
-        names, groups = names_of(trainer, self._num_classes), group_names_of(trainer)
-        denormalize = denormalizer_of(trainer)
-        epoch, step = trainer.current_epoch, trainer.global_step
-        probes = panels(self._probes_of(stage_of(trainer)).kept(), names, groups, denormalize)
-        worst = [kept for f, ranked in zip(self._failures, failed, strict=True) for kept in merged(ranked, f.count)]
-        records = [
-            Panels(HEATMAPS, probes, epoch, step),
-            Panels(FAILURES, panels(worst, names, groups, denormalize), epoch, step),
-        ]
-        sinks_for(trainer, run_place(trainer)).write(*records, *([FourCells(counts, epoch, step)] if counts else []))
+    def _record(self, trainer: pl.Trainer, pl_module: pl.LightningModule, counts: dict[str, int]) -> None:
+        """Write the pictures and tables of the pass; all processes gather, the first one writes."""
+        seen, epoch, step = self._seen_in(stage_of(trainer)), trainer.current_epoch, trainer.global_step
+        naming = Naming(names_of(trainer, self._num_classes), group_names_of(trainer), denormalizer_of(trainer))
 
-    def _keep_scalars(self, trainer: pl.Trainer) -> None:
+        def gather(items: list[Any]) -> list[Any]:
+            return gathered(trainer, items)
+
+        failed = seen.failure_panels(naming, lambda x, y: self._true_heatmaps(trainer, pl_module, x, y), gather)
+        self._images = seen.numbers(gather)
         if not trainer.is_global_zero:
             return
-        values = {name: float(v) for name, v in trainer.callback_metrics.items() if torch.as_tensor(v).numel() == 1}
-        sinks_for(trainer, run_place(trainer)).write(Scalars(values, trainer.current_epoch, trainer.global_step))
+        probes = seen.probe_panels(naming)
+        pl_module.log_dict(seen.drift(probes), rank_zero_only=True)
+        records = records_of(self._images, probes, failed, naming.classes, epoch, step)
+        cells = [FourCells(counts, epoch, step)] if counts else []
+        setup = [Setup(self._setup(), epoch, step)] if self._passes == 1 else []
+        sinks_for(trainer, run_place(trainer)).write(*records, *cells, *setup)
 
-    def _report(self, trainer: pl.Trainer) -> None:
-        if trainer.is_global_zero and self._passes:
-            write_report(run_place(trainer))
+    def _true_heatmaps(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, images: Tensor, labels: Tensor
+    ) -> Tensor:
+        network = callable_network(network_of(pl_module, self.model))
+        with trainer.precision_plugin.forward_context():
+            captured = capture(network, images, self._resolved, true_class, labels=labels)
+        method = next(iter(self.methods.values()))
+        return method(captured.activations[0], captured.gradients[0])
+
+    def _setup(self) -> dict[str, Any]:
+        layers = {layer.name: layer.reason for layer in self._resolved}
+        return {"layers": layers, "methods": list(self.methods), "versions": versions()}
 
     def _dismount(self) -> None:
         if self._ride is not None:

@@ -27,7 +27,7 @@ from camtrain.data.batches import Batch, check_masks, read_batch
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.reliance import Collector, Criteria, Effects, Findings, Plan, Pool, Verdict, concatenate, examine
 from camtrain.sinks import Record, Verdicts
-from camtrain.sinks.loggers import sinks_for
+from camtrain.sinks.loggers import flush_sinks, sinks_for
 
 _NO_MASKS = (
     "RelianceDetector needs masks of the objects in the validation batches, and the batch has none. Give (images, "
@@ -218,6 +218,14 @@ class RelianceDetector(Callback):
         if self.should_examine(trainer):
             self._attempt(self._examine, trainer, pl_module)
         pl_module.log_dict(self._values, sync_dist=True)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Wait until the verdicts and their pictures are written."""
+        flush_sinks(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """The same for what there is of them."""
+        flush_sinks(trainer)
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end

@@ -18,8 +18,7 @@ from rich.table import Table
 
 from camtrain.sinks import History, Scalars, VerdictRow, read_history
 from camtrain.sinks.environment import write_run_info
-from camtrain.sinks.loggers import run_folder, sinks_for
-from camtrain.sinks.report import write_report
+from camtrain.sinks.loggers import publish_run, run_folder, sinks_for
 from camtrain.sinks.story import Measure, Span, alignment_start, headline, latest_verdicts, measures, span
 
 CLASSES_SHOWN = 10
@@ -114,7 +113,7 @@ def epoch_line(values: Mapping[str, float], epoch: int) -> str:
 def summarize(trainer: pl.Trainer) -> None:
     """Write the report of a run, and print its table and where things lie."""
     folder = run_folder(trainer)
-    report = write_report(folder)
+    report = publish_run(trainer, folder)
     history, console = read_history(folder), Console()
     console.print(headline(history), style="bold", soft_wrap=True, highlight=False, markup=False)
     console.print(summary_table(history))

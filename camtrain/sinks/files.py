@@ -2,33 +2,53 @@
 
 import json
 import re
+import threading
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import singledispatchmethod
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
-from camtrain.sinks.images import jpeg, mask_png, to_pixels
-from camtrain.sinks.records import Alert, Example, FourCells, Panel, Panels, Record, Scalars, Verdicts
+from camtrain.sinks.images import jpeg, mask_png, png, to_pixels
+from camtrain.sinks.records import (
+    Alert,
+    Classes,
+    Document,
+    Example,
+    FourCells,
+    Histograms,
+    Panel,
+    Panels,
+    Record,
+    Scalars,
+    Setup,
+    Verdicts,
+)
+from camtrain.sinks.reserve import Appender
 
 SCALARS_FILE = "scalars.jsonl"
 RECORDS_FILE = "records.jsonl"
+
+_PICTURES = ("image", "overlays", "true_overlay", "mask", "hot")
 
 Line = dict[str, Any]
 
 
 class FilesSink:
-    """Writes `scalars.jsonl`, `records.jsonl` and JPEG pictures under `images/` in a folder.
+    """Writes `scalars.jsonl`, `records.jsonl` and pictures under `images/` in a folder.
 
     Lines are only ever appended and hold no reference to a state in memory: a killed process loses at most the
     line it was writing. `read_history` keeps the last word on each epoch. With `starts=True` the first write
     begins a new stretch of training: what the folder holds of its epoch and of later ones no longer counts
     (a run resumed from a checkpoint, or another run in the same folder).
+
+    Numbers come first, and some room on the disk is kept for them: where pictures cannot be written any more, numbers
+    still are. Several threads may write.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -37,20 +57,41 @@ class FilesSink:
     '{"kind": "scalars", "epoch": 0, "step": 1, "values": {"cam/empty_maps/grad_cam": 0.0}}'
     """
 
-    def __init__(self, folder: str | Path, *, starts: bool = False, quality: int = 90) -> None:
+    prompt = (Scalars, FourCells, Histograms, Classes, Alert, Setup)
+
+    def __init__(
+        self, folder: str | Path, *, starts: bool = False, quality: int = 90, pictures: Literal["jpg", "png"] = "jpg"
+    ) -> None:
         self.folder = Path(folder)
         self.quality = quality
+        self.pictures = pictures
         self._starts = starts
+        self._lock = threading.RLock()
+        self._lines = Appender(self.folder)
 
     def write(self, *records: Record) -> None:
-        """Append the records of one pass, the numbers before the pictures."""
-        if self._starts and records:
-            self._begin(min(record.epoch for record in records))
-        for record in sorted(records, key=lambda record: not isinstance(record, Scalars)):
-            self._append(SCALARS_FILE if isinstance(record, Scalars) else RECORDS_FILE, self._line(record))
+        """Append the records of one pass, the numbers before the pictures; raises the first error at the end."""
+        errors = []
+        with self._lock:
+            if self._starts and records:
+                self._begin(min(record.epoch for record in records))
+        for record in sorted(records, key=lambda record: not isinstance(record, self.prompt)):
+            try:
+                self._write(record)
+            except OSError as error:
+                errors.append(error)
+                if isinstance(record, Verdicts) and record.examples:
+                    self._write(replace(record, examples=()))
+        if errors:
+            raise errors[0]
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing is held open; the room that was kept is given back."""
+        self._lines.release()
+
+    def _write(self, record: Record) -> None:
+        if not isinstance(record, Document):
+            self._append(SCALARS_FILE if isinstance(record, Scalars) else RECORDS_FILE, self._line(record))
 
     def _begin(self, epoch: int) -> None:
         self._starts = False
@@ -58,11 +99,9 @@ class FilesSink:
             self._append(name, {"kind": "start", "epoch": epoch})
 
     def _append(self, name: str, line: Line) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            torn = file.tell() > 0 and not _ends_in_newline(path)
-            file.write(b"\n" * torn + json.dumps(_plain(line)).encode() + b"\n")
+        content = json.dumps(_plain(line)).encode()
+        with self._lock:
+            self._lines.append(name, content)
 
     @singledispatchmethod
     def _line(self, record: Record) -> Line:
@@ -81,6 +120,18 @@ class FilesSink:
         return _head("alert", record) | {"title": record.title, "text": record.text}
 
     @_line.register
+    def _(self, record: Histograms) -> Line:
+        return _head("histograms", record) | {"counts": dict(record.counts)}
+
+    @_line.register
+    def _(self, record: Classes) -> Line:
+        return _head("classes", record) | {"rows": [asdict(row) for row in record.rows], "confusion": record.confusion}
+
+    @_line.register
+    def _(self, record: Setup) -> Line:
+        return _head("setup", record) | {"values": dict(record.values)}
+
+    @_line.register
     def _(self, record: Panels) -> Line:
         panels = [self._panel(panel, f"{record.key}/{slug(panel.sample)}", record.epoch) for panel in record.panels]
         return _head("panels", record) | {"key": record.key, "panels": panels}
@@ -91,13 +142,18 @@ class FilesSink:
         return _head("verdicts", record) | {"rows": [asdict(row) for row in record.rows], "examples": examples}
 
     def _panel(self, panel: Panel, stem: str, epoch: int) -> Line:
-        plain = {name: getattr(panel, name) for name in Panel.__dataclass_fields__}
+        plain = {name: getattr(panel, name) for name in Panel.__dataclass_fields__ if name not in _PICTURES}
+        moves = {name: None if move is None else asdict(move) for name, move in _moves(panel).items()}
+        overlays = {
+            method: self._picture(f"{stem}-{slug(method)}-{epoch:04d}", picture)
+            for method, picture in panel.overlays.items()
+        }
+        true = panel.true_overlay
         return plain | {
+            **moves,
             "image": self._picture(stem, panel.image),
-            "overlays": {
-                method: self._picture(f"{stem}-{slug(method)}-{epoch:04d}", picture)
-                for method, picture in panel.overlays.items()
-            },
+            "overlays": overlays,
+            "true_overlay": None if true is None else self._picture(f"{stem}-true-{epoch:04d}", true),
             "inside_energy": dict(panel.inside_energy),
             "mask": None if panel.mask is None else self._mask(stem, panel.mask),
         }
@@ -111,7 +167,9 @@ class FilesSink:
         }
 
     def _picture(self, stem: str, image: UInt8[Tensor, "3 H W"]) -> str:
-        return self._store(f"images/{stem}.jpg", jpeg(to_pixels(image), self.quality))
+        pixels = to_pixels(image)
+        content = png(pixels) if self.pictures == "png" else jpeg(pixels, self.quality)
+        return self._store(f"images/{stem}.{self.pictures}", content)
 
     def _mask(self, stem: str, mask: Shaped[Tensor, "H W"]) -> str:
         return self._store(f"images/{stem}-mask.png", mask_png(mask))
@@ -119,8 +177,16 @@ class FilesSink:
     def _store(self, name: str, content: bytes) -> str:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        try:
+            path.write_bytes(content)
+        except OSError:
+            path.unlink(missing_ok=True)  # half a picture takes room from the numbers
+            raise
         return name
+
+
+def _moves(panel: Panel) -> dict[str, Any]:
+    return {"since_last": panel.since_last, "since_first": panel.since_first}
 
 
 def slug(name: str) -> str:
@@ -135,12 +201,6 @@ def slug(name: str) -> str:
 
 def _head(kind: str, record: Record) -> Line:
     return {"kind": kind, "epoch": record.epoch, "step": record.step}
-
-
-def _ends_in_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read(1) == b"\n"
 
 
 def _plain(value: Any) -> Any:

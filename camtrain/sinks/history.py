@@ -26,7 +26,8 @@ class History:
     """A run as read from its files: by name, key and epoch, epochs ascending; pictures are paths in the folder.
 
     `scalars[name][epoch]`, `panels[key][epoch].items`, `cells[epoch]` (counts by cell), `verdicts[epoch]`,
-    `examples[epoch].items`, `alerts` in order. What was not finite is NaN in scalars and None elsewhere.
+    `examples[epoch].items`, `alerts` in order, `histograms[epoch][name]` (counts), `classes[epoch]` with `rows` and
+    `confusion`, `setup` of the explanations. What was not finite is NaN in scalars and None elsewhere.
 
     >>> History().epochs
     []
@@ -38,6 +39,9 @@ class History:
     verdicts: dict[int, list[VerdictRow]] = field(default_factory=dict)
     examples: dict[int, list[Line]] = field(default_factory=dict)
     alerts: list[Line] = field(default_factory=list)
+    histograms: dict[int, dict[str, list[int]]] = field(default_factory=dict)
+    classes: dict[int, Line] = field(default_factory=dict)
+    setup: dict[str, Any] = field(default_factory=dict)
 
     @property
     def epochs(self) -> list[int]:
@@ -59,7 +63,7 @@ def read_history(folder: str | Path) -> History:
     for name in (SCALARS_FILE, RECORDS_FILE):
         for line in _lines_that_count(Path(folder) / name):
             _READERS[line["kind"]](history, line)
-    for table in (history.cells, history.verdicts, history.examples):
+    for table in (history.cells, history.verdicts, history.examples, history.histograms, history.classes):
         _sort(table)
     for by_name in (history.scalars, history.panels):
         for by_epoch in by_name.values():
@@ -132,10 +136,25 @@ def _read_alert(history: History, line: Line) -> None:
         history.alerts.append(line)
 
 
+def _read_histograms(history: History, line: Line) -> None:
+    history.histograms[line["epoch"]] = line["counts"]
+
+
+def _read_classes(history: History, line: Line) -> None:
+    history.classes[line["epoch"]] = line
+
+
+def _read_setup(history: History, line: Line) -> None:
+    history.setup.update(line["values"])
+
+
 _READERS = {
     "scalars": _read_scalars,
     "panels": _read_panels,
     "cells": _read_cells,
     "verdicts": _read_verdicts,
     "alert": _read_alert,
+    "histograms": _read_histograms,
+    "classes": _read_classes,
+    "setup": _read_setup,
 }

@@ -35,6 +35,15 @@ def jpeg(pixels: Pixels, quality: int = 90) -> bytes:
     return bytes(cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1])
 
 
+def png(pixels: Pixels) -> bytes:
+    """An RGB picture (H, W, 3) as PNG.
+
+    >>> png(np.zeros((4, 4, 3), np.uint8))[1:4]
+    b'PNG'
+    """
+    return bytes(cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1])
+
+
 def mask_png(mask: Shaped[Tensor, "H W"]) -> bytes:
     """A mask in [0, 1] (or bool) as a gray PNG, 255 where it is 1.
 

@@ -26,7 +26,7 @@ class Sink(Protocol):
 
 
 class SinkGroup:
-    """Several sinks as one: a sink that raises is reported once and dropped, the others go on.
+    """Several sinks as one: a sink that raises is reported once and tried again with the next records, others go on.
 
     >>> group = SinkGroup([])
     >>> group.write()
@@ -36,31 +36,39 @@ class SinkGroup:
 
     def __init__(self, sinks: Iterable[Sink] = ()) -> None:
         self.sinks: list[Sink] = list(sinks)
+        self._reported: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.sinks)
 
     def write(self, *records: Record) -> None:
         """Hand the records of one pass to every sink."""
-        for sink in tuple(self.sinks):
+        for sink in self.sinks:
             self._attempt(sink, lambda sink: sink.write(*records))
+
+    def flush(self) -> None:
+        """Wait until the sinks that work in the background have written everything."""
+        for sink in self.sinks:
+            self._attempt(sink, lambda sink: getattr(sink, "flush", lambda: None)())
 
     def close(self) -> None:
         """Close every sink."""
-        for sink in tuple(self.sinks):
+        for sink in self.sinks:
             self._attempt(sink, lambda sink: sink.close())
 
     def _attempt(self, sink: Sink, act: Callable[[Sink], None]) -> None:
         try:
             act(sink)
         except Exception as error:
-            self._drop(sink, error)
+            self._report(sink, error)
 
-    def _drop(self, sink: Sink, error: Exception) -> None:
-        self.sinks.remove(sink)
+    def _report(self, sink: Sink, error: Exception) -> None:
+        if id(sink) in self._reported:
+            return
+        self._reported.add(id(sink))
         log.warning(
-            "%s failed (%s: %s) and takes no more records; training and the other sinks go on.",
-            type(sink).__name__,
+            "%s failed (%s: %s); training and the other sinks go on, and further failures are not reported.",
+            getattr(sink, "name", type(sink).__name__),
             type(error).__name__,
             error,
             exc_info=log.isEnabledFor(logging.DEBUG),

@@ -1,12 +1,14 @@
 """What the callbacks see, as plain frozen records: no Lightning, no logger, nothing that holds a model."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from math import isnan
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
-from jaxtyping import Bool, Float, UInt8
-from torch import Tensor
+from camtrain.sinks.panels import Drift as Drift
+from camtrain.sinks.panels import Example as Example
+from camtrain.sinks.panels import Panel as Panel
+from camtrain.sinks.panels import Panels as Panels
 
 RIGHT_GROUNDED = "right/grounded"
 RIGHT_UNGROUNDED = "right/ungrounded"
@@ -33,70 +35,6 @@ class Scalars:
     epoch: int
     step: int
     logged: bool = True
-
-
-@dataclass(frozen=True, eq=False)
-class Panel:
-    """One explained image: what it shows, what was said of it, and where the evidence lay.
-
-    `sample` identifies the image over epochs. `image` and the `overlays` (by method) are uint8 RGB of one size;
-    `mask` is above 0 on the object, None without an annotation; probabilities are in [0, 1]; `inside_energy`
-    (by method) is in [0, 1] or NaN; `cell` is one of `CELLS`, None where it cannot be told.
-
-    >>> import torch
-    >>> image = torch.zeros(3, 2, 2, dtype=torch.uint8)
-    >>> Panel("img-7", image, {}, 0, 1, "boat", "car", 0.97, 0.02, {"grad_cam": 0.12}).caption()
-    'boat taken for car 97 % (boat 2 %) · inside energy 0.12 grad_cam'
-    """
-
-    sample: str
-    image: UInt8[Tensor, "3 H W"]
-    overlays: Mapping[str, UInt8[Tensor, "3 H W"]]
-    label: int | None
-    predicted: int | None
-    label_name: str | None
-    predicted_name: str | None
-    probability: float
-    true_probability: float | None = None
-    inside_energy: Mapping[str, float] = field(default_factory=dict)
-    cell: str | None = None
-    mask: Bool[Tensor, "H W"] | UInt8[Tensor, "H W"] | Float[Tensor, "H W"] | None = None
-    group_name: str | None = None
-
-    @property
-    def correct(self) -> bool | None:
-        """Is the prediction the label; None where either is unknown."""
-        if self.label is None or self.predicted is None:
-            return None
-        return self.label == self.predicted
-
-    def caption(self) -> str:
-        """One line: the classes, their probabilities in percent, the inside energy where it is a number."""
-        known = {name: value for name, value in self.inside_energy.items() if not isnan(value)}
-        energies = ", ".join(f"{value:.2f} {name}" for name, value in known.items())
-        return self._classes() + (f" · inside energy {energies}" if energies else "")
-
-    def _classes(self) -> str:
-        said = f"{self.predicted_name} {100 * self.probability:.0f} %"
-        if self.correct is not False:
-            return said
-        if self.true_probability is None:
-            return f"{self.label_name} taken for {said}"
-        return f"{self.label_name} taken for {said} ({self.label_name} {100 * self.true_probability:.0f} %)"
-
-
-@dataclass(frozen=True, eq=False)
-class Panels:
-    """The panels of one pass under one key, `HEATMAPS` (the fixed probes) or `FAILURES`.
-
-    >>> Panels(FAILURES, (), epoch=0, step=0).panels
-    ()
-    """
-
-    key: str
-    panels: tuple[Panel, ...]
-    epoch: int
-    step: int
 
 
 @dataclass(frozen=True)
@@ -152,24 +90,6 @@ class VerdictRow:
 
 
 @dataclass(frozen=True, eq=False)
-class Example:
-    """One intervention to believe a verdict by: the image before and after, and its class's probability then.
-
-    >>> import torch
-    >>> image = torch.zeros(3, 2, 2, dtype=torch.uint8)
-    >>> Example("boat", image, image, before=0.98, after=0.11).after
-    0.11
-    """
-
-    class_name: str
-    original: UInt8[Tensor, "3 H W"]
-    intervened: UInt8[Tensor, "3 H W"]
-    before: float
-    after: float
-    caption: str = ""
-
-
-@dataclass(frozen=True, eq=False)
 class Verdicts:
     """The verdicts of one pass, a row per class, with examples.
 
@@ -211,4 +131,74 @@ class Alert:
     step: int
 
 
-Record = Scalars | Panels | FourCells | Verdicts | Alert
+@dataclass(frozen=True)
+class Histograms:
+    """How many images lie in each of equally wide bins of [0, 1], by logged name.
+
+    >>> Histograms({"cam/inside_energy_histogram/grad_cam": [3, 1]}, epoch=0, step=0).edges(2)
+    [0.0, 0.5, 1.0]
+    """
+
+    counts: Mapping[str, Sequence[int]]
+    epoch: int
+    step: int
+
+    @staticmethod
+    def edges(bins: int) -> list[float]:
+        """The edges of so many bins, one more than there are bins."""
+        return [index / bins for index in range(bins + 1)]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One true class in one pass: how many images, how many of them right, and where the evidence lay.
+
+    `inside_energy` is the mean, NaN without masks; `cells` counts by cell, empty without masks.
+
+    >>> ClassRow("boat", 8, 6, 0.4, {RIGHT_GROUNDED: 4}).accuracy
+    0.75
+    """
+
+    class_name: str
+    images: int
+    right: int
+    inside_energy: float
+    cells: Mapping[str, int]
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers; NaN without images."""
+        return self.right / self.images if self.images else float("nan")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of one pass, and which were taken for which: `(true, predicted, count)`, zeros left out."""
+
+    rows: tuple[ClassRow, ...]
+    confusion: tuple[tuple[str, str, int], ...]
+    epoch: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the explanations are made with (layers, methods, versions): nested plain values, once per run."""
+
+    values: Mapping[str, Any]
+    epoch: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Document:
+    """Finished files of a run (report, verdicts) to keep with it under a name, and the numbers that sum it up."""
+
+    name: str
+    paths: tuple[Path, ...]
+    summary: Mapping[str, Any]
+    epoch: int
+    step: int
+
+
+Record = Scalars | Panels | FourCells | Histograms | Classes | Verdicts | Alert | Setup | Document

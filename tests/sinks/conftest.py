@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from camtrain.sinks import FAILURES, HEATMAPS, Alert, Example, FourCells, Panel, Panels, Scalars, VerdictRow, Verdicts
-from camtrain.sinks.records import CELLS
+from camtrain.sinks.panels import Drift
+from camtrain.sinks.records import CELLS, Classes, ClassRow, Document, Histograms, Setup
 
 
 def picture(seed: int = 0, size: int = 16) -> torch.Tensor:
@@ -26,6 +27,12 @@ def panel(sample="s0", label=0, predicted=1, energy=0.2, cell=CELLS[3], mask=Tru
         cell=cell,
         mask=(torch.arange(16).view(1, -1) < 8).expand(16, 16) if mask else None,
         group_name="boat on land",
+        hot={name: torch.eye(16) > 0 for name in methods},
+        true_overlay=None if label == predicted else picture(9),
+        reason="surprise",
+        since_last=Drift(0.75, 0.125),
+        since_first=Drift(float("nan"), 0.25),
+        flipped=False,
     )
 
 
@@ -46,12 +53,31 @@ def one_pass(epoch: int, step: int, verdict: str = "reliant", energy: float = 0.
         Panels(FAILURES, (panel("s0"), panel("s2", 1, 1, cell=CELLS[1], energy=float("nan"))), epoch, step),
         Verdicts(rows, epoch, step, (example,)),
         Alert("boat leans on its background", "effect 0.41 [0.35, 0.47]", epoch, step),
+        Histograms({"cam/inside_energy_histogram/grad_cam": [4, 0, 3, 1]}, epoch, step),
+        Classes(
+            (ClassRow("boat", 8, 6, energy, dict(zip(CELLS, (4, 2, 1, 1), strict=True))),),
+            (("boat", "boat", 6), ("boat", "car", 2)),
+            epoch,
+            step,
+        ),
+        Setup({"layers": {"net.4": "the last map"}, "methods": ["grad_cam"], "versions": {"torch": "2"}}, epoch, step),
     )
+
+
+def document(folder):
+    path = folder / "report.html"
+    path.write_text("<!doctype html>")
+    return Document("report", (path,), {"camtrain/headline": "boat leans"}, 1, 10)
 
 
 @pytest.fixture
 def make_panel():
     return panel
+
+
+@pytest.fixture
+def make_document():
+    return document
 
 
 @pytest.fixture

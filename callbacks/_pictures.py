@@ -1,0 +1,117 @@
+"""Kept images to panels: drawn on the device in one batch, brought to the host once, as uint8."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isnan
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from camtrain.callbacks._kept import Kept
+from camtrain.cam import is_empty, normalize, resize
+from camtrain.render import overlay, to_uint8
+from camtrain.sinks.panels import Panel
+from camtrain.sinks.records import CELLS
+
+HALF = 0.5  # of a heatmap's height: what W&B shows as a mask
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Names of classes and groups, and how images become pictures (None: as `to_uint8` guesses)."""
+
+    classes: Sequence[str]
+    groups: Sequence[str] = ()
+    denormalize: Callable[[Tensor], Any] | None = None
+
+    def label(self, index: int) -> str:
+        """The name of a class."""
+        return _name(self.classes, index, "class")
+
+    def group(self, index: int) -> str | None:
+        """The name of a group; None for none."""
+        return _name(self.groups, index, "group") if index >= 0 else None
+
+
+def panels(kept: Sequence[Kept], naming: Naming, reason: str | None = None) -> list[Panel]:
+    """Panels in the order given; images of one size are drawn together."""
+    if not kept:
+        return []
+    numbers = torch.stack([one.numbers for one in kept]).cpu().tolist()
+    drawn: dict[int, Panel] = {}
+    for rows in _by_size(kept):
+        some = [kept[row] for row in rows]
+        pictures = _drawn(some, naming.denormalize).cpu()
+        for row, one, picture in zip(rows, some, pictures, strict=True):
+            drawn[row] = _panel(one, dict(zip(one.columns, numbers[row], strict=True)), picture, naming, reason)
+    return [drawn[row] for row in range(len(kept))]
+
+
+def _by_size(kept: Sequence[Kept]) -> list[list[int]]:
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for row, one in enumerate(kept):
+        groups.setdefault((one.image.shape, one.mask is None, one.true_heatmap is None), []).append(row)
+    return list(groups.values())
+
+
+def _drawn(kept: Sequence[Kept], denormalize: Callable[[Tensor], Any] | None) -> Tensor:
+    """Everything about some images of one size as channels of one uint8 tensor `(N, K, H, W)`.
+
+    Three for the image, then for each method three for the overlay and one for where it is hot, three for the true
+    class's overlay if there is one, one for the mask if there is one (255 times its value).
+    """
+    images = torch.stack([one.image.float() for one in kept])
+    pixels = to_uint8(images if denormalize is None else denormalize(images))
+    parts = [pixels]
+    for name in kept[0].heatmaps:
+        heat = torch.stack([one.heatmaps[name] for one in kept])
+        parts += [overlay(pixels, heat), hot(heat, pixels.shape[-2:]).unsqueeze(1).to(torch.uint8)]
+    if kept[0].true_heatmap is not None:
+        parts.append(overlay(pixels, torch.stack([one.true_heatmap for one in kept if one.true_heatmap is not None])))
+    if kept[0].mask is not None:
+        masks = torch.stack([one.mask.float() for one in kept if one.mask is not None])
+        parts.append(masks.clamp(0, 1).mul(255).round().to(torch.uint8).unsqueeze(1))
+    return torch.cat(parts, dim=1)
+
+
+def hot(heatmaps: Tensor, size: Sequence[int]) -> Tensor:
+    """Where heatmaps `(B, h, w)` reach half of their height, at another size `(B, H, W)`; nowhere for an empty one."""
+    resized = normalize(resize(heatmaps.float(), tuple(size)))
+    return (resized >= HALF) & ~is_empty(heatmaps).view(-1, 1, 1)
+
+
+def _panel(kept: Kept, numbers: dict[str, float], channels: Tensor, naming: Naming, reason: str | None) -> Panel:
+    parts = iter(torch.split(channels, [3, *[3, 1] * len(kept.heatmaps), *_rest(kept)]))
+    image, overlays, hottest = next(parts), {}, {}
+    for name in kept.heatmaps:
+        overlays[name], hottest[name] = next(parts), next(parts)[0] > 0
+    true_overlay = None if kept.true_heatmap is None else next(parts)
+    annotated = kept.mask is not None and numbers["annotated"] > 0
+    label, predicted, cell = (int(numbers[name]) for name in ("label", "predicted", "cell"))
+    return Panel(
+        sample=kept.sample,
+        image=image,
+        overlays=overlays,
+        label=None if label < 0 else label,
+        predicted=predicted,
+        label_name=None if label < 0 else naming.label(label),
+        predicted_name=naming.label(predicted),
+        probability=numbers["probability"],
+        true_probability=None if isnan(numbers["true_probability"]) else numbers["true_probability"],
+        inside_energy={name: numbers[f"inside_energy/{name}"] for name in overlays} if annotated else {},
+        cell=CELLS[cell] if cell >= 0 else None,
+        mask=next(parts)[0].float() / 255 if annotated else None,
+        group_name=naming.group(int(numbers["group"])),
+        hot=hottest,
+        true_overlay=true_overlay,
+        reason=reason,
+    )
+
+
+def _rest(kept: Kept) -> list[int]:
+    return [3] * (kept.true_heatmap is not None) + [1] * (kept.mask is not None)
+
+
+def _name(names: Sequence[str], index: int, kind: str) -> str:
+    return names[index] if 0 <= index < len(names) else f"{kind} {index}"
