@@ -38,6 +38,7 @@ from camtrain.metrics.grounding import (
     pointing_game,
 )
 from camtrain.metrics.groups import GroupAccuracy, WorstGroupAccuracy, group_accuracy, worst_group_accuracy
+from camtrain.metrics.intervals import Interval, MeanWithInterval, mean_interval, share_interval
 from camtrain.metrics.localization import (
     average_precision,
     binarize,
@@ -52,12 +53,22 @@ from camtrain.metrics.localization import (
 from camtrain.metrics.masking import Confidences, masked_confidences
 from camtrain.metrics.means import NanMean
 from camtrain.metrics.objects import class_discrimination, instance_coverage
+from camtrain.metrics.randomization import Sanity, cascading_randomization
 from camtrain.metrics.reasons import ReasonCells, reason_cells
+from camtrain.metrics.regions import (
+    BackgroundGap,
+    RelativeForegroundSensitivity,
+    background_gap,
+    noise_in_region,
+    relative_foreground_sensitivity,
+)
 from camtrain.metrics.road import impute, road
+from camtrain.metrics.stability import Stability, agreement, infidelity, stability
 
 __all__ = [
     "AverageDrop",
     "AverageHighestConfidence",
+    "BackgroundGap",
     "ClassDiscrimination",
     "ConfidenceIncrease",
     "Confidences",
@@ -69,21 +80,29 @@ __all__ = [
     "InsertionAUC",
     "InsideEnergy",
     "InstanceCoverage",
+    "Interval",
     "LocalizationError",
     "MapAveragePrecision",
+    "MeanWithInterval",
     "NanMean",
     "OcclusionCorrelation",
     "PointingGame",
     "ReasonCells",
+    "RelativeForegroundSensitivity",
+    "Sanity",
+    "Stability",
     "Win",
     "WorstGroupAccuracy",
+    "agreement",
     "average_drop",
     "average_precision",
+    "background_gap",
     "binarize",
     "blur",
     "box_from_heatmap",
     "box_iou",
     "box_of_mask",
+    "cascading_randomization",
     "class_discrimination",
     "class_probability",
     "confidence_increase",
@@ -94,6 +113,7 @@ __all__ = [
     "heatmap_iou",
     "highest_confidence",
     "impute",
+    "infidelity",
     "insertion_deletion",
     "inside_energy",
     "instance_coverage",
@@ -102,11 +122,16 @@ __all__ = [
     "mask_area",
     "masked_confidences",
     "maxima_inside",
+    "mean_interval",
+    "noise_in_region",
     "otsu_level",
     "pointing_game",
     "rank_correlation",
     "reason_cells",
+    "relative_foreground_sensitivity",
     "road",
+    "share_interval",
+    "stability",
     "win",
     "worst_group_accuracy",
 ]

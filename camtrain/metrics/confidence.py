@@ -82,7 +82,7 @@ def win(before: Float[Tensor, " B"], after: Float[Tensor, " B"], other: Float[Te
 def curve_area(scores: Float[Tensor, "B P"], fractions: Float[Tensor, " Q"]) -> Float[Tensor, " B"]:
     """The area under each curve by the trapezoid rule.
 
-    With N equal steps it is `(sum s - s_0 / 2 - s_N / 2) / N`. Source: Petsiuk et al. 2018 (RISE), section 4.
+    With N equal steps it is `(sum s - s_0 / 2 - s_N / 2) / N`. Source: Petsiuk et al. 2018 (RISE).
 
     >>> curve_area(torch.tensor([[1.0, 0.5, 0.0]]), torch.tensor([0.0, 0.5, 1.0]))
     tensor([0.5000])

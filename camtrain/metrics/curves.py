@@ -57,7 +57,7 @@ def insertion_deletion(
     ceil(pixels / steps) of them, and the last one the rest. Pixels of equal heat keep their order in memory.
     The explained class is the label, else the one predicted for the whole image. All steps, methods and both
     curves go through the model together, at most `max_batch` images at a time, and the ends of the curves once;
-    `logits` of the images spare one more. The model is left as it was. Source: Petsiuk et al. 2018 (RISE), section 4.
+    `logits` of the images spare one more. The model is left as it was. Source: Petsiuk et al. 2018 (RISE).
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     >>> curves = insertion_deletion(net, torch.rand(3, 1, 2, 2), {"mine": torch.rand(3, 2, 2)}, steps=4)["mine"]

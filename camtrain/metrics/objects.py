@@ -13,7 +13,7 @@ def instance_coverage(heatmaps: Float[Tensor, "B *s"], instances: Int[Tensor, "B
 
     `instances` is 0 on the background and 1 .. N on the objects. A uniform map covers nothing. NaN for an image of
     fewer than two objects and for an empty heatmap. It is a measurable form of what Chattopadhyay et al. 2018
-    (Grad-CAM++) claim in section 3: that several occurrences of a class are all found.
+    (Grad-CAM++) claim: that several occurrences of a class are all found.
 
     >>> instance_coverage(torch.tensor([[[4.0, 3.0, 0.0, 1.0]]]), torch.tensor([[[1, 0, 0, 2]]]))
     tensor([0.5000])

@@ -90,7 +90,7 @@ def impute(
     gradients, from a smooth filling, until the residual is below `tolerance` of the right side; then normal noise of
     standard deviation `noise` is added to the missing pixels, the same to every image of the batch. An image without
     any pixel left gets its mean color.
-    Source: Rong et al. 2022 (ROAD), section 4.2.
+    Source: Rong et al. 2022 (ROAD), noisy linear imputation.
 
     >>> image = torch.tensor([0.0, 9.0, 3.0]).view(1, 1, 1, 3)
     >>> impute(image, torch.tensor([[[False, True, False]]]), noise=0.0).flatten()
