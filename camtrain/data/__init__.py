@@ -2,6 +2,7 @@
 
 from camtrain.data.annotations import attention_to_masks, boxes_to_masks, points_to_masks
 from camtrain.data.batches import Batch, MaskedPair, check_masks, class_names, read_batch
+from camtrain.data.canary import Canary, CanaryDataset
 from camtrain.data.coco import CocoMasks
 from camtrain.data.collate import Collate, denormalize, normalize
 from camtrain.data.decoy import DecoyFashionMNIST, DecoyMNIST
@@ -11,6 +12,8 @@ from camtrain.data.transforms import TwinBackgrounds, eval_transform, train_tran
 
 __all__ = [
     "Batch",
+    "Canary",
+    "CanaryDataset",
     "CocoMasks",
     "Collate",
     "DecoyFashionMNIST",
