@@ -5,7 +5,8 @@ if __name__ == "callbacks":
 
 from camtrain.callbacks.attention_alignment import AttentionAlignment
 from camtrain.callbacks.explanation_monitor import ExplanationMonitor
+from camtrain.callbacks.faithfulness_monitor import FaithfulnessMonitor
 from camtrain.callbacks.reliance_detector import RelianceDetector
 from camtrain.callbacks.run_summary import RunSummary
 
-__all__ = ["AttentionAlignment", "ExplanationMonitor", "RelianceDetector", "RunSummary"]
+__all__ = ["AttentionAlignment", "ExplanationMonitor", "FaithfulnessMonitor", "RelianceDetector", "RunSummary"]

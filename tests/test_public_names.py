@@ -25,7 +25,13 @@ FIXED = {  # the names that DESIGN section 3 promises
         "true_class",
         "xgrad_cam",
     ),
-    "camtrain.callbacks": ("AttentionAlignment", "ExplanationMonitor", "RelianceDetector", "RunSummary"),
+    "camtrain.callbacks": (
+        "AttentionAlignment",
+        "ExplanationMonitor",
+        "FaithfulnessMonitor",
+        "RelianceDetector",
+        "RunSummary",
+    ),
     "camtrain.losses": ("AlignmentLoss", "HINTLoss", "HeatmapDistillationLoss", "InputGradientLoss"),
     "camtrain.metrics": (
         "AverageDrop",

@@ -1,0 +1,226 @@
+"""Do the heatmaps tell the truth about the model: a few forward passes an epoch, logged with an interval."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor
+
+from camtrain.callbacks._faithfulness_round import Plan, Values, checked_metrics, evenly, intervals
+from camtrain.callbacks._reliance_round import untouched
+from camtrain.callbacks._trainer import builds_later, callable_network, gathered, network_of
+from camtrain.cam import Layer, find_layers, resolve_layers
+from camtrain.data.batches import Batch, read_batch
+from camtrain.errors import ConfigurationError
+from camtrain.explanation import DEFAULT_METHODS, resolve_methods
+
+
+class FaithfulnessMonitor(Callback):
+    """How faithful the heatmaps are to the model, measured at the end of each validation on a few fixed images.
+
+    It spends `budget` forward passes of one image an epoch, over all processes: as many images as that buys, spread
+    evenly over the validation data and the same in every epoch. Beside `ExplanationMonitor` it says whether that one's
+    heatmaps can be believed; it needs no masks.
+
+    Logged as `cam/<metric>/<method>`, with the ends of a confidence interval over images as `cam/<metric>_low/<method>`
+    and `cam/<metric>_high/<method>` (Student's; Wilson's for shares); images whose heatmap is empty are left out.
+    Metrics: `average_drop` (lower is better) and `confidence_increase`, one forward an image and method each pair;
+    `insertion` and `deletion` (lower is better), the areas under both curves, `2 + 2 * (steps - 1) * methods` forwards;
+    `road`, 8 forwards a method. All in [0, 1], `road` in [-0.5, 0.5]. See `camtrain.metrics` for the definitions.
+
+    Args:
+        methods: names of functions in `camtrain.cam` that need no forward pass of their own.
+        metrics: names from above.
+        layers: `"auto"`, or a dotted name within the model, or several.
+        budget: forward passes of one image in each measured epoch.
+        every_n_epochs: measure each n-th epoch, the first and the last one always.
+        steps: of the insertion and deletion curves.
+        of_labels: explain the true class and its probability instead of the predicted one.
+        level: of the confidence intervals.
+        max_batch: images in one forward pass.
+        batch_adapter: reads a batch of another shape: returns (images, labels[, masks]), a mapping or a `Batch`.
+        model: dotted name of the submodule that maps images to logits, where the module itself does not.
+        dataloader_idx: which validation dataloader to read, where there are several.
+
+    Raises:
+        ConfigurationError: at once for unknown metrics, arguments out of range, or a budget that does not buy two
+            images; when fitting starts without a validation step.
+        MethodError: for an unknown method, at once.
+        LayerError: for an unknown layer, when fitting starts.
+        BatchError: at the sanity check for a batch that cannot be read, or has no labels with `of_labels`.
+
+    A failure in a later epoch is reported once, and training goes on.
+
+    >>> FaithfulnessMonitor(metrics=["insertion", "deletion"], steps=10, budget=400).images
+    10
+    """
+
+    def __init__(
+        self,
+        methods: Sequence[str] = DEFAULT_METHODS,
+        metrics: Sequence[str] = ("average_drop", "confidence_increase"),
+        layers: str | list[str] = "auto",
+        budget: int = 75,
+        every_n_epochs: int = 1,
+        steps: int = 10,
+        of_labels: bool = False,
+        level: float = 0.95,
+        max_batch: int = 64,
+        batch_adapter: Callable[..., Any] | None = None,
+        model: str | None = None,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for name, value in (("every_n_epochs", every_n_epochs), ("steps", steps), ("max_batch", max_batch)):
+            if value < 1:
+                raise ConfigurationError(f"{name} must be at least 1, got {value}.")
+        if not 0 < level < 1:
+            raise ConfigurationError(f"level is that of an interval, between 0 and 1, got {level}.")
+        self.plan = Plan(checked_metrics(metrics), resolve_methods(methods), steps, of_labels, max_batch)
+        self.images = budget // self.plan.forwards
+        if self.images < 2:
+            raise ConfigurationError(
+                f"budget={budget} forward passes buy {self.images} images at {self.plan.forwards} each, and an "
+                f"interval needs two: give at least budget={2 * self.plan.forwards}, or fewer metrics, methods or steps."
+            )
+        self.layers = layers
+        self.every_n_epochs = every_n_epochs
+        self.level = level
+        self.batch_adapter = batch_adapter
+        self.model = model
+        self.dataloader_idx = dataloader_idx
+        self._resolved: tuple[Layer, ...] = ()
+        self._kept: list[tuple[Tensor, Tensor | None]] = []
+        self._wanted: set[int] | None = None
+        self._position = 0
+        self._reported = False
+
+    # Lightning's hooks: a guard and one verb each.
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Check what can be known before any batch."""
+        if stage == "fit" and not is_overridden("validation_step", pl_module):
+            raise ConfigurationError(
+                f"FaithfulnessMonitor explains validation images; {type(pl_module).__name__} has no validation_step."
+            )
+        if not builds_later(pl_module):
+            self._check_layers(pl_module)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check the layers' names where they were built late."""
+        self._check_layers(pl_module)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to keep images."""
+        self._kept, self._wanted, self._position = [], None, 0
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the images that are wanted."""
+        if dataloader_idx != self.dataloader_idx:
+            return
+        if trainer.sanity_checking:
+            self._read(batch)
+        elif self.should_measure(trainer):
+            self._attempt(self._keep, trainer, batch)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure what was kept, and log it."""
+        if self.should_measure(trainer):
+            self._log(trainer, pl_module)
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end
+
+    def should_measure(self, trainer: pl.Trainer) -> bool:
+        """Whether this pass is measured: each n-th epoch of a fit, its last one, and every validate and test."""
+        if trainer.sanity_checking:
+            return False
+        last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
+        return trainer.state.fn != "fit" or trainer.current_epoch % self.every_n_epochs == 0 or last
+
+    # The verbs.
+
+    def _check_layers(self, pl_module: pl.LightningModule) -> None:
+        network = network_of(pl_module, self.model)
+        callable_network(network)
+        if self.layers != "auto":
+            find_layers(network, self.layers)
+
+    def _read(self, batch: Any) -> Batch:
+        read = read_batch(batch, self.batch_adapter)
+        if self.plan.of_labels and read.labels is None:
+            raise ConfigurationError("of_labels=True needs labels in the validation batches, and the batch has none.")
+        return read
+
+    def _keep(self, trainer: pl.Trainer, batch: Any) -> None:
+        read = self._read(batch)
+        if self._wanted is None:
+            self._wanted = self._positions(trainer, len(read))
+        for row in range(len(read)):
+            if self._position + row in self._wanted:
+                label = None if read.labels is None else read.labels[row].clone()
+                self._kept.append((read.images[row].clone(), label))
+        self._position += len(read)
+
+    def _positions(self, trainer: pl.Trainer, batch_size: int) -> set[int]:
+        """Where the kept images of this process lie in its part of the data."""
+        count = math.ceil(self.images / trainer.world_size)
+        batches = (trainer.num_test_batches if trainer.testing else trainer.num_val_batches)[self.dataloader_idx]
+        if not math.isfinite(batches) or batches * batch_size <= count:
+            return set(range(count))
+        last = (batches - 1) * batch_size  # the last batch may hold one image only
+        return set(torch.linspace(0, last, count).round().long().tolist())
+
+    def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        values: dict[str, list[float]] = {}
+        self._attempt(self._measure, trainer, pl_module, values)
+        self._kept = []
+        for name, found in intervals(gathered(trainer, [values]), self.level).items():
+            metric, _, method = name.partition("/")
+            ends = {"": found.mean, "_low": found.low, "_high": found.high}
+            pl_module.log_dict({f"cam/{metric}{end}/{method}": value for end, value in ends.items()}, sync_dist=True)
+
+    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, values: dict[str, list[float]]) -> None:
+        found: list[Values] = []
+        with untouched(trainer, pl_module):
+            network = callable_network(network_of(pl_module, self.model))
+            for images, labels in evenly(self._kept, self.plan.max_batch):
+                self._resolve(pl_module, images)
+                measured = self.plan.measure(network, images, labels, self._resolved)
+                found.append({name: value.tolist() for name, value in measured.items()})
+        for part in found:
+            for name, each in part.items():
+                values.setdefault(name, []).extend(each)
+
+    def _resolve(self, pl_module: pl.LightningModule, images: Tensor) -> None:
+        """Choose the layers once: names given are of the model, those found are of what is called."""
+        if self._resolved:
+            return
+        network = network_of(pl_module, self.model)
+        layers = self.layers if self.layers == "auto" else [found.module for found in find_layers(network, self.layers)]
+        self._resolved = resolve_layers(callable_network(network), images, layers)
+
+    def _attempt(self, act: Callable[..., None], *args: Any) -> None:
+        """Do something that must not end the training: a failure is reported once."""
+        try:
+            act(*args)
+        except Exception as error:
+            if not self._reported:
+                self._reported = True
+                rank_zero_warn(
+                    f"FaithfulnessMonitor failed in {act.__name__.strip('_')} ({type(error).__name__}: {error}); "
+                    "training goes on, and further failures are not reported."
+                )
