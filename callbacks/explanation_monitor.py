@@ -41,7 +41,7 @@ from camtrain.data.batches import Batch, check_masks, read_batch
 from camtrain.errors import ConfigurationError
 from camtrain.explanation import DEFAULT_METHODS, resolve_methods
 from camtrain.sinks.environment import versions
-from camtrain.sinks.loggers import PictureFormat, choose_pictures, sinks_for
+from camtrain.sinks.loggers import PictureFormat, choose_pictures, guard_loggers, sinks_for, unguard_loggers
 from camtrain.sinks.records import FourCells, Setup
 
 
@@ -140,6 +140,7 @@ class ExplanationMonitor(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check the layers' names where the modules exist already."""
         choose_pictures(trainer, self.pictures)
+        guard_loggers(trainer)
         if not builds_later(pl_module):
             self._check_layers(pl_module)
 
@@ -208,8 +209,9 @@ class ExplanationMonitor(Callback):
             self._attempt(self._reporter.finish, trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave no hook behind."""
+        """Leave no hook behind, on loggers neither."""
         self._dismount()
+        unguard_loggers(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The identities of the probes and how they looked, so that a resumed run follows the same images."""

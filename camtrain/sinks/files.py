@@ -1,5 +1,6 @@
 """Records as local files: what the report is made from, and what is left when a logger fails."""
 
+import errno
 import json
 import re
 import threading
@@ -176,6 +177,8 @@ class FilesSink:
 
     def _store(self, name: str, content: bytes) -> str:
         path = self.folder / name
+        if self._lines.full:
+            raise OSError(errno.ENOSPC, "no room for pictures", str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             path.write_bytes(content)

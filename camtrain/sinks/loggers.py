@@ -1,6 +1,6 @@
 """Sinks over Lightning's loggers, and the folder that a run's own files go to."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 from weakref import WeakKeyDictionary
@@ -10,6 +10,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from camtrain.sinks.background import Background
 from camtrain.sinks.files import FilesSink
+from camtrain.sinks.guard import guard
 from camtrain.sinks.history import read_history
 from camtrain.sinks.protocol import Sink, SinkGroup
 from camtrain.sinks.publishing import is_published, publish, summary_of
@@ -21,12 +22,24 @@ from camtrain.sinks.weights_and_biases import WandbSink
 PictureFormat = Literal["jpg", "png"]
 
 _groups: WeakKeyDictionary[pl.Trainer, dict[Path, SinkGroup]] = WeakKeyDictionary()
+_guards: WeakKeyDictionary[pl.Trainer, list[Callable[[], None]]] = WeakKeyDictionary()
 _formats: WeakKeyDictionary[pl.Trainer, PictureFormat] = WeakKeyDictionary()
 
 
 def choose_pictures(trainer: pl.Trainer, pictures: PictureFormat) -> None:
     """How the trainer's sinks encode pictures, "jpg" by default; before the first call of `sinks_for`."""
     _formats[trainer] = pictures
+
+
+def guard_loggers(trainer: pl.Trainer) -> None:
+    """Let the trainer's loggers lose the connection to their service without ending the training."""
+    _guards.setdefault(trainer, []).extend(map(guard, trainer.loggers))
+
+
+def unguard_loggers(trainer: pl.Trainer) -> None:
+    """Give the loggers back as they were."""
+    for undo in _guards.pop(trainer, []):
+        undo()
 
 
 def sinks_for(trainer: pl.Trainer, folder: str | Path | None = None) -> SinkGroup:

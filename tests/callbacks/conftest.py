@@ -43,12 +43,12 @@ def foreign() -> Callable[[], Foreign]:
     return make
 
 
-def tensors(count: int = 20, *, masks: bool = True) -> TensorDataset:
+def tensors(count: int = 20, *, masks: bool = True, size: int = 16) -> TensorDataset:
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(count, 3, 16, 16, generator=generator)
+    images = torch.rand(count, 3, size, size, generator=generator)
     labels = torch.randint(3, (count,), generator=generator)
-    inside = torch.zeros(count, 16, 16)
-    inside[:, :8, :8] = 1
+    inside = torch.zeros(count, size, size)
+    inside[:, : size // 2, : size // 2] = 1
     return TensorDataset(images, labels, inside) if masks else TensorDataset(images, labels)
 
 
