@@ -13,6 +13,7 @@ import camtrain.callbacks
 import camtrain.data.modules
 import camtrain.module  # noqa: F401  loaded, a class is found by its bare name: --model ImageClassifier
 from camtrain.errors import CamtrainError
+from camtrain.resuming import continue_run
 from camtrain.sinks.loggers import run_folder
 
 __all__ = ["CommandLine", "SaveConfig", "main"]
@@ -61,6 +62,11 @@ class CommandLine(LightningCLI):
         """Give the module the names of the classes; test after training where that is asked for."""
         parser.add_argument("--test_after_fit", type=Literal["last", "best"] | None, default=None, help=_TEST_AFTER_FIT)
         parser.link_arguments("data", "model.init_args.class_names", compute_fn=_class_names, apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Go on in the folder and the logger's run of the checkpoint that `fit` starts from."""
+        if self.subcommand == "fit":
+            continue_run(self.config["fit"])
 
     def after_fit(self) -> None:
         """Test the weights that training ended with, or those of the best checkpoint."""

@@ -1,0 +1,152 @@
+"""A training that was killed goes on: in the same run, with the same images, each epoch counted once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonargparse import Namespace
+
+from camtrain.errors import ConfigurationError
+from camtrain.resuming import Continued, continue_run, find_continued
+from camtrain.sinks import FAILURES, HEATMAPS, read_history
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SCRIPT = """
+import os, signal, sys, warnings
+warnings.filterwarnings("ignore")
+import torch
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+from camtrain.cli import main
+
+torch.set_num_threads(1)
+
+
+class Rows(pl.LightningDataModule):
+    class_names = ["land", "water"]
+
+    def train_dataloader(self):
+        generator = torch.Generator().manual_seed(0)
+        mask = torch.zeros(16, 16)
+        mask[:8] = 1
+        return DataLoader([(torch.rand(3, 16, 16, generator=generator), i % 2, mask) for i in range(12)], batch_size=4)
+
+    val_dataloader = train_dataloader
+
+
+class Killer(pl.Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if "KILL" in os.environ and trainer.current_epoch == 2 and batch_idx == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def configuration(folder):
+    callbacks = [
+        {"class_path": "camtrain.callbacks.ExplanationMonitor", "init_args": {"num_probes": 3, "num_failures": 2}},
+        {"class_path": "pytorch_lightning.callbacks.ModelCheckpoint", "init_args": {"save_last": True}},
+        {"class_path": "camtrain.callbacks.RunSummary"},
+        {"class_path": "script.Killer"},
+    ]
+    init = {"offline": True, "project": "p", "save_dir": str(folder)}
+    return {
+        "seed_everything": 0,
+        "trainer": {
+            "max_epochs": 4, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False,
+            "logger": {"class_path": "pytorch_lightning.loggers.WandbLogger", "init_args": init},
+            "callbacks": callbacks,
+        },
+        "model": {
+            "class_path": "camtrain.module.ImageClassifier",
+            "init_args": {"model": "camtrain.networks.SmallResNet", "model_kwargs": {"width": 4}},
+        },
+        "data": {"class_path": "script.Rows"},
+    }  # fmt: skip
+
+
+def fit(folder, *words, **environment):
+    environment |= {"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": f"{folder}:{ROOT}"}
+    environment |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_DIR": str(folder), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "script.py", "fit", "--config", "config.yaml", *words]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+
+
+def test_fit__goes_on_after_kill_9_where_it_was(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(configuration(tmp_path)))
+    killed = fit(tmp_path, KILL="1")
+    assert killed.returncode == -9, killed.stderr[-2000:]
+    (run,) = (tmp_path / "p").iterdir()
+    before = read_history(run / "camtrain")
+    assert list(before.panels[HEATMAPS]) == [0, 1]
+
+    resumed = fit(tmp_path, "--ckpt_path", "last")
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    assert [path.name for path in (tmp_path / "p").iterdir()] == [run.name]
+    assert {path.name.rpartition("-")[2] for path in (tmp_path / "wandb").glob("offline-run-*")} == {run.name}
+
+    after = read_history(run / "camtrain")
+    assert list(after.panels[HEATMAPS]) == list(after.panels[FAILURES]) == [0, 1, 2, 3]
+    assert list(after.scalars["cam/inside_energy/grad_cam"]) == [0, 1, 2, 3]
+    assert list(after.classes) == [0, 1, 2, 3]
+    assert all(sum(row["images"] for row in one["rows"]) == 12 for one in after.classes.values())
+    probes = [[item["sample"] for item in one.items] for one in after.panels[HEATMAPS].values()]
+    assert probes == [["val-0", "val-6", "val-11"]] * 4
+    assert after.panels[HEATMAPS][2].items[0]["since_first"] is not None  # of the run that was killed
+    assert before.scalars["val/accuracy"].items() <= after.scalars["val/accuracy"].items()
+    assert "epoch 0 to 3" in " ".join((run / "camtrain" / "report.html").read_text().split())
+    json.dumps(after.setup)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for version in ("abc", "def"):
+        (tmp_path / "p" / version / "checkpoints").mkdir(parents=True)
+        (tmp_path / "p" / version / "checkpoints" / "last.ckpt").touch()
+    return tmp_path / "p"
+
+
+def test_find_continued__takes_the_newest_checkpoint_for_last(runs):
+    newest = runs / "abc" / "checkpoints" / "epoch=3.ckpt"
+    newest.touch()
+    os.utime(newest, ns=(2**62, 2**62))
+    assert find_continued("last", runs) == Continued(newest, "abc")
+
+
+def test_find_continued__knows_the_run_of_a_file(runs, tmp_path):
+    assert find_continued(str(runs / "def" / "checkpoints" / "last.ckpt"), runs).version == "def"
+    assert find_continued(str(tmp_path / "elsewhere.ckpt"), runs) is None
+
+
+def test_find_continued__says_where_it_looked_for_the_last_one(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"no run in .* has a checkpoint"):
+        find_continued("last", tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "key", "name"), [("WandbLogger", "id", "project"), ("CSVLogger", "version", "name")])
+def test_continue_run__points_a_logger_at_the_same_run(runs, kind, key, name):
+    options = Namespace({"save_dir": str(runs.parent), name: "p", key: None})
+    logger = Namespace(class_path=f"pytorch_lightning.loggers.{kind}", init_args=options)
+    config = Namespace(ckpt_path="last", trainer=Namespace(logger=logger, default_root_dir=None))
+    found = continue_run(config)
+    assert options[key] == found.version
+    assert config.ckpt_path == str(found.checkpoint)
+
+
+def test_continue_run__leaves_a_run_that_is_named_alone(runs):
+    options = Namespace(save_dir=str(runs.parent), project="p", id="mine")
+    logger = Namespace(class_path="WandbLogger", init_args=options)
+    config = Namespace(ckpt_path="last", trainer=Namespace(logger=[logger], default_root_dir=None))
+    assert continue_run(config) is None
+    assert options.id == "mine"
