@@ -85,7 +85,7 @@ class FaithfulnessMonitor(Callback):
         if self.images < 2:
             raise ConfigurationError(
                 f"budget={budget} forward passes buy {self.images} images at {self.plan.forwards} each, and an "
-                f"interval needs two: give at least budget={2 * self.plan.forwards}, or fewer metrics, methods or steps."
+                f"interval needs two: give budget={2 * self.plan.forwards} or more, or fewer metrics, methods or steps."
             )
         self.layers = layers
         self.every_n_epochs = every_n_epochs

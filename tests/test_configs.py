@@ -41,11 +41,12 @@ def test_configuration__parses(parse, name):
 
 
 def test_fragments__make_a_list_where_there_is_none(parse):
-    fragments = [f"callbacks/{name}.yaml" for name in ("monitor", "detect", "align")]
+    fragments = [f"callbacks/{name}.yaml" for name in ("monitor", "faithful", "detect", "align")]
     parsed = parse(
         *fragments, "--model=camtrain.module.ImageClassifier", "--model.model=resnet18", "--data=ScenesDataModule"
     )
-    assert names(parsed) == ["ExplanationMonitor", "RunSummary", "RelianceDetector", "AttentionAlignment"]
+    monitors = ["ExplanationMonitor", "RunSummary", "FaithfulnessMonitor"]
+    assert names(parsed) == [*monitors, "RelianceDetector", "AttentionAlignment"]
 
 
 def test_fragment__is_appended_to_callbacks_that_are_there(parse):

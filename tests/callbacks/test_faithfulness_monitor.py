@@ -137,11 +137,7 @@ def test_monitor__leaves_out_images_whose_map_is_empty(make_trainer, foreign, lo
 
 
 def test_monitor__works_without_labels_and_on_images_of_several_sizes(make_trainer, foreign):
-    class Bare(type(foreign())):
-        def validation_step(self, batch, batch_idx):
-            self.net(batch)
-
-    module = Bare()
+    module = foreign()
     data = DataLoader([torch.rand(3, side, side) for side in (16, 16, 20, 20, 20)], batch_size=None, collate_fn=None)
     trainer = make_trainer(callbacks=[FaithfulnessMonitor(batch_adapter=lambda image: image[None])])
     module.validation_step = lambda batch, batch_idx: module.net(batch[None])
@@ -166,7 +162,7 @@ def test_monitor__sends_its_numbers_to_wandb(make_trainer, foreign, loader, wand
     [
         ({"metrics": ["magic"]}, ConfigurationError, "Metrics are some of average_drop.*magic"),
         ({"metrics": []}, ConfigurationError, "not none"),
-        ({"budget": 5}, ConfigurationError, "buy 1 images at 3 each.*at least budget=6"),
+        ({"budget": 5}, ConfigurationError, "buy 1 images at 3 each.*give budget=6"),
         ({"steps": 0}, ConfigurationError, "steps must be at least 1, got 0"),
         ({"level": 95.0}, ConfigurationError, r"got 95\.0"),
         ({"methods": ["score_cam"]}, MethodError, "score_cam"),
@@ -188,8 +184,8 @@ class Trained(pl.LightningModule):
 def test_monitor__refuses_a_world_it_cannot_measure_when_fitting_starts(make_trainer, foreign, loader):
     with pytest.raises(ConfigurationError, match="Trained has no validation_step"):
         make_trainer(callbacks=[FaithfulnessMonitor()]).fit(Trained(), loader())
-    with pytest.raises(LayerError, match="net.44"):
-        make_trainer(callbacks=[FaithfulnessMonitor(layers="net.44")]).fit(foreign(), loader(), loader())
+    with pytest.raises(LayerError, match="net44"):
+        make_trainer(callbacks=[FaithfulnessMonitor(layers="net44")]).fit(foreign(), loader(), loader())
     bare = DataLoader(TensorDataset(torch.rand(4, 3, 16, 16)), 2)
     module = foreign()
     module.validation_step = lambda batch, batch_idx: None
