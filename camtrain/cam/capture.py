@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import allow_mutation_on_saved_tensors
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
 from camtrain.cam.hooks import hooked
@@ -135,7 +135,9 @@ def capture_each(
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
                 raise
-        with allow_mutation_on_saved_tensors():  # at rest a dropout returns its input, and a later layer overwrites it
+        # At rest a dropout returns its input, and a later layer overwrites it. torch's allow_mutation_on_saved_tensors
+        # tells tensors apart by addresses, which are used again: one in some thousand graphs got another tensor.
+        with saved_tensors_hooks(lambda saved: saved.detach().clone(), lambda saved: saved):
             return _flipped(model, inputs, found, targets, labels)
 
 

@@ -10,11 +10,13 @@ from torch import Tensor
 from camtrain.compositing import dilate
 from camtrain.errors import BatchError
 from camtrain.reliance.infills import Infill, filled_background, place
+from camtrain.reliance.looks import Look
 from camtrain.reliance.records import Design, Effects, Pool
 
 __all__ = ["Predict", "Progress", "intervene", "intervened", "predict_before", "probabilities", "restrict"]
 
 Predict = Callable[[Tensor], Tensor]
+Mix = Callable[[Tensor, Tensor], Tensor]  # rows of the pool, rows of the lenders
 Progress = Callable[[str, int, int], object]  # what is done, images in this forward, images in all
 
 
@@ -48,6 +50,7 @@ def intervene(
     before: Float[Tensor, "N D"],
     lenders: Pool | None = None,
     infill: Infill = filled_background,
+    look: Look | None = None,
     margin: int = 1,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
@@ -55,23 +58,23 @@ def intervene(
 ) -> Effects:
     """Every image of the pool on every background of its design, at most ``batch_size`` images at a time.
 
-    ``lenders`` is the pool that the design's donors index, the images' own by default.
+    ``lenders`` is the pool that the design's donors index, the images' own by default. With a ``look`` images keep
+    their background and get the donors' look instead.
 
     ``predict`` maps images (B, C, H, W) on ``device`` to logits (B, classes). Masks are grown by ``margin``
     pixels around the object that is kept, and by as much more around the donor's object that is filled in.
     ``progress`` hears of every forward. Costs ``design.forwards`` image forwards.
     """
-    backgrounds = _backgrounds(lenders or pool, infill, 2 * margin, batch_size, device)
+    if look is None:
+        name, mix = _name(infill, margin), _onto_backgrounds(pool, lenders or pool, infill, margin, batch_size, device)
+    else:
+        name, mix = look.name, _with_looks(pool, lenders or pool, look, margin, batch_size, device)
     arms_met = design.classes.shape[1]
     after = torch.full((*design.classes.shape, arms_met), torch.nan, dtype=torch.float32)
-    name = _name(infill, margin)
     pairs = (design.donors >= 0).nonzero()
     for chunk in _chunks(len(pairs), batch_size):
         rows, arms = pairs[chunk].unbind(dim=1)
-        images = pool.images[rows].to(device), pool.masks[rows].to(device)
-        donors = backgrounds[design.donors[rows, arms]].to(device)
-        mixed = place(*images, donors, margin=margin)
-        after[rows, arms] = _read(predict, mixed, design.classes[rows])
+        after[rows, arms] = _read(predict, mix(rows, design.donors[rows, arms]), design.classes[rows])
         progress(name, len(rows), design.forwards)
     return Effects(name, design.labels, design.classes, design.donors, before, after)
 
@@ -99,6 +102,37 @@ def _name(infill: Infill, margin: int) -> str:
     function = getattr(infill, "func", infill)
     name = getattr(function, "__name__", type(function).__name__).replace("_", " ")
     return f"{name}, masks grown by {margin} px"
+
+
+def _onto_backgrounds(
+    pool: Pool, lenders: Pool, infill: Infill, margin: int, batch_size: int, device: torch.device | str
+) -> Mix:
+    """Images of the pool on lenders' backgrounds."""
+    backgrounds = _backgrounds(lenders, infill, 2 * margin, batch_size, device)
+
+    def mix(rows: Tensor, donors: Tensor) -> Tensor:
+        images, masks = pool.images[rows].to(device), pool.masks[rows].to(device)
+        return place(images, masks, backgrounds[donors].to(device), margin=margin)
+
+    return mix
+
+
+def _with_looks(
+    pool: Pool, lenders: Pool, look: Look, margin: int, batch_size: int, device: torch.device | str
+) -> Mix:
+    """Images of the pool with lenders' looks."""
+
+    def measured(of: Pool) -> Tensor:
+        masks = dilate(of.masks, 2 * margin)
+        parts = [look.measure(of.images[r].to(device), masks[r].to(device)) for r in _chunks(len(masks), batch_size)]
+        return torch.cat(parts) if parts else of.images.new_zeros(0, 1)
+
+    own, lent = measured(pool), measured(lenders)
+
+    def mix(rows: Tensor, donors: Tensor) -> Tensor:
+        return look.give(pool.images[rows].to(device), own[rows.to(own.device)], lent[donors.to(lent.device)])
+
+    return mix
 
 
 def _backgrounds(pool: Pool, infill: Infill, margin: int, batch_size: int, device: torch.device | str) -> Tensor:

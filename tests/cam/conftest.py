@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import allow_mutation_on_saved_tensors
+from torch.autograd.graph import saved_tensors_hooks
 
 from camtrain.cam import find_logits
 
@@ -31,7 +31,7 @@ class Whole:
             added.append(torch.zeros_like(first).requires_grad_())
             first.add_(added[-1])
 
-        with torch.enable_grad(), allow_mutation_on_saved_tensors():
+        with torch.enable_grad(), saved_tensors_hooks(lambda saved: saved.detach().clone(), lambda saved: saved):
             handle = model.get_submodule(layer).register_forward_hook(add)
             self.logits = find_logits(model(images.detach().to(dtype)))
             handle.remove()
