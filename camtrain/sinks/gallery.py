@@ -11,7 +11,7 @@ from camtrain.render import draw_contours
 from camtrain.sinks.files import Line
 from camtrain.sinks.history import History, Pass
 from camtrain.sinks.images import data_uri, jpeg, read_mask, read_pixels, to_pixels
-from camtrain.sinks.records import FAILURES, HEATMAPS, RIGHT_UNGROUNDED
+from camtrain.sinks.records import FAILURES, HEATMAPS
 
 QUALITY = 84
 GONE = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"  # one clear pixel
@@ -19,7 +19,7 @@ GONE = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAA
 
 @dataclass(frozen=True)
 class Frame:
-    """One probe at one epoch: overlays by method as data URIs, and what was said of it then."""
+    """One probe at one epoch: overlays by method as data URIs, what was said of it then, and how far that moved."""
 
     epoch: int
     overlays: dict[str, str]
@@ -27,6 +27,8 @@ class Frame:
     probability: float | None
     correct: bool | None
     inside_energy: dict[str, float | None]
+    moved: float | None = None
+    flipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,21 @@ class Film:
 
 @dataclass(frozen=True)
 class Case:
-    """One failure: the picture, overlays by method, and what went wrong."""
+    """One failure: the picture, overlays by method, the one for the true class, and what went wrong when."""
 
     sample: str
     picture: str
     overlays: dict[str, str]
+    true_overlay: str | None
     label: str | None
     predicted: str | None
     probability: float | None
     true_probability: float | None
     inside_energy: dict[str, float | None]
     group: str | None
+    reason: str
+    cell: str | None
+    when: str
 
 
 @dataclass(frozen=True)
@@ -132,14 +138,11 @@ def films(history: History, pictures: Pictures, epochs: Sequence[int], most: int
     return [_film(sample, passes, pictures) for sample in followed]
 
 
-def failures(history: History, pictures: Pictures, epoch: int | None, most: int = 12) -> dict[str, list[Case]]:
-    """The failure cases of the last pass up to an epoch: most confident wrong, and right for the wrong reason."""
+def failures(history: History, pictures: Pictures, epoch: int | None, when: str, most: int = 36) -> list[Case]:
+    """The failure cases of the last pass up to an epoch, said to be of `when`."""
     passes = [at for at in history.panels.get(FAILURES, {}) if epoch is not None and at <= epoch]
     items = history.panels[FAILURES][passes[-1]].items if passes else []
-    wrong = [item for item in items if _correct(item) is False]
-    lucky = [item for item in items if item["cell"] == RIGHT_UNGROUNDED]
-    chosen = {"Most confident wrong": wrong[:most], "Right for the wrong reason": lucky[:most]}
-    return {title: [_case(item, pictures) for item in some] for title, some in chosen.items() if some}
+    return [_case(item, pictures, when) for item in items[:most]]
 
 
 def interventions(
@@ -167,21 +170,40 @@ def _film(sample: str, passes: Sequence[Pass], pictures: Pictures) -> Film:
 
 def _frame(epoch: int, item: Line, pictures: Pictures) -> Frame:
     overlays = {method: uri for method, uri in pictures.overlays(item).items() if uri}
-    return Frame(epoch, overlays, item["predicted_name"], item["probability"], _correct(item), item["inside_energy"])
+    move = item.get("since_last")
+    return Frame(
+        epoch=epoch,
+        overlays=overlays,
+        predicted=item["predicted_name"],
+        probability=item["probability"],
+        correct=_correct(item),
+        inside_energy=item["inside_energy"],
+        moved=None if move is None else move["rank_correlation"],
+        flipped=bool(item.get("flipped")),
+    )
 
 
-def _case(item: Line, pictures: Pictures) -> Case:
+def _case(item: Line, pictures: Pictures, when: str) -> Case:
+    true = item.get("true_overlay")
     return Case(
         sample=item["sample"],
         picture=pictures.outlined(item) or GONE,
         overlays={method: uri for method, uri in pictures.overlays(item).items() if uri},
+        true_overlay=pictures.plain(true) if true else None,
         label=item["label_name"],
         predicted=item["predicted_name"],
         probability=item["probability"],
         true_probability=item["true_probability"],
         inside_energy=item["inside_energy"],
         group=item["group_name"],
+        reason=item.get("reason") or _reason(item),
+        cell=item["cell"],
+        when=when,
     )
+
+
+def _reason(item: Line) -> str:
+    return "confidently wrong" if _correct(item) is False else "right for the wrong reason"
 
 
 def _correct(item: Line) -> bool | None:

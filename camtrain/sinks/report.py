@@ -12,8 +12,9 @@ from markupsafe import Markup
 
 from camtrain.sinks import story
 from camtrain.sinks.charts import Series, Unit, area_chart, line_chart
+from camtrain.sinks.class_tables import class_lines, energies_by_class, matrix
 from camtrain.sinks.environment import flatten, read_run_info
-from camtrain.sinks.gallery import Intervention, Pictures, failures, film_epochs, films, interventions
+from camtrain.sinks.gallery import Case, Intervention, Pictures, failures, film_epochs, films, interventions
 from camtrain.sinks.history import History, read_history
 from camtrain.sinks.records import CELLS, HEATMAPS, VerdictRow
 
@@ -90,6 +91,8 @@ def render(history: History, pictures: Pictures, info: Mapping[str, Any], title:
     epochs = film_epochs(history, start=start)
     verdicts = class_verdicts(history, pictures)
     reels = films(history, pictures, epochs)
+    cases = failures(history, pictures, run.after, "now")
+    cases += failures(history, pictures, run.before, "before alignment") if run.aligned else []
     return _template().render(
         title=info.get("title") or title,
         headline=story.headline(history),
@@ -108,8 +111,12 @@ def render(history: History, pictures: Pictures, info: Mapping[str, Any], title:
         films=reels,
         methods=list(dict.fromkeys(m for film in reels for frame in film.frames if frame for m in frame.overlays)),
         probe_epochs=len(history.panels.get(HEATMAPS, {})),
-        failures=failures(history, pictures, run.after),
-        earlier_failures=failures(history, pictures, run.before) if run.aligned else {},
+        cases=cases,
+        filters=case_filters(cases),
+        class_lines=class_lines(history, run),
+        matrix=matrix(history, run.after),
+        pictured=lambda square: any((one.label, one.predicted) == (square.true, square.said) for one in cases),
+        setup=history.setup,
         alerts=history.alerts,
         configuration=list(flatten(info.get("configuration", {}))),
         versions=info.get("versions", {}),
@@ -131,6 +138,18 @@ def class_verdicts(history: History, pictures: Pictures) -> list[ClassVerdict]:
     return sorted(found, key=_worry)
 
 
+def case_filters(cases: Sequence[Case]) -> dict[str, list[str]]:
+    """What the failure cases can be filtered by, and the values that occur; nothing that has one value only."""
+    values = {
+        "when": [one.when for one in cases],
+        "kind": [one.reason for one in cases],
+        "cell": [one.cell for one in cases if one.cell],
+        "class": sorted(one.label for one in cases if one.label),
+    }
+    found = {name: list(dict.fromkeys(some)) for name, some in values.items()}
+    return {name: some for name, some in found.items() if len(some) > 1}
+
+
 def effect_axis(rows: Sequence[VerdictRow]) -> EffectAxis:
     """A scale that holds zero and every interval."""
     values = [value for row in rows for value in (row.low, row.high, row.effect, row.placebo) if isfinite(value)]
@@ -150,7 +169,18 @@ def curves(history: History, start: int | None) -> list[Chart]:
         _chart(history, "Classes that lean on a cue", {"flagged": "reliance/flagged"}, start, "count"),
         _chart(history, "Alignment penalty", {"penalty": "alignment/penalty"}, start, "value"),
     ]
-    return [chart for chart in drawn if chart is not None]
+    return [chart for chart in [*drawn, _class_chart(history, start)] if chart is not None]
+
+
+def _class_chart(history: History, start: int | None) -> Chart | None:
+    series = [
+        Series(name, f"var(--series-{index})", values)
+        for index, (name, values) in enumerate(energies_by_class(history).items())
+    ]
+    if not series:
+        return None
+    svg = Markup(line_chart(series, unit="ratio", start=start, epochs=history.epochs))
+    return Chart("Inside energy by class", series, svg, "ratio")
 
 
 def _chart(history: History, title: str, names: Mapping[str, str], start: int | None, unit: Unit) -> Chart | None:
@@ -212,12 +242,16 @@ def _template() -> jinja2.Template:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": _percent, "number": _number, "signed": _signed, "finite": _finite}
-    environment.filters |= {"measured": _measured, "changed": _changed}
+    environment.filters |= {"measured": _measured, "changed": _changed, "known": _known}
     return environment.get_template("report.html.j2")
 
 
 def _finite(values: Mapping[str, float | None]) -> list[float]:
     return [value for value in values.values() if value is not None and isfinite(value)]
+
+
+def _known(values: Sequence[float]) -> bool:
+    return any(map(isfinite, values))
 
 
 def _percent(value: float | None, digits: int = 0) -> str:

@@ -28,13 +28,23 @@ def picture(pixels: Pixels, caption: str, file_type: str = "jpg", masks: dict[st
     return wandb.Image(pixels, caption=caption, file_type=file_type, masks=masks)
 
 
-def panel_picture(panel: Panel, file_type: str = "jpg") -> wandb.Image:
-    """The plain image beside its blended heatmaps; the object and each heatmap's upper half as masks on the former."""
-    parts = [panel.image, *panel.overlays.values()]
-    if panel.true_overlay is not None:
-        parts.append(panel.true_overlay)
-    pixels = to_pixels(side_by_side([part.cpu().unsqueeze(0) for part in parts])[0])
-    return picture(pixels, panel.caption(), file_type, panel_masks(panel, pixels.shape[1]) or None)
+def panel_pictures(panels: Sequence[Panel], file_type: str = "jpg") -> list[wandb.Image]:
+    """Each plain image beside its blended heatmaps; object and each heatmap's upper half as masks on the former.
+
+    A list is shown at one size: narrower pictures (a right answer has no heatmap for another class) are filled up.
+    """
+    joined = [to_pixels(side_by_side([part.cpu().unsqueeze(0) for part in _parts(panel)])[0]) for panel in panels]
+    width = max((pixels.shape[1] for pixels in joined), default=0)
+    filled = [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in joined]
+    return [
+        picture(pixels, panel.caption(), file_type, panel_masks(panel, width) or None)
+        for pixels, panel in zip(filled, panels, strict=True)
+    ]
+
+
+def _parts(panel: Panel) -> list[Tensor]:
+    true = [] if panel.true_overlay is None else [panel.true_overlay]
+    return [panel.image, *panel.overlays.values(), *true]
 
 
 def panel_masks(panel: Panel, width: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from camtrain.sinks.wandb_pictures import (
     IMAGES_PER_LIST,
     class_table,
     example_picture,
-    panel_picture,
+    panel_pictures,
     panel_table,
     verdict_table,
 )
@@ -113,7 +113,7 @@ class WandbSink:
 
     @_payload.register
     def _(self, record: Panels) -> Payload:
-        images = [panel_picture(panel, self.pictures) for panel in record.panels]
+        images = panel_pictures(record.panels, self.pictures)
         shown = {record.key: images[:IMAGES_PER_LIST]} if images else {}
         if not images and record.key != FAILURES:
             return {}

@@ -1,0 +1,131 @@
+"""Classes in a report: a row for each, and the matrix of which was taken for which."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from camtrain.sinks import story
+from camtrain.sinks.files import Line
+from camtrain.sinks.history import NAN, History
+from camtrain.sinks.records import RIGHT_UNGROUNDED
+
+MOST_CLASSES = 16  # in the matrix
+MOST_ROWS = 60
+MOST_CURVES = 6
+
+
+@dataclass(frozen=True)
+class ClassLine:
+    """One class at the end of a run, and before alignment: verdict, accuracy, inside energy, right but off the object.
+
+    Numbers are NaN, verdicts None, where they are not known.
+    """
+
+    name: str
+    verdict: str | None
+    images: int
+    accuracy: float
+    inside_energy: float
+    lucky: float
+    earlier_accuracy: float = NAN
+    earlier_energy: float = NAN
+    earlier_lucky: float = NAN
+
+
+@dataclass(frozen=True)
+class Square:
+    """A cell of the matrix: how many images of a class were taken for another, and the share of that class."""
+
+    true: str
+    said: str
+    count: int
+    share: float
+
+
+def class_lines(history: History, run: story.Span) -> list[ClassLine]:
+    """A line for each class of the last pass, those that are right for the wrong reason most often first."""
+    now = _pass_at(history, run.after)
+    before = _by_name(_pass_at(history, run.before)) if run.before is not None else {}
+    verdicts = {row.class_name: row.verdict for row in story.latest_verdicts(history, run.after)}
+    lines = [_line(row, before.get(row["class_name"]), verdicts.get(row["class_name"])) for row in _rows(now)]
+    return sorted(lines, key=_worry)[:MOST_ROWS]
+
+
+def matrix(history: History, epoch: int | None) -> list[list[Square]]:
+    """Rows of true classes over predicted ones, of the last pass up to an epoch; empty where nothing was recorded.
+
+    Of many classes only those that are confused most often.
+    """
+    counts = {(true, said): count for true, said, count in (_pass_at(history, epoch) or {"confusion": []})["confusion"]}
+    names = _most_confused(counts)
+    totals: Counter[str] = Counter()
+    for (true, _), count in counts.items():
+        totals[true] += count
+    return [
+        [
+            Square(true, said, counts.get((true, said), 0), _share(counts.get((true, said), 0), totals[true]))
+            for said in names
+        ]
+        for true in names
+    ]
+
+
+def energies_by_class(history: History) -> dict[str, dict[int, float]]:
+    """Inside energy by class and epoch, of the few classes where it lies lowest in the end; empty without masks."""
+    found: dict[str, dict[int, float]] = {}
+    for epoch, one in history.classes.items():
+        for row in one["rows"]:
+            if row["inside_energy"] is not None:
+                found.setdefault(row["class_name"], {})[epoch] = row["inside_energy"]
+    lowest = sorted(found, key=lambda name: found[name][max(found[name])])
+    return {name: found[name] for name in lowest[:MOST_CURVES]}
+
+
+def _pass_at(history: History, epoch: int | None) -> Line | None:
+    passes = [at for at in history.classes if epoch is not None and at <= epoch]
+    return history.classes[passes[-1]] if passes else None
+
+
+def _rows(one: Line | None) -> Sequence[Line]:
+    return [] if one is None else one["rows"]
+
+
+def _by_name(one: Line | None) -> dict[str, Line]:
+    return {row["class_name"]: row for row in _rows(one)}
+
+
+def _line(row: Line, before: Line | None, verdict: str | None) -> ClassLine:
+    earlier = (_accuracy(before), _energy(before), _lucky(before)) if before is not None else (NAN, NAN, NAN)
+    now = (_accuracy(row), _energy(row), _lucky(row))
+    return ClassLine(row["class_name"], verdict, row["images"], *now, *earlier)
+
+
+def _accuracy(row: Line) -> float:
+    return _share(row["right"], row["images"])
+
+
+def _energy(row: Line) -> float:
+    return NAN if row["inside_energy"] is None else float(row["inside_energy"])
+
+
+def _lucky(row: Line) -> float:
+    return _share(row["cells"].get(RIGHT_UNGROUNDED, 0), sum(row["cells"].values()))
+
+
+def _share(count: int, total: int) -> float:
+    return count / total if total else NAN
+
+
+def _worry(line: ClassLine) -> tuple[bool, float, float]:
+    lucky = line.lucky if isfinite(line.lucky) else -1.0
+    return line.verdict != story.RELIANT, -lucky, line.accuracy
+
+
+def _most_confused(counts: Mapping[tuple[str, str], int]) -> list[str]:
+    """Names in alphabetical order; of many those with the most mistakes."""
+    mistakes: Counter[str] = Counter()
+    for (true, said), count in counts.items():
+        for name in (true, said):
+            mistakes[name] += count if true != said else 0
+    return sorted(name for name, _ in mistakes.most_common(MOST_CLASSES))

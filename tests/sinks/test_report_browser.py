@@ -1,0 +1,98 @@
+"""The report in headless Chromium: it renders, its filters work, and no request leaves the page."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from camtrain.sinks import FAILURES, FilesSink, Panels
+from camtrain.sinks.report import write_report
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install camtrain[browser]")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def report(tmp_path, make_pass, make_panel):
+    sink = FilesSink(tmp_path)
+    for epoch in range(2):
+        sink.write(*make_pass(epoch, epoch))
+    wrong = [replace(make_panel(f"w{index}"), reason="confidently wrong") for index in range(3)]
+    lucky = [replace(make_panel("l0", 1, 1), reason="right for the wrong reason")]
+    sink.write(Panels(FAILURES, (*wrong, *lucky), 1, 2))
+    return write_report(tmp_path)
+
+
+@pytest.fixture
+def opened(browser, report):
+    """`opened(width=..., color_scheme=...)`: the page, with `.requests` and `.errors`."""
+
+    def open_page(**options):
+        width = options.pop("width", 1200)
+        page = browser.new_page(viewport={"width": width, "height": 800}, **options)
+        page.requests, page.errors = [], []
+        page.on("request", lambda request: page.requests.append(request.url))
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.goto(report.as_uri())
+        return page
+
+    return open_page
+
+
+def visible(page):
+    return page.locator(".case:visible").evaluate_all("all => all.map(one => one.querySelector('.id').textContent)")
+
+
+def test_report__sends_no_request_and_raises_no_error(opened, report):
+    page = opened()
+    page.locator("#configuration").scroll_into_view_if_needed()
+    assert [url for url in page.requests if not url.startswith("data:")] == [report.as_uri()]
+    assert page.errors == []
+    broken = page.locator("img").evaluate_all("all => all.filter(one => !one.naturalWidth).length")
+    assert broken == 0
+
+
+def test_report__filters_its_failure_cases(opened):
+    page = opened()
+    assert visible(page) == ["w0", "w1", "w2", "l0"]
+    page.select_option("[data-filter=kind]", "right for the wrong reason")
+    assert visible(page) == ["l0"]
+    assert page.text_content("#shown") == "1 of 4"
+    page.click("#reset")
+    page.select_option("[data-filter=class]", "boat")
+    assert visible(page) == ["w0", "w1", "w2"]
+
+
+def test_report__opens_the_pictures_behind_a_confusion(opened):
+    page = opened()
+    page.click(".matrix button[data-true=boat][data-said=car]")
+    assert visible(page) == ["w0", "w1", "w2"]
+    assert "boat taken for car" in page.text_content("#reset")
+    assert page.locator(".matrix button[data-true=boat][data-said=boat]").is_disabled()  # no picture of these
+    page.click("#reset")
+    assert len(visible(page)) == 4
+
+
+def test_report__fits_a_phone(opened):
+    page = opened(width=390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_report__follows_light_and_dark(opened):
+    colors = [
+        opened(color_scheme=scheme).evaluate("getComputedStyle(document.body).backgroundColor")
+        for scheme in ("light", "dark")
+    ]
+    assert colors == ["rgb(253, 253, 253)", "rgb(15, 18, 22)"]
