@@ -32,6 +32,7 @@
       section.scrollIntoView({ behavior: "auto" });
     });
   }
+  for (const one of selects) if (one.dataset.filter === "when") one.value = "now";
   bar.hidden = false;
   show();
 })();
