@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from camtrain.reliance import Findings, Instance, Pool, Verdict, illustrate, intervened
+from camtrain.reliance import Findings, Instance, Pool, Verdict, illustrate, intervened, look_of
 from camtrain.render import to_uint8
 from camtrain.sinks.records import Alert, Example
 
@@ -27,9 +27,9 @@ def examples(
 ) -> tuple[Example, ...]:
     """`count` images of each flagged class before and after the intervention that tells most."""
     shown = [
-        _example(findings, instance, pool, lenders, names, denormalize)
+        _example(findings, instance, verdict.cue, pool, lenders, names, denormalize)
         for verdict in flagged(findings.verdicts)
-        for instance in illustrate(findings.effects, verdict.class_index, count=count)
+        for instance in illustrate(findings.effects[verdict.cue], verdict.class_index, count=count)
     ]
     return tuple(shown[:MOST_EXAMPLES])
 
@@ -37,12 +37,14 @@ def examples(
 def _example(
     findings: Findings,
     instance: Instance,
+    cue: str,
     pool: Pool,
     lenders: Pool,
     names: Sequence[str],
     denormalize: Callable[[Tensor], Tensor] | None,
 ) -> Example:
-    changed = intervened(pool, instance.image, lenders, instance.donor, margin=findings.margin)
+    look = look_of(cue)
+    changed = intervened(pool, instance.image, lenders, instance.donor, look=look, margin=findings.margin)
     pair = torch.stack([pool.images[instance.image], changed])
     original, swapped = to_uint8(pair if denormalize is None else denormalize(pair))
     held, lent = names[int(pool.labels[instance.image])], names[int(lenders.labels[instance.donor])]
@@ -52,7 +54,7 @@ def _example(
         swapped,
         instance.before,
         instance.after,
-        f"{held} on a background of {lent}",
+        f"{held} on a background of {lent}" if look is None else f"{held} with the {cue} of {lent}",
     )
 
 
@@ -75,9 +77,7 @@ def alert(verdicts: Sequence[Verdict], epoch: int, step: int) -> Alert:
     """The first flag of a run."""
     found = flagged(verdicts)
     others = f" and {len(found) - 1} more" if len(found) > 1 else ""
-    title = (
-        f"{found[0].class_name}{others} lean on the background"
-        if others
-        else f"{found[0].class_name} leans on the background"
-    )
+    cues = dict.fromkeys(v.cue for v in found)
+    verb = "lean" if others else "leans"
+    title = f"{found[0].class_name}{others} {verb} on the {' or the '.join(cues)}"
     return Alert(title, "\n".join(map(describe, found)), epoch, step)

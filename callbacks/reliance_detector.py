@@ -25,7 +25,7 @@ from camtrain.callbacks._trainer import (
 from camtrain.cam import find_logits
 from camtrain.data.batches import Batch, check_masks, read_batch
 from camtrain.errors import CamtrainError, ConfigurationError
-from camtrain.reliance import Collector, Criteria, Effects, Findings, Plan, Pool, Verdict, concatenate, examine
+from camtrain.reliance import LOOKS, Collector, Criteria, Effects, Findings, Plan, Pool, Verdict, concatenate, examine
 from camtrain.sinks import Record, Verdicts
 from camtrain.sinks.loggers import flush_sinks, sinks_for
 
@@ -49,6 +49,9 @@ class RelianceDetector(Callback):
     all else is `undecided`, and the note says how many more images would settle it. Heatmaps have no say. A cue that
     always lies on the object is not seen, and of two classes a cue of either counts for both.
 
+    Beside the whole background its tint and brightness are exchanged alone, which names the cue, and the sharpness of
+    the whole picture, which may be read from the object; of that only what it wins for a class counts.
+
     The backgrounds come from annotated training images where there are enough of them: a validation set may be balanced
     on purpose, and then its classes do not go with their backgrounds as they did in training.
 
@@ -57,11 +60,12 @@ class RelianceDetector(Callback):
     last known values where a validation epoch is not examined. The verdicts with example pictures, and one alert at the
     first flag, go to the run's sinks.
 
-    `alpha` bounds the chance of any false flag in *one* look, over all classes and both tests (Holm). With
-    `spend_alpha` look j gets `alpha / (j * (j + 1))`, which bounds it over all looks of a run and costs power later on.
+    `alpha` bounds the chance of any false flag in *one* round, over all classes and both tests (Holm). With
+    `spend_alpha` round j gets `alpha / (j * (j + 1))`, which bounds it over all rounds of a run and costs power later.
 
-    A round costs 9 forwards an image where nothing is found and 20 at most (less below 8 classes), in batches of the
-    validation's size. Of several processes each judges its own images, and all reach the same verdict from all of them.
+    A round costs 21 forwards an image where nothing is found and 44 at most (less below 8 classes; 12 and 24 of them
+    are for the looks), in batches of the validation's size. Of several processes each judges its own images, and all
+    reach the same verdict from all of them.
 
     Args:
         every_n_epochs: examine again after so many epochs; the last epoch of a fit always.
@@ -73,10 +77,11 @@ class RelianceDetector(Callback):
             masks, since there classes go with their backgrounds; from the validation images otherwise.
         classes: indices of the classes to compare with each other; all by default.
         donor_classes: on how many classes' backgrounds each image is put, its own included.
-        alpha: false alarm rate of a look.
+        looks: which cues of the whole picture to try beside the background: "tint", "brightness", "sharpness".
+        alpha: false alarm rate of a round.
         tau: an effect up to this is taken for nothing.
         limit: `not reliant` means below this, for sure; above `tau`.
-        spend_alpha: let all looks of a run share `alpha`.
+        spend_alpha: let all rounds of a run share `alpha`.
         num_examples: pictures per reliant class.
         batch_adapter: reads a batch of another shape: returns (images, labels, masks), a mapping or a `Batch`.
         model: dotted name of the submodule that maps images to logits, where the module itself does not.
@@ -103,6 +108,7 @@ class RelianceDetector(Callback):
         lend_from_training: bool = True,
         classes: list[int] | None = None,
         donor_classes: int = 8,
+        looks: Sequence[str] = ("tint", "brightness", "sharpness"),
         alpha: float = 0.05,
         tau: float = 0.02,
         limit: float = 0.1,
@@ -124,6 +130,9 @@ class RelianceDetector(Callback):
                 "num_examples": (num_examples, 0),
             }
         )
+        unknown = [look for look in looks if look not in LOOKS]
+        if unknown:
+            raise ConfigurationError(f"looks are some of {', '.join(LOOKS)}; got {unknown[0]!r}.")
         if not 0 < alpha < 1:
             raise ConfigurationError(f"alpha is an error rate between 0 and 1, got {alpha}.")
         if not 0 <= tau < limit < 1:
@@ -137,6 +146,7 @@ class RelianceDetector(Callback):
         self.lend_from_training = lend_from_training
         self.classes = classes
         self.donor_classes = donor_classes
+        self.looks = tuple(looks)
         self.spend_alpha = spend_alpha
         self.num_examples = num_examples
         self.batch_adapter = batch_adapter
@@ -151,7 +161,7 @@ class RelianceDetector(Callback):
         self._values: dict[str, float] = {"reliance/flagged": 0.0, "reliance/effect": nan}
         self._flagged_since: dict[str, int] = {}
         self._examined_epoch: int | None = None
-        self._looks = 0
+        self._rounds = 0
         self._first_flag = False
         self._reported = False
         self._mentioned = False
@@ -232,12 +242,12 @@ class RelianceDetector(Callback):
     on_test_epoch_end = on_validation_epoch_end
 
     def state_dict(self) -> dict[str, Any]:
-        """Which classes were flagged first when, the last logged values, and how many looks were taken."""
+        """Which classes were flagged first when, the last logged values, and how many rounds there were."""
         return {
             "flagged_since": dict(self._flagged_since),
             "values": dict(self._values),
             "examined_epoch": self._examined_epoch,
-            "looks": self._looks,
+            "rounds": self._rounds,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -245,7 +255,7 @@ class RelianceDetector(Callback):
         self._flagged_since = dict(state_dict["flagged_since"])
         self._values = dict(state_dict["values"])
         self._examined_epoch = state_dict["examined_epoch"]
-        self._looks = state_dict["looks"]
+        self._rounds = state_dict["rounds"]
 
     @property
     def flagged_since(self) -> dict[str, int]:
@@ -310,7 +320,7 @@ class RelianceDetector(Callback):
         if pool is None or collector is None:
             return
         self._mention(collector.left_out)
-        self._looks += 1
+        self._rounds += 1
         lenders = training if census.training_lends and training is not None else None
         names = names_of(trainer, census.classes[-1] + 1)
         findings = self._run(trainer, pl_module, pool, lenders, names, census.classes, collector.largest_batch)
@@ -335,8 +345,14 @@ class RelianceDetector(Callback):
         def gather(compute: Callable[[], Effects]) -> Effects:
             return concatenate(everywhere(trainer, compute))
 
-        share = 1 / (self._looks * (self._looks + 1)) if self.spend_alpha else 1.0
-        plan = Plan(arms=self.donor_classes, batch_size=batch_size, seed=self.seed, device=pl_module.device)
+        share = 1 / (self._rounds * (self._rounds + 1)) if self.spend_alpha else 1.0
+        plan = Plan(
+            arms=self.donor_classes,
+            looks=self.looks,
+            batch_size=batch_size,
+            seed=self.seed,
+            device=pl_module.device,
+        )
         with untouched(trainer, pl_module), progress_bar(trainer) as progress:
             return examine(
                 predict,

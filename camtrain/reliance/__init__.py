@@ -18,6 +18,7 @@ from camtrain.reliance.interventions import (
     probabilities,
     restrict,
 )
+from camtrain.reliance.looks import LOOKS, Look, look_of
 from camtrain.reliance.records import Criteria, Design, Effects, Estimate, Pool, Verdict, concatenate
 from camtrain.reliance.statistics import (
     Contrast,
@@ -30,6 +31,7 @@ from camtrain.reliance.statistics import (
 )
 
 __all__ = [
+    "LOOKS",
     "Collector",
     "Contrast",
     "Criteria",
@@ -38,6 +40,7 @@ __all__ = [
     "Estimate",
     "Findings",
     "Instance",
+    "Look",
     "Plan",
     "Pool",
     "Verdict",
@@ -54,6 +57,7 @@ __all__ = [
     "images_needed",
     "intervene",
     "intervened",
+    "look_of",
     "margins",
     "necessity",
     "noise_background",

@@ -59,7 +59,7 @@ def verdict_of(
     *,
     tests: int,
 ) -> Verdict:
-    """The verdict on one class from its own estimates; ``tests`` is how many the look holds in all."""
+    """The verdict on one class from its own estimates; ``tests`` is how many the round holds in all."""
     rows = effects.of(class_index)
     images = int(rows.sum())
     own = effects.before[rows, 0].double()
@@ -68,7 +68,8 @@ def verdict_of(
     def answer(verdict: Answer, one: Estimate | None, note: str) -> Verdict:
         numbers = (one.effect, one.low, one.high) if one else (math.nan, math.nan, math.nan)
         p_value = one.adjusted if one else math.nan
-        return Verdict(class_index, name, verdict, *numbers, placebo, p_value, images, "background", note)
+        cue = one.cue if one else "background"
+        return Verdict(class_index, name, verdict, *numbers, placebo, p_value, images, cue, note)
 
     if not estimates:
         missing = max(1, criteria.min_images - images)
@@ -76,7 +77,7 @@ def verdict_of(
     found = rejected(estimates, criteria)
     confirmed = [one for one in found if guarded is None or _confirms(one, guarded, criteria)]
     if confirmed:
-        one = max(confirmed, key=lambda e: e.effect)
+        one = _most_telling(confirmed)
         return answer("reliant", one, _evidence(one, other_infill))
     if found:
         one = max(found, key=lambda e: e.effect)
@@ -126,12 +127,20 @@ def _of(class_index: int, estimates: Sequence[Estimate]) -> list[Estimate]:
 
 
 def _confirms(one: Estimate, guarded: Sequence[Estimate], criteria: Criteria) -> bool:
-    return any(other.test == one.test and other.p_value <= criteria.alpha for other in guarded)
+    alike = (other for other in guarded if (other.test, other.cue) == (one.test, one.cue))
+    return any(other.p_value <= criteria.alpha for other in alike)
+
+
+def _most_telling(confirmed: Sequence[Estimate]) -> Estimate:
+    """The largest effect; of a background the look that makes most of it, if it makes more than half."""
+    largest = max(confirmed, key=lambda e: e.effect)
+    looks = [e for e in confirmed if e.cue != "background" and e.effect > largest.effect / 2]
+    return max(looks, key=lambda e: e.effect) if looks else largest
 
 
 def _evidence(one: Estimate, other_infill: Sequence[Estimate]) -> str:
     said = "by what it loses without it" if one.test == "necessity" else "by what it wins on other objects"
     for other in other_infill:
-        if other.test == one.test:
+        if other.test == one.test and one.cue == "background":
             said += f"; {100 * other.effect:.0f} points by its color alone"
     return said

@@ -1,6 +1,6 @@
 """One round of detection from a pool of annotated images to verdicts, with the pictures to believe them by."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,7 +12,8 @@ from camtrain.reliance.decide import decide, rejected
 from camtrain.reliance.donors import choose_donors
 from camtrain.reliance.infills import noise_background
 from camtrain.reliance.interventions import Predict, Progress, intervene, predict_before, restrict
-from camtrain.reliance.records import Criteria, Effects, Estimate, Pool, Test, Verdict
+from camtrain.reliance.looks import LOOKS, look_of
+from camtrain.reliance.records import Criteria, Design, Effects, Estimate, Pool, Test, Verdict
 from camtrain.reliance.statistics import screen
 
 __all__ = ["Findings", "Instance", "Plan", "examine", "illustrate", "margins"]
@@ -22,9 +23,14 @@ Gather = Callable[[Callable[[], Effects]], Effects]
 
 @dataclass(frozen=True)
 class Plan:
-    """How a round is run: donor classes per image, mask margins in pixels (None: from the side), memory, seed."""
+    """How a round is run: donor classes per image, mask margins in pixels (None: from the side), memory, seed.
+
+    ``looks`` are the cues of the whole picture that are tried beside the background, with ``look_arms`` donor classes.
+    """
 
     arms: int = 8
+    looks: tuple[str, ...] = tuple(LOOKS)
+    look_arms: int = 4
     margin: int | None = None
     guard: int | None = None
     batch_size: int = 64
@@ -34,10 +40,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Findings:
-    """The verdicts, and this process's own effects that led to them."""
+    """The verdicts, and this process's own effects, by cue, that led to them."""
 
     verdicts: tuple[Verdict, ...]
-    effects: Effects
+    effects: Mapping[str, Effects]
     margin: int
 
 
@@ -78,9 +84,10 @@ def examine(
     """Does ``predict`` lean on the background, class by class: swap, decide, and doubt what was found.
 
     The backgrounds come from ``lenders``, in which classes should go with backgrounds as they did in training; from the
-    pool itself by default. Whatever a first round of swapped backgrounds rejects is tried again with grown masks and
-    with noise in the donor's color. ``gather`` joins the effects of several processes. Costs 1 + arms forwards an
-    image, and arms + 3 more where something is found.
+    pool itself by default. Beside whole backgrounds their tint, brightness and sharpness are swapped alone. Whatever a
+    first round rejects is tried again with grown masks, a background with noise in the donor's color as well.
+    ``gather`` joins the effects of several processes. Costs 1 + arms + 3 look_arms forwards an image, and where
+    something is found arms + 3, or look_arms for a look, more.
     """
     margin, guard = _margins(pool, plan)
     lent = None if lenders is None else lenders.labels
@@ -88,30 +95,37 @@ def examine(
     run = partial(
         intervene, predict, pool, lenders=lenders, batch_size=plan.batch_size, device=plan.device, progress=progress
     )
-    mine: list[Effects] = []
+    mine: dict[str, Effects] = {}
+    few = restrict(design, plan.look_arms)
 
-    def swap() -> Effects:
-        before = predict_before(predict, pool, design, batch_size=plan.batch_size, device=plan.device)
-        mine.append(run(design, before=before, margin=margin))
-        return mine[0]
+    def before(arms: Design) -> Tensor:
+        if not mine:
+            return predict_before(predict, pool, arms, batch_size=plan.batch_size, device=plan.device)
+        return mine["background"].before[:, : arms.classes.shape[1]]
 
-    def swap_with_grown_masks() -> Effects:
-        return run(design, before=mine[0].before, margin=guard)
+    def swap(cue: str, margin: int) -> Effects:
+        arms = design if cue == "background" else few
+        found = run(arms, before=before(arms), margin=margin, look=look_of(cue))
+        mine.setdefault(cue, found)
+        return found
 
     def color_alone() -> Effects:
-        infill = partial(noise_background, generator=_generator(plan.seed))
-        return run(restrict(design, 3), before=mine[0].before[:, :3], infill=infill, margin=margin)
+        infill, arms = partial(noise_background, generator=_generator(plan.seed)), restrict(design, 3)
+        return run(arms, before=before(arms), infill=infill, margin=margin)
 
-    def judge(effects: Effects) -> tuple[Estimate, ...]:
+    def judge(effects: Effects | Sequence[Effects]) -> tuple[Estimate, ...]:
         return screen(effects, classes, criteria, generator=_generator(plan.seed))
 
-    effects = gather(swap)
-    estimates = judge(effects)
-    doubted = bool(rejected(estimates, criteria))
-    guarded = judge(gather(swap_with_grown_masks)) if doubted else None
-    colored = judge(gather(color_alone)) if doubted else ()
-    verdicts = decide(effects, estimates, class_names, guarded=guarded, other_infill=colored, criteria=criteria)
-    return Findings(verdicts, mine[0], margin)
+    looks = [LOOKS[key].name for key in plan.looks if pool.images.shape[1] > 1 or key != "tint"]
+    effects = {cue: gather(partial(swap, cue, margin)) for cue in ("background", *looks)}
+    estimates = judge(list(effects.values()))
+    doubted = dict.fromkeys(one.cue for one in rejected(estimates, criteria))
+    guarded = judge([gather(partial(swap, cue, guard)) for cue in doubted]) if doubted else None
+    colored = judge(gather(color_alone)) if "background" in doubted else ()
+    told = decide(
+        effects["background"], estimates, class_names, guarded=guarded, other_infill=colored, criteria=criteria
+    )
+    return Findings(told, mine, margin)
 
 
 def illustrate(effects: Effects, class_index: int, *, count: int = 2) -> tuple[Instance, ...]:

@@ -59,16 +59,18 @@ def intervene(
     """Every image of the pool on every background of its design, at most ``batch_size`` images at a time.
 
     ``lenders`` is the pool that the design's donors index, the images' own by default. With a ``look`` images keep
-    their background and get the donors' look instead.
+    their background, and it gets the look of the donors'.
 
     ``predict`` maps images (B, C, H, W) on ``device`` to logits (B, classes). Masks are grown by ``margin``
     pixels around the object that is kept, and by as much more around the donor's object that is filled in.
     ``progress`` hears of every forward. Costs ``design.forwards`` image forwards.
     """
     if look is None:
-        name, mix = _name(infill, margin), _onto_backgrounds(pool, lenders or pool, infill, margin, batch_size, device)
+        name, cue = _name(infill, margin), "background"
+        mix = _onto_backgrounds(pool, lenders or pool, infill, margin, batch_size, device)
     else:
-        name, mix = look.name, _with_looks(pool, lenders or pool, look, margin, batch_size, device)
+        name = cue = look.name
+        mix = _with_looks(pool, lenders or pool, look, margin, batch_size, device)
     arms_met = design.classes.shape[1]
     after = torch.full((*design.classes.shape, arms_met), torch.nan, dtype=torch.float32)
     pairs = (design.donors >= 0).nonzero()
@@ -76,16 +78,30 @@ def intervene(
         rows, arms = pairs[chunk].unbind(dim=1)
         after[rows, arms] = _read(predict, mix(rows, design.donors[rows, arms]), design.classes[rows])
         progress(name, len(rows), design.forwards)
-    return Effects(name, design.labels, design.classes, design.donors, before, after)
+    return Effects(name, design.labels, design.classes, design.donors, before, after, cue)
 
 
 def intervened(
-    pool: Pool, image: int, lenders: Pool, donor: int, *, infill: Infill = filled_background, margin: int = 1
+    pool: Pool,
+    image: int,
+    lenders: Pool,
+    donor: int,
+    *,
+    infill: Infill = filled_background,
+    look: Look | None = None,
+    margin: int = 1,
 ) -> Float[Tensor, "C H W"]:
-    """One image of the pool on one lender's background, as `intervene` shows it to the model."""
-    lent = Pool(*(column[[donor]] for column in (lenders.images, lenders.labels, lenders.masks)))
-    background = _backgrounds(lent, infill, 2 * margin, 1, lenders.images.device)
-    return place(pool.images[[image]], pool.masks[[image]], background, margin=margin)[0]
+    """One image of the pool on one lender's background, or with its look, as `intervene` shows it to the model."""
+    one, lent = (
+        Pool(of.images[[row]], of.labels[[row]], of.masks[[row]]) for of, row in ((pool, image), (lenders, donor))
+    )
+    device = pool.images.device
+    if look is None:
+        mix = _onto_backgrounds(one, lent, infill, margin, 1, device)
+    else:
+        mix = _with_looks(one, lent, look, margin, 1, device)
+    first = torch.zeros(1, dtype=torch.int64)
+    return mix(first, first)[0]
 
 
 def restrict(design: Design, arms: int) -> Design:
@@ -117,9 +133,7 @@ def _onto_backgrounds(
     return mix
 
 
-def _with_looks(
-    pool: Pool, lenders: Pool, look: Look, margin: int, batch_size: int, device: torch.device | str
-) -> Mix:
+def _with_looks(pool: Pool, lenders: Pool, look: Look, margin: int, batch_size: int, device: torch.device | str) -> Mix:
     """Images of the pool with lenders' looks."""
 
     def measured(of: Pool) -> Tensor:
@@ -130,7 +144,9 @@ def _with_looks(
     own, lent = measured(pool), measured(lenders)
 
     def mix(rows: Tensor, donors: Tensor) -> Tensor:
-        return look.give(pool.images[rows].to(device), own[rows.to(own.device)], lent[donors.to(lent.device)])
+        images, masks = pool.images[rows].to(device), pool.masks[rows].to(device)
+        changed = look.give(images, own[rows.to(own.device)], lent[donors.to(lent.device)])
+        return changed if look.whole else place(images, masks, changed, margin=margin)
 
     return mix
 

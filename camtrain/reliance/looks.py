@@ -1,6 +1,8 @@
 """Cues that lie on the whole picture: its tint, its brightness, its sharpness, as measured on the background.
 
-A look is measured off the object and given to whole images, so that an image of one class can wear that of another.
+An image of one class gets the look of another's background: its own background does, or, where the cue may be read from
+the object alone, all of it. A changed object may be harder to recognize for reasons of its own; so of a look on whole
+pictures only that counts which it *wins* for the class it comes from.
 """
 
 from collections.abc import Callable
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["LOOKS", "Look"]
+__all__ = ["LOOKS", "Look", "look_of"]
 
 Images = Float[Tensor, "B C H W"]
 Masks = Float[Tensor, "B H W"]
@@ -19,11 +21,16 @@ Masks = Float[Tensor, "B H W"]
 
 @dataclass(frozen=True)
 class Look:
-    """How a look is measured on images `(B, C, H, W)` off their masks, as `(B, K)`, and given to others."""
+    """How a look is measured on images `(B, C, H, W)` off their masks, as `(B, K)`, and how it is given to others.
+
+    `give(images, own, wanted)` changes whole images; unless it is `whole`, their objects are put back. `name` is the
+    cue's in a verdict.
+    """
 
     name: str
     measure: Callable[[Tensor, Tensor], Tensor]
-    give: Callable[[Tensor, Tensor, Tensor], Tensor]  # images, their own, the wanted
+    give: Callable[[Tensor, Tensor, Tensor], Tensor]
+    whole: bool = False
 
 
 def tint(images: Images, masks: Masks) -> Float[Tensor, "B C"]:
@@ -68,10 +75,19 @@ def sharpen(images: Images, own: Float[Tensor, "B 1"], wanted: Float[Tensor, "B 
 
 
 LOOKS = {
-    "tint": Look("tint", tint, shift),
-    "brightness": Look("brightness", brightness, shift),
-    "sharpness": Look("sharpness", sharpness, sharpen),
+    "tint": Look("background tint", tint, shift),
+    "brightness": Look("background brightness", brightness, shift),
+    "sharpness": Look("sharpness", sharpness, sharpen, whole=True),
 }
+
+
+def look_of(cue: str) -> Look | None:
+    """The look that a cue is, or None for the background as a whole.
+
+    >>> look_of("background"), look_of("background tint") is LOOKS["tint"]
+    (None, True)
+    """
+    return next((look for look in LOOKS.values() if look.name == cue), None)
 
 
 def _mean(images: Tensor, masks: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ class Design:
 class Effects:
     """Probabilities before and after: ``after[i, a, b]`` is that of class ``classes[i, b]`` on arm a's background.
 
-    ``before[i, b]`` is the same on the untouched image. NaN where an arm has no donor.
+    ``before[i, b]`` is the same on the untouched image. NaN where an arm has no donor. ``cue`` is what the donors lent:
+    their background, or only its tint, brightness or sharpness.
     """
 
     infill: str
@@ -54,6 +55,7 @@ class Effects:
     donors: Int[Tensor, "N D"]
     before: Float[Tensor, "N D"]
     after: Float[Tensor, "N D D"]
+    cue: str = "background"
 
     def of(self, class_index: int) -> Bool[Tensor, " N"]:
         """Which rows are images of this class with a measured placebo (a background of the same class)."""
@@ -64,9 +66,9 @@ class Effects:
 class Criteria:
     """The rules of a decision, all effects in probability.
 
-    ``alpha``: error rate over all classes and tests of one look. ``tau``: an effect up to this is nothing.
+    ``alpha``: error rate over all classes, tests and cues of one round. ``tau``: an effect up to this is nothing.
     ``limit``: "not reliant" asks for an upper bound below this. ``min_images``: fewer decide nothing.
-    ``share``: the part of ``alpha`` that one look of several may spend on flags.
+    ``share``: the part of ``alpha`` that one round of several may spend on flags.
     """
 
     alpha: float = 0.05
@@ -82,7 +84,7 @@ class Estimate:
     """One test of one class: effect, bootstrap error over ``units``, interval, and p-value against tau.
 
     A unit is an image for necessity and a donor (with all images it was lent to) for sufficiency.
-    ``adjusted`` is the p-value after Holm over every class and test of the look.
+    ``adjusted`` is the p-value after Holm over every class, test and cue of the round.
     """
 
     class_index: int
@@ -94,6 +96,7 @@ class Estimate:
     high: float
     p_value: float
     adjusted: float = 1.0
+    cue: str = "background"
 
 
 @dataclass(frozen=True)
@@ -131,4 +134,5 @@ def concatenate(parts: Sequence[Effects]) -> Effects:
         torch.cat(donors),
         torch.cat([part.before for part in parts]),
         torch.cat([part.after for part in parts]),
+        first.cue,
     )

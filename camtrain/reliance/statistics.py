@@ -8,6 +8,7 @@ from jaxtyping import Float
 from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
+from camtrain.reliance.looks import look_of
 from camtrain.reliance.records import Criteria, Effects, Estimate, Test
 
 __all__ = ["Contrast", "bootstrap", "estimate", "holm", "necessity", "screen", "sufficiency"]
@@ -103,20 +104,34 @@ def estimate(
     effect, error = bootstrap(contrast, resamples=criteria.resamples, generator=generator)
     units = len(contrast.sums)
     if units < 2:
-        return Estimate(class_index, test, effect, error, units, -1.0, 1.0, 1.0)
+        return Estimate(class_index, test, effect, error, units, -1.0, 1.0, 1.0, cue=effects.cue)
     half = float(stdtrit(units - 1, 1 - criteria.alpha / 2)) * error
     low, high = max(-1.0, effect - half), min(1.0, effect + half)
-    return Estimate(class_index, test, effect, error, units, low, high, _p_value(effect, error, units, criteria.tau))
+    p_value = _p_value(effect, error, units, criteria.tau)
+    return Estimate(class_index, test, effect, error, units, low, high, p_value, cue=effects.cue)
 
 
 def screen(
-    effects: Effects, classes: Iterable[int], criteria: Criteria, *, generator: torch.Generator
+    effects: Effects | Sequence[Effects], classes: Iterable[int], criteria: Criteria, *, generator: torch.Generator
 ) -> tuple[Estimate, ...]:
-    """Both tests of every class that has ``min_images`` units for them, adjusted together by Holm."""
-    drawn = (estimate(effects, c, test, criteria, generator=generator) for c in classes for test in TESTS)
+    """Both tests of every cue and class that has ``min_images`` units for them, adjusted together by Holm."""
+    cues, judged = [effects] if isinstance(effects, Effects) else list(effects), list(classes)
+    drawn = (
+        estimate(e, c, test, criteria, generator=generator) for e in cues for c in judged for test in tests_of(e.cue)
+    )
     found = [one for one in drawn if one.units >= criteria.min_images and one.effect == one.effect]
     adjusted = holm([one.p_value for one in found])
     return tuple(replace(one, adjusted=p) for one, p in zip(found, adjusted, strict=True))
+
+
+def tests_of(cue: str) -> tuple[Test, ...]:
+    """Which tests tell of a cue: a look on whole pictures changes the object too, and only what it wins is its own.
+
+    >>> tests_of("background"), tests_of("sharpness")
+    (('necessity', 'sufficiency'), ('sufficiency',))
+    """
+    look = look_of(cue)
+    return ("sufficiency",) if look is not None and look.whole else TESTS
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

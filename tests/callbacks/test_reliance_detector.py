@@ -126,7 +126,7 @@ def test_detector__flags_a_planted_background_and_writes_it_down(make_trainer):
     verdicts = [line for line in lines if "rows" in line]
     assert [row["verdict"] for row in verdicts[-1]["rows"]] == ["reliant"] * 3
     assert len(verdicts[-1]["examples"]) == 6
-    assert sum("lean on the background" in line.get("title", "") for line in lines) == 1
+    assert sum("lean on the background tint" in line.get("title", "") for line in lines) == 1
 
 
 def test_detector__clears_a_model_that_must_read_the_object(make_trainer):
@@ -219,7 +219,7 @@ def test_detector__remembers_flags_over_a_checkpoint(make_trainer):
     resumed.load_state_dict(json.loads(json.dumps(detector.state_dict())))
     assert resumed.flagged_since == detector.flagged_since != {}
     trainer, _ = fit(make_trainer, resumed, max_epochs=1)
-    assert records(trainer).count("lean on the background") == 1  # the first run's alert, in the same folder
+    assert records(trainer).count("lean on the background tint") == 1  # the first run's alert, in the same folder
 
 
 def test_detector__other_submodules_have_other_states():
@@ -296,11 +296,11 @@ def test_detector__refuses_arguments_out_of_range(arguments, message):
         RelianceDetector(**arguments)
 
 
-def test_detector__alpha_spending_gives_later_looks_less(make_trainer):
+def test_detector__alpha_spending_gives_later_rounds_less(make_trainer):
     detector = RelianceDetector(images_per_class=12, spend_alpha=True)
     fit(make_trainer, detector)
     assert said(detector) == ["reliant"] * 3
-    assert detector.state_dict()["looks"] == 2
+    assert detector.state_dict()["rounds"] == 2
 
 
 def test_detector__takes_the_backgrounds_of_training_where_validation_is_balanced(make_trainer):
