@@ -1,4 +1,4 @@
-"""The command line: `fit`, `validate` and `test` of any LightningModule on any data, from YAML and flags."""
+"""The command line: `fit`, `validate` and `test` of any LightningModule on any data, and what came of it afterwards."""
 
 import sys
 import warnings
@@ -12,6 +12,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 import camtrain.callbacks
 import camtrain.data.modules
 import camtrain.module  # noqa: F401  loaded, a class is found by its bare name: --model ImageClassifier
+from camtrain.commands import COMMANDS, run
 from camtrain.errors import CamtrainError
 from camtrain.resuming import continue_run
 from camtrain.sinks.loggers import run_folder
@@ -84,8 +85,13 @@ class CommandLine(LightningCLI):
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command; `args` are the words after the program's name, by default those it was called with.
 
-    A mistake in the configuration or the data ends the program with its message, not with a traceback.
+    A mistake in the configuration or the data ends the program with its message, not with a traceback. `audit`,
+    `explain`, `compare` and `film` are commands of `camtrain.commands`; all else is LightningCLI's.
     """
+    words = list(sys.argv[1:] if args is None else args)
+    if words and words[0] in COMMANDS:
+        _run_command(*words)
+        return
     warnings.filterwarnings("ignore", message="`isinstance")  # between Lightning and newer torch, nobody's mistake
     try:
         CommandLine(args)
@@ -94,6 +100,15 @@ def main(args: Sequence[str] | None = None) -> None:
         if own is None:
             raise
         sys.exit(f"{type(own).__name__}: {own}")
+
+
+def _run_command(name: str, *words: str) -> None:
+    try:
+        code = run(name, words)
+    except CamtrainError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    if code:
+        sys.exit(code)
 
 
 def _own_error(error: BaseException | None) -> CamtrainError | None:

@@ -13,6 +13,7 @@ LIGHTNING = ("pytorch_lightning", "lightning", "lightning_fabric", "lightning_ut
 MAY_USE_LIGHTNING = (
     "camtrain.module",
     "camtrain.cli",
+    "camtrain.commands",
     "camtrain.data.modules",
     "camtrain.sinks.loggers",
     "camtrain.callbacks",

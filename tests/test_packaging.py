@@ -88,6 +88,8 @@ def test_typings__link_the_root_folders_under_their_full_names():
 
 def test_dependencies__name_everything_that_is_imported():
     declared = {requirement.split(">")[0].split("[")[0].lower() for requirement in project()["project"]["dependencies"]}
+    optional = project()["project"]["optional-dependencies"]["parquet"]
+    declared |= {requirement.split(">")[0] for requirement in optional}
     importable = {IMPORTED_AS.get(name, name) for name in declared} | BY_ANOTHER | set(sys.stdlib_module_names)
     imported = {name.partition(".")[0] for path in module_files().values() for name in imports_of(path.read_text())}
     assert imported - {"camtrain"} <= importable

@@ -1,0 +1,151 @@
+"""Explain every image of a dataset by a trained model, and write the report that a training writes.
+
+Of masks there may be all, some or none; with them the reliance on backgrounds is tested too. Without class folders
+images are explained without labels.
+
+example: camtrain audit photos --model torchvision:resnet50 --weights model.pth --masks masks --out audit
+         python -c "import pandas; print(pandas.read_parquet('audit/images.parquet').describe())"
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from camtrain.callbacks import ExplanationMonitor, RelianceDetector
+from camtrain.callbacks.run_summary import summary_table
+from camtrain.cam import find_logits
+from camtrain.commands.images import Relabeled, open_folder
+from camtrain.commands.models import add_model_arguments, class_names, load_model
+from camtrain.commands.tables import columns_of, default_table, write_table
+from camtrain.data.batches import read_batch
+from camtrain.data.transforms import eval_transform
+from camtrain.sinks.environment import write_run_info
+from camtrain.sinks.history import read_history
+from camtrain.sinks.publishing import summary_of
+from camtrain.sinks.report import REPORT_FILE
+from camtrain.sinks.story import latest_verdicts
+
+RELIANT_FOUND = 3
+
+
+class Audited(pl.LightningModule):
+    """Any network, validated."""
+
+    def __init__(self, network: nn.Module, names: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.class_names = list(names)
+        self.mean, self.std = list(mean), list(std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The network's logits."""
+        return find_logits(self.network(images))
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log loss and accuracy where there are labels."""
+        read = read_batch(batch)
+        logits = self(read.images)
+        if read.labels is not None:
+            self.log("val/loss", F.cross_entropy(logits, read.labels), sync_dist=True, batch_size=len(read))
+            right = (logits.argmax(1) == read.labels).float().mean()
+            self.log("val/accuracy", right, sync_dist=True, batch_size=len(read))
+
+
+class Audit(pl.LightningDataModule):
+    """The images to audit, by their names and in the colors that people know."""
+
+    def __init__(self, dataset: Any, names: Sequence[str], options: argparse.Namespace) -> None:
+        super().__init__()
+        self.dataset, self.class_names, self.options = dataset, list(names), options
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The images in their order."""
+        return DataLoader(self.dataset, self.options.batch_size, num_workers=self.options.workers)
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """Images in [0, 1]."""
+        mean, std = (torch.tensor(values, device=images.device) for values in (self.options.mean, self.options.std))
+        return (images * std.view(-1, 1, 1) + mean.view(-1, 1, 1)).clamp(0, 1)
+
+
+def prepare(parser: argparse.ArgumentParser) -> None:
+    """The words that it takes."""
+    parser.add_argument("folder", type=Path, help="class folders with images, or just images")
+    add_model_arguments(parser)
+    parser.add_argument("--images", default="", help="folder of the class folders below FOLDER")
+    parser.add_argument("--masks", help="folder of the masks below FOLDER, of the same layout")
+    parser.add_argument("--mask-suffix", default="", help="what follows an image's stem in its mask's name")
+    parser.add_argument("--index", help="CSV file below FOLDER with the columns file and label")
+    parser.add_argument("--out", type=Path, default=Path("audit"), help="folder to write (default: %(default)s)")
+    parser.add_argument("--table", default=None, help=".parquet or .csv below OUT (default: images.parquet)")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=0, help="processes that read images")
+    parser.add_argument("--devices", type=int, default=1, help="GPUs or processes to use")
+    parser.add_argument("--num-probes", type=int, default=12)
+    parser.add_argument("--num-failures", type=int, default=12)
+    parser.add_argument("--fail-on-reliant", action="store_true", help="exit code 3 where a class is reliant")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def act(options: argparse.Namespace) -> int:
+    """Audit, write, tell."""
+    layout = {name: getattr(options, name) for name in ("images", "masks", "mask_suffix", "index")}
+    transform = eval_transform(options.size, options.mean, options.std)
+    named = class_names(options.classes)
+    dataset = open_folder(options.folder, transform, named, **layout)
+    network = load_model(options.model, options.weights, len(named) if named else None)
+    names = dataset.class_names if isinstance(dataset, Relabeled) else named or []
+    monitor = ExplanationMonitor(options.methods, options.layers, 1, options.num_probes, options.num_failures)
+    callbacks: list[pl.Callback] = [monitor]
+    if isinstance(dataset, Relabeled) and dataset.masked and len(dataset.labels) > 1:
+        callbacks.insert(0, RelianceDetector(lend_from_training=False))
+    trainer = _trainer(options, callbacks)
+    module = Audited(network, names, options.mean, options.std)
+    trainer.validate(module, datamodule=Audit(dataset, names, options), verbose=False)
+    if not trainer.is_global_zero:
+        return 0
+    return _tell(options, monitor, names)
+
+
+def _trainer(options: argparse.Namespace, callbacks: list[pl.Callback]) -> pl.Trainer:
+    place = options.out / "camtrain" / "validate"
+    write_run_info(place, {key: str(value) for key, value in vars(options).items()}, title=f"Audit of {options.model}")
+    kind = {"auto": "auto", "cpu": "cpu"}.get(options.device, "gpu")
+    return pl.Trainer(
+        accelerator=kind,
+        devices=options.devices,
+        logger=False,
+        default_root_dir=options.out,
+        enable_progress_bar=not options.json,
+        enable_model_summary=False,
+        callbacks=callbacks,
+    )
+
+
+def _tell(options: argparse.Namespace, monitor: ExplanationMonitor, names: Sequence[str]) -> int:
+    place = options.out / "camtrain" / "validate"
+    report = Path(shutil.copy(place / REPORT_FILE, options.out / REPORT_FILE))
+    table = None
+    if monitor.images is not None:
+        table = write_table(options.out / (options.table or default_table()), columns_of(monitor.images, names))
+    history = read_history(place)
+    verdicts = latest_verdicts(history, history.epochs[-1] if history.epochs else None)
+    reliant = [row.class_name for row in verdicts if row.verdict == "reliant"]
+    if options.json:
+        found = {"report": str(report), "table": str(table), "reliant": reliant, **summary_of(history)}
+        print(json.dumps(found, indent=2))  # noqa: T201  what was asked for
+    else:
+        console = Console()
+        console.print(summary_table(history))
+        console.print(f"report  {report}\ntable   {table}", highlight=False, markup=False, soft_wrap=True)
+    return RELIANT_FOUND if reliant and options.fail_on_reliant else 0

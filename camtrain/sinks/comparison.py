@@ -1,0 +1,146 @@
+"""Several runs in one HTML file: numbers, verdicts, curves, and the same probes side by side."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import isfinite
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from camtrain.sinks import story
+from camtrain.sinks.charts import Series, line_chart
+from camtrain.sinks.environment import read_run_info
+from camtrain.sinks.gallery import Frame, Pictures, films
+from camtrain.sinks.history import History, read_history
+from camtrain.sinks.records import HEATMAPS, VerdictRow
+
+SIDE = 160
+MOST_PROBES = 16
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run to compare: its folder, its title, what was recorded."""
+
+    folder: Path
+    title: str
+    history: History
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One probe in all runs: the picture, and by run its first and last frame, None where a run has not seen it."""
+
+    sample: str
+    picture: str
+    label: str | None
+    frames: list[tuple[Frame, Frame] | None]
+
+
+def read_run(folder: Path) -> Run:
+    """The run in a folder; its title is that of `run.json`, else the name of the folder."""
+    place = folder.resolve()
+    named = place.parent.name if place.name == "camtrain" else place.name
+    return Run(folder, str(read_run_info(folder).get("title") or named), read_history(folder))
+
+
+def comparison_of(runs: Sequence[Run]) -> dict[str, list[float | None]]:
+    """Each measure at the end of each run, by label; None where it was not measured.
+
+    >>> one = Run(Path(), "a", History(scalars={"val/accuracy": {0: 0.5}}))
+    >>> comparison_of([one, Run(Path(), "b", History())])
+    {'Accuracy': [0.5, None]}
+    """
+    measured = [{one.label: one.after for one in story.measures(run.history)} for run in runs]
+    labels = list(dict.fromkeys(label for found in measured for label in found))
+    return {label: [_known(found.get(label)) for found in measured] for label in labels}
+
+
+def write_comparison(runs: Sequence[Run], path: Path) -> Path:
+    """Write the page and return its path; it holds its pictures and sends no request."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        _template().render(
+            runs=unique_titles(runs),
+            numbers=comparison_of(runs),
+            verdicts=verdicts_of(runs),
+            charts=charts_of(runs),
+            probes=probes_of(runs),
+        )
+    )
+    return path
+
+
+def unique_titles(runs: Sequence[Run]) -> list[str]:
+    """The titles, numbered where two are the same."""
+    titles = [run.title for run in runs]
+    return [f"{t} ({titles[: i + 1].count(t)})" if titles.count(t) > 1 else t for i, t in enumerate(titles)]
+
+
+def verdicts_of(runs: Sequence[Run]) -> dict[str, list[VerdictRow | None]]:
+    """By class, the last verdict in each run."""
+    found = [
+        {row.class_name: row for row in story.latest_verdicts(run.history, max(run.history.epochs, default=None))}
+        for run in runs
+    ]
+    names = list(dict.fromkeys(name for rows in found for name in rows))
+    return {name: [rows.get(name) for rows in found] for name in names}
+
+
+def charts_of(runs: Sequence[Run]) -> dict[str, Markup]:
+    """Accuracy, worst group and inside energy by title, a curve for each run."""
+    charts = {}
+    for title, find in (("Accuracy", _accuracy), ("Worst-group accuracy", _worst), ("Inside energy", _energy)):
+        series = [
+            Series(name, f"var(--series-{index % 6})", find(run.history))
+            for index, (name, run) in enumerate(zip(unique_titles(runs), runs, strict=True))
+        ]
+        if any(isfinite(one.latest) for one in series):
+            epochs = sorted({epoch for run in runs for epoch in run.history.epochs})
+            charts[title] = Markup(line_chart(series[:6], unit="ratio", epochs=epochs))
+    return charts
+
+
+def probes_of(runs: Sequence[Run]) -> list[Seen]:
+    """The probes, those that most runs have seen first."""
+    found: list[dict[str, tuple[str, str | None, tuple[Frame, Frame]]]] = []
+    for run in runs:
+        epochs = list(run.history.panels.get(HEATMAPS, {}))
+        ends = [epochs[0], epochs[-1]] if epochs else []
+        reels = films(run.history, Pictures(run.folder, SIDE), ends, most=MOST_PROBES)
+        found.append(
+            {one.sample: (one.picture, one.label, (a, b)) for one in reels for a, b in [one.frames] if a and b}
+        )
+    samples = list(dict.fromkeys(sample for reel in found for sample in reel))
+    samples.sort(key=lambda sample: -sum(sample in reel for reel in found))
+    return [_seen(sample, found) for sample in samples[:MOST_PROBES]]
+
+
+def _seen(sample: str, found: Sequence[Mapping[str, tuple[str, str | None, tuple[Frame, Frame]]]]) -> Seen:
+    picture, label, _ = next(reel[sample] for reel in found if sample in reel)
+    return Seen(sample, picture, label, [reel[sample][2] if sample in reel else None for reel in found])
+
+
+def _accuracy(history: History) -> dict[int, float]:
+    return history.scalars.get(story.accuracy_names(history)[0] or "", {})
+
+
+def _worst(history: History) -> dict[int, float]:
+    return history.scalars.get(story.accuracy_names(history)[1] or "", {})
+
+
+def _energy(history: History) -> dict[int, float]:
+    return history.scalars.get(next(iter(story.inside_energy_names(history).values()), ""), {})
+
+
+def _known(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None
+
+
+@cache
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("compare.html.j2")

@@ -1,0 +1,135 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from camtrain import explain
+from camtrain.cli import main
+from camtrain.commands.images import read_transformed
+from camtrain.commands.models import load_model
+from camtrain.commands.tables import write_table
+from camtrain.data.transforms import eval_transform
+from camtrain.errors import ConfigurationError
+from camtrain.metrics import inside_energy
+from camtrain.module import ImageClassifier
+from camtrain.networks import SmallResNet
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def audit(capsys, *words):
+    main(["audit", *map(str, words), "--json", "--device", "cpu"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_audit__explains_every_image_as_explain_does(capsys, photos, model, tmp_path):
+    words = ["--images", "images", "--masks", "masks", "--out", tmp_path / "out", "--batch-size", 5]
+    found = audit(capsys, photos, *model, *words)
+    rows = pytest.importorskip("pyarrow.parquet").read_table(found["table"]).to_pylist()
+    assert [row["sample"] for row in rows][:3] == ["boat/0.jpg", "boat/3.jpg", "boat/6.jpg"]
+    network = load_model(model[1], model[3], 3)
+    for row in rows:
+        image = read_transformed(photos / "images" / row["sample"], eval_transform(32)).unsqueeze(0)
+        heat = explain(network, image, methods="grad_cam")
+        mask = (torch.arange(32) < 16).float().view(1, -1, 1).expand(1, 32, 32)
+        expected = inside_energy(heat.heatmaps["grad_cam"], mask).item()
+        assert row["inside_energy/grad_cam"] == pytest.approx(expected, abs=0.02)  # the mask was resized
+        assert row["predicted"] == ["boat", "car", "hen"][int(heat.logits.argmax())]
+        assert row["true"] == row["sample"].partition("/")[0]
+    right = sum(row["true"] == row["predicted"] for row in rows) / 12
+    assert found["camtrain/accuracy/after"] == pytest.approx(right)
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert 'id="verdicts"' in html
+    assert 'id="confusion"' in html
+
+
+def test_audit__of_a_heap_of_images_needs_no_labels(capsys, photos, model, tmp_path):
+    found = audit(capsys, photos / "images" / "boat", *model, "--out", tmp_path / "out", "--table", "t.csv")
+    with Path(found["table"]).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    assert {row["true"] for row in rows} == {""}
+    assert 'id="films"' in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_audit__matches_the_folders_classes_with_the_models_by_name(capsys, photos, model, tmp_path):
+    (tmp_path / "names.txt").write_text("hen\ncar\nboat\n")
+    words = ["--images", "images", "--classes", tmp_path / "names.txt", "--out", tmp_path / "out", "--table", "t.csv"]
+    found = audit(capsys, photos, *model, *words)
+    with Path(found["table"]).open(newline="") as file:
+        assert all(row["true"] == row["sample"].partition("/")[0] for row in csv.DictReader(file))
+    (tmp_path / "names.txt").write_text("hen\ncar\ncow\n")
+    with pytest.raises(SystemExit, match=r"'boat'.* none of the model's --classes"):
+        audit(capsys, photos, *model, *words)
+
+
+def test_audit__can_fail_on_reliance(monkeypatch, photos, model, tmp_path):
+    from camtrain.commands import audit as module
+    from camtrain.sinks import VerdictRow
+
+    rows = [VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9)]
+    monkeypatch.setattr(module, "latest_verdicts", lambda history, epoch: rows)
+    words = ["audit", str(photos), *model, "--images", "images", "--out", str(tmp_path / "out"), "--device", "cpu"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--fail-on-reliant"])
+    assert stopped.value.code == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere"], "There is no folder nowhere"),
+        ([".", "--table", "images.xls"], "holds no images"),
+    ],
+)
+def test_audit__ends_with_the_message_of_a_mistake(model, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=said):
+        main(["audit", *words, *model])
+
+
+def test_load_model__takes_torchvision_timm_and_checkpoints(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "empty.pth")
+    assert load_model("torchvision:squeezenet1_1", None, 3)(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
+    pytest.importorskip("timm")
+    assert load_model("timm:mobilenetv3_small_050", None, 2)(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+
+
+def test_load_model__loads_a_lightning_module(tmp_path, make_trainer):
+    module = ImageClassifier("camtrain.networks.SmallResNet", 3, model_kwargs={"width": 4})
+    trainer = make_trainer()
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    loaded = load_model("camtrain.module.ImageClassifier", str(tmp_path / "model.ckpt"), None)
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(loaded(images), module.eval()(images))
+
+
+def test_load_model__counts_the_classes_of_a_file(tmp_path):
+    torch.save(SmallResNet(7).state_dict(), tmp_path / "seven.pth")
+    network = load_model("camtrain.networks.SmallResNet", str(tmp_path / "seven.pth"), None)
+    assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("spec", "weights", "said"),
+    [
+        ("torchvision:resnet19", None, "No network named 'resnet19'"),
+        ("hub:resnet18", None, "Models come from"),
+        ("timm:no_such_model", None, "timm has no model"),
+        ("resnet18", None, "'torchvision:resnet18'"),
+        ("camtrain.networks.Nothing", None, "Cannot import"),
+        ("camtrain.module.ImageClassifier", None, "give its checkpoint"),
+        ("camtrain.module.ImageClassifier", "gone.ckpt", "No checkpoint gone.ckpt"),
+    ],
+)
+def test_load_model__names_what_is_wrong(spec, weights, said):
+    with pytest.raises(ConfigurationError, match=said):
+        load_model(spec, weights, 3)
+
+
+def test_write_table__refuses_other_formats(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"as \.parquet or \.csv, got 'a.xls'"):
+        write_table(tmp_path / "a.xls", {})

@@ -1,0 +1,174 @@
+"""explain, compare and film, and the help of all commands."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from camtrain import explain
+from camtrain.cli import main
+from camtrain.commands.images import read_transformed
+from camtrain.commands.models import load_model
+from camtrain.data.files import read_image
+from camtrain.data.transforms import eval_transform
+from camtrain.render import overlay
+from camtrain.render.video import frame_rate, read_video, write_video
+from camtrain.sinks import HEATMAPS, FilesSink, Panels, Scalars
+
+
+@pytest.mark.parametrize("name", ["audit", "explain", "compare", "film"])
+def test_help__has_an_example(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    assert f"example: camtrain {name} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["explain"], ["audit", "--nonsense"], ["film", "a.mp4", "--fps", "x"]])
+def test_words__that_are_not_understood_exit_with_2(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+
+
+def test_explain__writes_the_overlays_that_explain_gives(capsys, photos, model, names, tmp_path):
+    images = [photos / "images" / "boat" / "0.jpg", photos / "images" / "car" / "1.jpg"]
+    words = [*map(str, images), *model, *names, "--out", str(tmp_path / "out"), "--format", "png", "--json"]
+    main(["explain", *words, "--device", "cpu", "--target", "car"])
+    answers = json.loads(capsys.readouterr().out)
+    network = load_model(model[1], model[3], 3)
+    for path, answer in zip(images, answers, strict=True):
+        image = read_transformed(path, eval_transform(32)).unsqueeze(0)
+        found = explain(network, image, methods="grad_cam", target=lambda logits, _: logits[:, 1])
+        expected = overlay(read_image(path).unsqueeze(0), found.heatmaps["grad_cam"])[0].permute(1, 2, 0).numpy()
+        written = cv2.imread(answer["overlays"]["grad_cam"])[..., ::-1]
+        assert np.array_equal(written, expected)
+        assert answer["predicted"] == ["boat", "car", "hen"][int(found.logits.argmax())]
+
+
+def test_explain__prints_a_table(capsys, photos, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    path = photos / "images" / "boat" / "0.jpg"
+    main(["explain", str(path), *model, "--out", str(tmp_path / "out"), "--device", "cpu"])
+    said = capsys.readouterr().out
+    assert "class " in said
+    assert "0-grad_cam.jpg" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["gone.jpg"], "There is no image gone.jpg"),
+        (["IMAGE", "--target", "cow"], "No class is called 'cow'"),
+        (["IMAGE", "--device", "toaster"], "No device is called 'toaster'"),
+        (["IMAGE", "--layers", "blockz"], "No layer"),
+    ],
+)
+def test_explain__ends_with_the_message_of_a_mistake(photos, model, words, said):
+    words = [str(photos / "images" / "boat" / "0.jpg") if word == "IMAGE" else word for word in words]
+    with pytest.raises(SystemExit, match=said):
+        main(["explain", *words, *model])
+
+
+@pytest.fixture
+def runs(tmp_path):
+    from tests.sinks.conftest import one_pass
+
+    for name, energy in (("before", 0.2), ("after", 0.7)):
+        sink = FilesSink(tmp_path / name / "camtrain")
+        for epoch in range(3):
+            sink.write(*one_pass(epoch, epoch, energy=energy))
+    return tmp_path
+
+
+def test_compare__shows_the_same_probes_of_both_runs(runs, capsys):
+    main(["compare", str(runs / "before" / "camtrain"), str(runs / "after"), "--out", str(runs / "c.html"), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["runs"] == ["before", "after"]
+    assert found["numbers"]["Inside energy, grad_cam"] == [0.2, 0.7]
+    html = (runs / "c.html").read_text()
+    assert html.count('alt="epoch 0"') == html.count('alt="epoch 2"') == 4  # two probes in two runs
+    assert "http" not in html
+    assert html.count("<svg") == 3
+
+
+def test_compare__of_runs_with_other_probes_leaves_gaps(runs, make_one_panel, capsys):
+    sink = FilesSink(runs / "other")
+    sink.write(Panels(HEATMAPS, (make_one_panel("mine"),), 0, 0), Scalars({"val/accuracy": 0.5}, 0, 0))
+    main(["compare", str(runs / "before"), str(runs / "other"), "--out", str(runs / "c.html")])
+    assert "0.500" in capsys.readouterr().out
+    assert (runs / "c.html").read_text().count("<td>–</td>") >= 3
+
+
+@pytest.fixture
+def make_one_panel():
+    from tests.sinks.conftest import panel
+
+    return panel
+
+
+def test_compare__asks_for_one_run(runs):
+    with pytest.raises(SystemExit, match="holds 2 runs; name the folder of one"):
+        main(["compare", str(runs)])
+
+
+def moving(count=5, size=(33, 48)):
+    for index in range(count):
+        frame = torch.zeros(3, *size, dtype=torch.uint8)
+        frame[0, :, : 8 * (index + 1)] = 200
+        yield frame
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
+def test_write_video__keeps_frames_and_rate(tmp_path, name):
+    assert write_video(moving(), tmp_path / name, fps=5) == 5
+    if name.endswith("gif"):
+        with Image.open(tmp_path / name) as film:
+            assert (film.n_frames, film.info["duration"]) == (5, 200)
+        return
+    frames = list(read_video(tmp_path / name))
+    assert [frame.shape for frame in frames] == [(32, 48, 3)] * 5
+    assert frame_rate(tmp_path / name) == 5
+    assert [int(frame[16, 4 + 8 * index, 0] > 150) for index, frame in enumerate(frames)] == [1] * 5
+
+
+@pytest.mark.parametrize(
+    ("frames", "name", "said"), [(moving(), "a.avi", "as .mp4 or .gif"), ((), "a.gif", "no frame to write")]
+)
+def test_write_video__says_what_is_wrong(tmp_path, frames, name, said):
+    with pytest.raises(ValueError, match=said):
+        write_video(iter(frames), tmp_path / name)
+
+
+def test_film__paints_heatmaps_over_a_video(tmp_path, model, capsys):
+    write_video(moving(), tmp_path / "in.mp4", fps=5)
+    words = [str(tmp_path / "in.mp4"), *model, "--out", str(tmp_path / "out.mp4"), "--batch-size", "2", "--json"]
+    main(["film", *words, "--device", "cpu", "--frames", "4"])
+    assert json.loads(capsys.readouterr().out)["frames"] == 4
+    before, after = (next(iter(read_video(tmp_path / name))).astype(int) for name in ("in.mp4", "out.mp4"))
+    assert before.shape == after.shape
+    assert abs(before - after).max() > 50
+
+
+def test_film__of_a_run_shows_a_probe_over_its_epochs(runs, capsys):
+    main(["film", str(runs / "before" / "camtrain"), "--sample", "s1", "--out", str(runs / "s1.gif")])
+    assert "3 frames in" in capsys.readouterr().out
+    with Image.open(runs / "s1.gif") as film:
+        assert film.size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["before/camtrain", "--sample", "s9"], "No probe 's9' in .*; it has s0, s1"),
+        (["gone.mp4"], "There is no video or run"),
+        (["before/camtrain/scalars.jsonl"], "--model"),
+    ],
+)
+def test_film__ends_with_the_message_of_a_mistake(runs, monkeypatch, words, said):
+    monkeypatch.chdir(runs)
+    with pytest.raises(SystemExit, match=said):
+        main(["film", *words])
