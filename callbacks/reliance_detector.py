@@ -25,7 +25,19 @@ from camtrain.callbacks._trainer import (
 from camtrain.cam import find_logits
 from camtrain.data.batches import Batch, check_masks, read_batch
 from camtrain.errors import CamtrainError, ConfigurationError
-from camtrain.reliance import LOOKS, Collector, Criteria, Effects, Findings, Plan, Pool, Verdict, concatenate, examine
+from camtrain.reliance import (
+    LOOKS,
+    Collector,
+    Criteria,
+    Effects,
+    Findings,
+    Plan,
+    Pool,
+    Verdict,
+    concatenate,
+    examine,
+    share_of_round,
+)
 from camtrain.sinks import Record, Verdicts
 from camtrain.sinks.loggers import flush_sinks, sinks_for
 
@@ -60,8 +72,8 @@ class RelianceDetector(Callback):
     last known values where a validation epoch is not examined. The verdicts with example pictures, and one alert at the
     first flag, go to the run's sinks.
 
-    `alpha` bounds the chance of any false flag in *one* round, over all classes and both tests (Holm). With
-    `spend_alpha` round j gets `alpha / (j * (j + 1))`, which bounds it over all rounds of a run and costs power later.
+    `alpha` bounds the chance of any false flag in a whole run, over all rounds, classes, tests and cues: round j spends
+    `alpha / (j * (j + 1))`, divided by Holm. With `spend_alpha=False` every round spends all of it.
 
     A round costs 21 forwards an image where nothing is found and 44 at most (less below 8 classes; 12 and 24 of them
     are for the looks), in batches of the validation's size. Of several processes each judges its own images, and all
@@ -78,10 +90,10 @@ class RelianceDetector(Callback):
         classes: indices of the classes to compare with each other; all by default.
         donor_classes: on how many classes' backgrounds each image is put, its own included.
         looks: which cues of the whole picture to try beside the background: "tint", "brightness", "sharpness".
-        alpha: false alarm rate of a round.
+        alpha: false alarm rate of a run.
         tau: an effect up to this is taken for nothing.
         limit: `not reliant` means below this, for sure; above `tau`.
-        spend_alpha: let all rounds of a run share `alpha`.
+        spend_alpha: let all rounds of a run share `alpha`; False gives it to each.
         num_examples: pictures per reliant class.
         batch_adapter: reads a batch of another shape: returns (images, labels, masks), a mapping or a `Batch`.
         model: dotted name of the submodule that maps images to logits, where the module itself does not.
@@ -112,7 +124,7 @@ class RelianceDetector(Callback):
         alpha: float = 0.05,
         tau: float = 0.02,
         limit: float = 0.1,
-        spend_alpha: bool = False,
+        spend_alpha: bool = True,
         num_examples: int = 2,
         batch_adapter: Callable[..., Any] | None = None,
         model: str | None = None,
@@ -345,7 +357,7 @@ class RelianceDetector(Callback):
         def gather(compute: Callable[[], Effects]) -> Effects:
             return concatenate(everywhere(trainer, compute))
 
-        share = 1 / (self._rounds * (self._rounds + 1)) if self.spend_alpha else 1.0
+        share = share_of_round(self._rounds) if self.spend_alpha else 1.0
         plan = Plan(
             arms=self.donor_classes,
             looks=self.looks,

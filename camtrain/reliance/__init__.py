@@ -1,7 +1,7 @@
 """Nominate a cue, intervene, decide: does a class lean on its background, and how sure is that."""
 
 from camtrain.reliance.collect import Collector
-from camtrain.reliance.decide import decide, images_needed, rejected, verdict_of
+from camtrain.reliance.decide import decide, images_needed, rejected, share_of_round, verdict_of
 from camtrain.reliance.donors import choose_donors, usable
 from camtrain.reliance.examine import Findings, Instance, Plan, examine, illustrate, margins
 from camtrain.reliance.infills import (
@@ -67,6 +67,7 @@ __all__ = [
     "rejected",
     "restrict",
     "screen",
+    "share_of_round",
     "sufficiency",
     "swap_background",
     "usable",

@@ -7,12 +7,23 @@ from scipy.special import stdtrit
 
 from camtrain.reliance.records import Answer, Criteria, Effects, Estimate, Verdict
 
-__all__ = ["decide", "images_needed", "rejected", "verdict_of"]
+__all__ = ["decide", "images_needed", "rejected", "share_of_round", "verdict_of"]
 
 
 def rejected(estimates: Sequence[Estimate], criteria: Criteria) -> tuple[Estimate, ...]:
     """The estimates whose effect exceeds tau after the correction over classes and tests."""
     return tuple(one for one in estimates if one.adjusted <= criteria.share * criteria.alpha)
+
+
+def share_of_round(index: int) -> float:
+    """The part of alpha that the first, second, ... round of a run may spend: they add up to 1, however many there are.
+
+    Source: alpha spending (Lan and DeMets 1983), with `1 / (j (j + 1))`.
+
+    >>> [round(share_of_round(j), 3) for j in (1, 2, 3)], round(sum(map(share_of_round, range(1, 1000))), 2)
+    ([0.5, 0.167, 0.083], 1.0)
+    """
+    return 1 / (index * (index + 1))
 
 
 def decide(

@@ -13,6 +13,7 @@ from camtrain.reliance import (
     holm,
     necessity,
     screen,
+    share_of_round,
     sufficiency,
 )
 
@@ -123,6 +124,35 @@ def test_screen__false_alarms_at_the_edge_of_the_null_stay_below_alpha(skewed: b
     looks = 60
     alarms = sum(look_at_nothing(seed, 0.05, skewed) for seed in range(looks))
     assert alarms <= stats.binom.isf(0.005, looks, 0.05)
+
+
+def rounds_with_alarms(seed: int, rounds: int) -> tuple[bool, bool]:
+    """Whether any of a run's rounds flags something where every class is at the edge of the null; with all of alpha."""
+    alarms = {True: False, False: False}
+    for j in range(1, rounds + 1):
+        lowest = lowest_p_of_nothing(1000 * seed + j)
+        for spending in alarms:
+            alarms[spending] |= lowest <= 0.05 * (share_of_round(j) if spending else 1.0)
+    return alarms[True], alarms[False]
+
+
+def lowest_p_of_nothing(seed: int, tau: float = 0.05, images: int = 20) -> float:
+    g = generator(seed)
+    design = choose_donors(torch.arange(3 * images) % 3, range(3), generator=g)
+    n, d = design.classes.shape
+    after = torch.zeros(n, d, d)
+    after[:, :, 0] = 0.5
+    after[:, 1:, 0] -= tau + 0.15 * torch.randn(n, 1, generator=g)  # one for all donors: no median hides it
+    effects = Effects("test", design.labels, design.classes, design.donors, after[:, 0], after)
+    found = screen(effects, range(3), Criteria(tau=tau, resamples=100), generator=g)
+    return min(one.adjusted for one in found)
+
+
+def test_share_of_round__keeps_the_error_rate_of_a_whole_run():
+    runs = [rounds_with_alarms(seed, rounds=10) for seed in range(30)]
+    spending, full = (sum(column) for column in zip(*runs, strict=True))
+    assert spending <= stats.binom.isf(0.005, len(runs), 0.05)
+    assert full > stats.binom.isf(0.005, len(runs), 0.05)  # what the spending is for
 
 
 def test_concatenate__keeps_the_donors_of_each_process_apart():
