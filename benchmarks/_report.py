@@ -50,12 +50,23 @@ def environment(device: str = "cpu") -> dict[str, Any]:
     }
 
 
-def report(rows: Sequence[Row], summary: Mapping[str, Any], options: argparse.Namespace, title: str = "") -> None:
-    """Print the rows as a table and the summary below it; write both with the environment where `--json` says."""
+def report(
+    rows: Sequence[Row],
+    summary: Mapping[str, Any],
+    options: argparse.Namespace,
+    title: str = "",
+    tables: Mapping[str, Sequence[Row]] | None = None,
+    brief: Mapping[str, Any] | None = None,
+) -> None:
+    """Print the rows as a table and the summary below it; write both with the environment where `--json` says.
+
+    Where these are too much to read, `tables` by title are printed instead of the rows, `brief` instead of the summary.
+    """
     console = Console(width=None if sys.stdout.isatty() else 160)
-    if rows:
-        console.print(_table(rows, title))
-    for name, value in summary.items():
+    for heading, shown in ({title: rows} if tables is None else tables).items():
+        if shown:
+            console.print(_table(shown, heading))
+    for name, value in (summary if brief is None else brief).items():
         console.print(f"{name}: {_text(value)}", highlight=False)
     if options.json is not None:
         content = {"rows": list(rows), "summary": dict(summary), "environment": environment(options.device)}

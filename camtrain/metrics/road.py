@@ -81,7 +81,7 @@ def impute(
     *,
     noise: float = 0.01,
     generator: torch.Generator | None = None,
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-4,
     iterations: int = 1000,
 ) -> Float[Tensor, "B C H W"]:
     """Each missing pixel as the weighted mean of its neighbors: 1/6 for those beside it, 1/12 for those at its corners.
