@@ -1,0 +1,98 @@
+from argparse import Namespace
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import _faithfulness_rows as rows_of
+from benchmarks._faithfulness_data import Photos, pairs, side_by_side
+from benchmarks._faithfulness_speed import speed
+from benchmarks.faithfulness import claims, summarize, tables
+
+PROMISED = ("average_drop", "increase", "insertion", "deletion", "occlusion_correlation")
+OPTIONS = Namespace(
+    chunk=4, max_batch=16, steps=4, percentiles=(50,), window=8, stages=2, samples=2, trust=4, wrong=4, objects=6
+)
+
+
+@pytest.fixture
+def net():
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
+    ).eval()
+
+
+@pytest.fixture
+def photos(net):
+    images = 3 * torch.randn(6, 3, 24, 24)
+    right = net(images).argmax(dim=1).tolist()
+    masks = torch.zeros(6, 24, 24)
+    masks[:, 4:16, 4:16] = 1
+    return Photos(images, tuple(((c,), (c, 9), (5,))[row % 3] for row, c in enumerate(right)), masks)
+
+
+def test_pairs__join_the_same_kind_and_different_kinds():
+    photos = Photos(torch.zeros(4, 3, 2, 2), ((1, 2), (3,), (1, 2), (2, 5)))
+    same, different = pairs(photos)
+    assert same == [(0, 2), (2, 0)]
+    assert different == [(0, 1), (1, 2), (2, 1), (3, 1)]
+
+
+def test_side_by_side__puts_each_object_on_its_own_half(photos):
+    wide, own, other = side_by_side(photos, [0, 1], [2, 3])
+    assert torch.equal(wide[..., :24], photos.images[[0, 1]])
+    assert torch.equal(own[..., :24], photos.masks[[0, 1]])
+    assert torch.equal(other[..., 24:], photos.masks[[2, 3]])
+    assert own[..., 24:].sum() == other[..., :24].sum() == 0
+
+
+def test_photos__are_right_in_any_of_their_classes():
+    photos = Photos(torch.zeros(3, 3, 2, 2), ((1, 2), (3,), (4,)))
+    right = photos.right(torch.tensor([2, 3, 5]))
+    assert right.tolist() == [True, True, False]
+    assert photos.where(~right).classes == ((4,),)
+
+
+def test_faithfulness__gives_the_promised_summary(net, photos):
+    methods = ["grad_cam", "grad_cam_plus_plus", *rows_of.CONTROLS]
+    sheet = rows_of.faithfulness(net, photos, methods, OPTIONS)
+    found = [{"kind": "faithfulness", **row} for row in rows_of.long_rows("toy", sheet)]
+    summary = summarize(found)
+    for method in methods:
+        assert {f"{method}.{metric}" for metric in PROMISED} <= set(summary)
+        assert summary[f"toy.{method}.insertion"] == summary[f"{method}.insertion"]
+    assert len(claims(found)) == 3
+    assert [row["method"] for row in tables(found)["toy: faithfulness (6 images)"]] == methods
+
+
+def test_kinds__measure_every_method_and_leave_out_what_has_no_answer(net, photos):
+    methods = ["grad_cam", "random_map"]
+    grounded = rows_of.grounding(net, photos, methods, OPTIONS)
+    wrong = rows_of.misclassified(net, Photos(photos.images, tuple((row % 4,) for row in range(6))), methods, OPTIONS)
+    trusted = rows_of.trust(net, photos, methods, OPTIONS)
+    assert len(grounded["grad_cam"]["inside_energy"]) == 4  # every third photograph has a class the net cannot say
+    assert 1 <= len(wrong["random_map"]["highest"]) <= 4
+    assert trusted["random_map"]["random_weights"].tolist() == pytest.approx([1.0] * 4)
+
+
+def test_long_rows__are_means_with_intervals_and_shares_in_percent():
+    sheet = {"a": {"increase": torch.tensor([1.0, 0.0, torch.nan, 1.0]), "insertion": torch.tensor([0.2, 0.4])}}
+    share, area = rows_of.long_rows("toy", sheet)
+    assert (share["mean"], share["images"]) == (pytest.approx(200 / 3), 3)
+    assert 0 < share["low"] < share["mean"] < share["high"] < 100
+    assert (area["mean"], area["images"]) == (pytest.approx(0.3), 2)
+
+
+def test_claims__compare_the_means():
+    rows = [
+        {"network": "n", "kind": "faithfulness", "method": method, "metric": "average_drop", "mean": mean}
+        for method, mean in (("grad_cam", 40.0), ("grad_cam_plus_plus", 50.0))
+    ]
+    assert claims(rows) == {"claim.n.Grad-CAM++ drops less than Grad-CAM": "50 against 40: does not hold"}
+
+
+def test_speed__compares_equal_numbers(net, photos):
+    pytest.importorskip("torchcam")
+    found = speed(net, photos.images, steps=4, rounds=1, max_batch=8)
+    assert found["difference"] < 1e-5
+    assert found["images"] == 6
