@@ -24,6 +24,7 @@ from _faithfulness_rows import (
     CONTROLS,
     METHODS,
     SLOW,
+    Sheet,
     faithfulness,
     grounding,
     long_rows,
@@ -33,6 +34,9 @@ from _faithfulness_rows import (
 )
 from _faithfulness_speed import speed
 from _report import parser, report
+from torch import Tensor
+
+from camtrain.metrics import mean_interval
 
 KINDS = {"faithfulness": faithfulness, "grounding": grounding, "misclassified": misclassified, "trust": trust}
 PUBLISHED = {
@@ -41,26 +45,36 @@ PUBLISHED = {
     "misclassified": "Chen 2024 (CUB-200, Grad-CAM++), highest confidence / insertion: ResNet-101 .265/.109, "
     "MobileNetV2 .346/.128, EfficientNetV2-M .266/.161",
 }
+PLUS, PLAIN, GUIDED, BACKPROP = "grad_cam_plus_plus", "grad_cam", "guided_grad_cam", "guided_backpropagation"
+CLAIMS = (
+    ("Grad-CAM++ drops less than Grad-CAM", PLUS, PLAIN, "average_drop"),
+    ("Grad-CAM++ increases more often than Grad-CAM", PLUS, PLAIN, "increase"),
+    ("Grad-CAM++ covers two objects better than Grad-CAM", PLUS, PLAIN, "instance_coverage"),
+    ("Grad-CAM tells two classes apart better than Grad-CAM++", PLAIN, PLUS, "class_discrimination"),
+    ("Guided Grad-CAM follows occlusion better than Grad-CAM", GUIDED, PLAIN, "occlusion_correlation"),
+    ("Grad-CAM follows occlusion better than guided backpropagation", PLAIN, BACKPROP, "occlusion_correlation"),
+    ("Guided backpropagation changes less than Grad-CAM with random weights", BACKPROP, PLAIN, "random_weights"),
+)
 Rows = list[dict[str, Any]]
 
 
-def measure(name: str, options: argparse.Namespace) -> Rows:
-    """All metrics of one network."""
+def measure(name: str, options: argparse.Namespace) -> tuple[Rows, dict[str, str]]:
+    """All metrics of one network, and what becomes of the papers' claims."""
     model = network(name, options.data, options.device)
-    photos, objects = (
-        imagenet(options.data, options.pool, options.device),
-        sysu(options.data, options.objects, options.device),
-    )
-    few = imagenet(options.data, options.images, options.device)
+    many, few = (imagenet(options.data, count, options.device) for count in (options.pool, options.images))
+    objects = sysu(options.data, options.objects, options.device)
     methods = (*options.methods, *CONTROLS)
-    given = {"faithfulness": few, "grounding": objects, "misclassified": photos, "trust": few}
+    given = {"faithfulness": few, "grounding": objects, "misclassified": many, "trust": few}
     rows: Rows = []
+    said: dict[str, str] = {}
     for kind in options.kinds:
-        rows += [{"kind": kind, **row} for row in long_rows(name, KINDS[kind](model, given[kind], methods, options))]
+        sheet = KINDS[kind](model, given[kind], methods, options)
+        rows += [{"kind": kind, **row} for row in long_rows(name, sheet)]
+        said |= {f"claim.{name}.{claim}": verdict for claim, verdict in claims(sheet).items()}
     for method, seconds in seconds_per_image(model, few.images[: options.chunk], methods).items():
         cost = {"metric": "milliseconds", "mean": 1e3 * seconds}
         rows.append({"kind": "cost", "network": name, "method": method, **cost})
-    return rows
+    return rows, said
 
 
 def tables(rows: Rows) -> dict[str, Rows]:
@@ -94,33 +108,25 @@ def summarize(rows: Rows) -> dict[str, Any]:
     return summary
 
 
-def claims(rows: Rows) -> dict[str, Any]:
-    """What papers claim of the methods, and whether it holds here: by the means alone."""
-    mean = {(row["network"], row["kind"], row["method"], row["metric"]): row["mean"] for row in rows}
-    found: dict[str, Any] = {}
-
-    def compare(claim: str, kind: str, better: str, worse: str, metric: str, lower: bool = False) -> None:
-        for name in dict.fromkeys(row["network"] for row in rows):
-            both = [mean.get((name, kind, method, metric)) for method in (better, worse)]
-            if None not in both:
-                found[f"claim.{name}.{claim}"] = f"{both[0]:.3g} against {both[1]:.3g}: " + (
-                    "holds" if (both[0] < both[1] if lower else both[0] > both[1]) else "does not hold"
-                )
-
-    plus, plain = "grad_cam_plus_plus", "grad_cam"
-    compare("Grad-CAM++ drops less than Grad-CAM", "faithfulness", plus, plain, "average_drop", lower=True)
-    compare("Grad-CAM++ increases more often", "faithfulness", plus, plain, "increase")
-    compare("Grad-CAM++ covers two objects more often", "grounding", plus, plain, "instance_coverage")
-    guided, backprop = "guided_grad_cam", "guided_backpropagation"
-    occlusion = "occlusion_correlation"
-    compare("Guided Grad-CAM follows occlusion better than Grad-CAM", "faithfulness", guided, plain, occlusion)
-    compare("Grad-CAM follows it better than guided backpropagation", "faithfulness", plain, backprop, occlusion)
-    compare("guided backpropagation changes less with random weights", "trust", backprop, plain, "random_weights")
-    for name in dict.fromkeys(row["network"] for row in rows):
-        wins = [mean.get((name, "faithfulness", plus, metric)) for metric in ("win_over_grad_cam", "grad_cam_wins")]
-        if None not in wins:
-            found[f"claim.{name}.Grad-CAM++ wins over Grad-CAM"] = f"{wins[0]:.3g} % against {wins[1]:.3g} %"
+def claims(sheet: Sheet) -> dict[str, str]:
+    """What papers claim of two methods, by the interval of the difference on the same images."""
+    found = {}
+    for said, better, worse, metric in CLAIMS:
+        if metric in sheet.get(better, {}) and metric in sheet.get(worse, {}):
+            found[said] = _verdict(sheet[better][metric] - sheet[worse][metric], lower=metric == "average_drop")
+    if "win_over_grad_cam" in sheet.get(PLUS, {}):
+        won, lost = (float(sheet[PLUS][metric].nansum()) for metric in ("win_over_grad_cam", "grad_cam_wins"))
+        found["Grad-CAM++ wins over Grad-CAM"] = f"{won:.0f} images against {lost:.0f}"
     return found
+
+
+def _verdict(difference: Tensor, *, lower: bool) -> str:
+    known = difference[~difference.isnan()].double()
+    found = mean_interval(float(known.sum()), float(known.square().sum()), len(known))
+    text = f"difference {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]: "
+    if found.low <= 0 <= found.high:
+        return text + "undecided"
+    return text + ("holds" if (found.mean < 0) == lower else "the opposite holds")
 
 
 def main() -> None:
@@ -140,8 +146,11 @@ def main() -> None:
     options = made.parse_args()
     torch.set_num_threads(options.threads)
     scale(options)
-    rows = [row for name in options.networks for row in measure(name, options)]
-    summary = {**summarize(rows), **claims(rows), **speeds(options.networks, options)}
+    measured = [measure(name, options) for name in options.networks]
+    rows = [row for found, _ in measured for row in found]
+    summary = {**summarize(rows), **speeds(options.networks, options)}
+    for _, said in measured:
+        summary |= said
     summary |= {f"published.{metric}": said for metric, said in PUBLISHED.items()}
     summary["units"] = "drops, increases, wins, pointing game, localization error in percent; the others as defined"
     kept = ("claim", "published", "speed", "units")
@@ -155,7 +164,7 @@ def scale(options: argparse.Namespace) -> None:
     options.percentiles = (20, 40, 60, 80)
     if options.quick:
         options.networks, options.methods = options.networks[:1], [m for m in options.methods if m not in SLOW]
-        options.images, options.objects, options.wrong = 8, 40, 8
+        options.images, options.objects, options.wrong = 12, 40, 8
         options.trust, options.steps, options.speed_images, options.rounds = 8, 10, 2, min(options.rounds, 2)
         options.pool, options.window, options.stages, options.samples = 100, 56, 3, 3
         options.percentiles = (50,)

@@ -19,6 +19,8 @@ __all__ = [
     "win",
 ]
 
+ROUNDING = 1e-5
+
 
 def class_probability(logits: Tensor, labels: Tensor | None = None) -> Float[Tensor, " B"]:
     """A target: the probability of the label, of the predicted class without labels. In at least float32.
@@ -67,7 +69,7 @@ def confidence_increase(before: Float[Tensor, " B"], after: Float[Tensor, " B"])
 
 
 def win(before: Float[Tensor, " B"], after: Float[Tensor, " B"], other: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """1 where a method's drop is smaller than another's, else 0; a tie is nobody's win.
+    """1 where a method's drop is smaller than another's, else 0; a tie, up to rounding (1e-5), is nobody's win.
 
     `after` and `other` are the confidences in the pixels that each left. Source: Chattopadhyay et al. 2018
     (Grad-CAM++), section 4.1.
@@ -76,7 +78,7 @@ def win(before: Float[Tensor, " B"], after: Float[Tensor, " B"], other: Float[Te
     tensor([1., 0.])
     """
     own, others = average_drop(before, after), average_drop(before, other)
-    return _share(own < others, own, others)
+    return _share(own < others - ROUNDING, own, others)
 
 
 def curve_area(scores: Float[Tensor, "B P"], fractions: Float[Tensor, " Q"]) -> Float[Tensor, " B"]:

@@ -61,7 +61,7 @@ def test_faithfulness__gives_the_promised_summary(net, photos):
     for method in methods:
         assert {f"{method}.{metric}" for metric in PROMISED} <= set(summary)
         assert summary[f"toy.{method}.insertion"] == summary[f"{method}.insertion"]
-    assert len(claims(found)) == 3
+    assert len(claims(sheet)) == 3
     assert [row["method"] for row in tables(found)["toy: faithfulness (6 images)"]] == methods
 
 
@@ -83,12 +83,17 @@ def test_long_rows__are_means_with_intervals_and_shares_in_percent():
     assert (area["mean"], area["images"]) == (pytest.approx(0.3), 2)
 
 
-def test_claims__compare_the_means():
-    rows = [
-        {"network": "n", "kind": "faithfulness", "method": method, "metric": "average_drop", "mean": mean}
-        for method, mean in (("grad_cam", 40.0), ("grad_cam_plus_plus", 50.0))
-    ]
-    assert claims(rows) == {"claim.n.Grad-CAM++ drops less than Grad-CAM": "50 against 40: does not hold"}
+@pytest.mark.parametrize(
+    ("plus", "verdict"),
+    [([0.1, 0.2, 0.15], "holds"), ([0.6, 0.7, 0.65], "the opposite holds"), ([0.2, 0.7, 0.35], "undecided")],
+)
+def test_claims__are_judged_by_the_difference_on_the_same_images(plus, verdict):
+    sheet = {
+        "grad_cam": {"average_drop": torch.tensor([0.4, 0.5, 0.45, torch.nan])},
+        "grad_cam_plus_plus": {"average_drop": torch.tensor([*plus, 0.1])},
+    }
+    (said,) = claims(sheet).values()
+    assert said.endswith(f": {verdict}")
 
 
 def test_speed__compares_equal_numbers(net, photos):

@@ -38,10 +38,10 @@ def test_drop_increase_and_win__of_an_undefined_confidence_are_nan():
 
 
 def test_win__goes_to_one_method_or_to_neither():
-    before = torch.full((3,), 0.5)
-    ours, theirs = torch.tensor([0.4, 0.1, 0.9]), torch.tensor([0.1, 0.4, 0.7])
-    assert win(before, ours, theirs).tolist() == [1, 0, 0]
-    assert win(before, theirs, ours).tolist() == [0, 1, 0]
+    before = torch.full((4,), 0.5)
+    ours, theirs = torch.tensor([0.4, 0.1, 0.9, 0.3000001]), torch.tensor([0.1, 0.4, 0.7, 0.3])
+    assert win(before, ours, theirs).tolist() == [1, 0, 0, 0]
+    assert win(before, theirs, ours).tolist() == [0, 1, 0, 0]
 
 
 def test_curve_area__of_equal_steps_is_petsiuks_sum():
