@@ -10,10 +10,13 @@ batch of the Trainer's own loops. Rows:
   and no pictures;
 * validation with pictures: the probes and failure cases too, in the local files;
 * training step with the heatmap penalty; with twins of an eighth of the batch beside it;
-* training with everything on: monitor with pictures and report, alignment with the penalty.
+* training with everything on: monitor with pictures and report, alignment with the penalty;
+* training, monitored: three epochs with every validation image explained, probes, failure cases, Weights & Biases
+  offline and the report at the end, over the same training with the same logger.
 """
 
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -26,6 +29,7 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 from _report import median_and_spread, parser, report
+from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -88,15 +92,18 @@ def data(images: int, size: int, batch_size: int) -> DataLoader[tuple[Tensor, ..
     return DataLoader(TensorDataset(torch.rand(images, 3, size, size), torch.randint(10, (images,)), masks), batch_size)
 
 
-def run(verb: str, loader: Any, callbacks: list[pl.Callback], device: str, epochs: int) -> float:
+def run(
+    verb: str, loader: Any, callbacks: list[pl.Callback], device: str, epochs: int, with_wandb: bool = False
+) -> float:
     clock = Clock() if verb == "validate" else TrainClock()
     folder = Path(tempfile.mkdtemp())
+    logger = WandbLogger(project="overhead", save_dir=folder, offline=True) if with_wandb else False
     torch.manual_seed(0)
     module = Classifier()
     trainer = pl.Trainer(
         accelerator="gpu" if device.startswith("cuda") else "cpu",
         devices=1,
-        logger=False,
+        logger=logger,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -109,7 +116,9 @@ def run(verb: str, loader: Any, callbacks: list[pl.Callback], device: str, epoch
         trainer.validate(module, loader, verbose=False)
     else:
         trainer.fit(module, loader, loader if verb == "fit with validation" else None)
-    shutil.rmtree(folder)
+    if isinstance(logger, WandbLogger):
+        logger.experiment.finish()
+    shutil.rmtree(folder, ignore_errors=True)
     return clock.seconds
 
 
@@ -121,6 +130,7 @@ def aligned(twins: float) -> Callbacks:
     return lambda: [AttentionAlignment(layers=LAYER, twins=twins, twins_share=1 / 8)]
 
 
+MONITORED = "training, monitored, W&B offline"
 CASES: dict[str, tuple[str, Callbacks, str | None]] = {
     "validation, metrics": ("validate", monitor(0), "validation_ratio"),
     "validation, pictures": ("validate", monitor(8), None),
@@ -131,16 +141,19 @@ CASES: dict[str, tuple[str, Callbacks, str | None]] = {
         lambda: [*monitor(8)(), *aligned(0.0)()],
         "training_ratio_everything_on",
     ),
+    MONITORED: ("fit with validation", monitor(8), "training_ratio_monitored"),
 }
 
 
-def compare(verb: str, callbacks: Callbacks, loader: Any, device: str, epochs: int, repeats: int) -> dict[str, Any]:
+def compare(
+    verb: str, callbacks: Callbacks, loader: Any, device: str, epochs: int, repeats: int, with_wandb: bool = False
+) -> dict[str, Any]:
     """Plain and changed in turns, the order reversed every time; the first turn warms up."""
     plain, changed = [], []
     for repeat in range(repeats + 1):
         turns = [(list, plain), (callbacks, changed)][:: 1 if repeat % 2 else -1]
         for made, times in turns:
-            seconds = run(verb, loader, made(), device, epochs)
+            seconds = run(verb, loader, made(), device, epochs, with_wandb)
             if repeat:
                 times.append(seconds)
     ratio, spread = median_and_spread([a / b for a, b in zip(changed, plain, strict=True)])
@@ -157,6 +170,7 @@ def main() -> None:
     made.add_argument("--only", default="", help="the rows whose name starts so, as 'validation, metrics'")
     options = made.parse_args()
     warnings.filterwarnings("ignore")
+    os.environ |= {"WANDB_SILENT": "true", "WANDB_MODE": "offline"}
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     on_gpu = options.device.startswith("cuda")
     images = options.images or (4096 if on_gpu else 256 if options.quick else 512)
@@ -168,7 +182,8 @@ def main() -> None:
     for name, (verb, callbacks, key) in chosen.items():
         count = images if verb == "validate" else images // 4  # a training step is dearer
         loader = data(count, options.image_size, batch_size)
-        measured = compare(verb, callbacks, loader, options.device, options.epochs, repeats)
+        epochs = max(3, options.epochs) if name == MONITORED else options.epochs
+        measured = compare(verb, callbacks, loader, options.device, epochs, repeats, name == MONITORED)
         rows.append({"what": name, **measured, "images": count, "image size": options.image_size, "repeats": repeats})
         print(f"{name}: {measured['ratio']:.3f}", flush=True)
         if key:

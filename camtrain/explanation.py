@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, overload
 
 import torch
@@ -55,6 +56,19 @@ class Explanation:
         from camtrain.render import overlay
 
         return overlay(self.images, self._of(method), alpha=alpha)
+
+    def _repr_html_(self) -> str:
+        """Images, overlays and answers as a table, for a notebook; text for what is no batch of images."""
+        from camtrain.render import to_uint8
+        from camtrain.render.notebook import picture_table
+
+        if self.images.ndim != 4:
+            return f"<pre>{escape(repr(self))}</pre>"
+        captions = [f"score {score:.3g}" for score in self.scores.tolist()]
+        for method in self.states:
+            states = self.state_names(method)
+            captions = [f"{c} · {method}: {s}" if s != "OK" else c for c, s in zip(captions, states, strict=True)]
+        return picture_table(to_uint8(self.images), {m: self.overlay(m) for m in self.heatmaps}, captions)
 
     def _of(self, method: str) -> Tensor:
         if method not in self.heatmaps:

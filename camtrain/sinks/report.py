@@ -85,6 +85,18 @@ def write_report(folder: str | Path) -> Path:
     return _replace(folder / REPORT_FILE, page)
 
 
+@dataclass(frozen=True)
+class ReportPage:
+    """The report of a run's folder, which shows itself in a notebook: `ReportPage(write_report(folder))`."""
+
+    path: Path
+    height: int = 720
+
+    def _repr_html_(self) -> str:
+        page = Markup.escape(self.path.read_text())
+        return f'<iframe srcdoc="{page}" width="100%" height="{self.height}" style="border:1px solid #ccc"></iframe>'
+
+
 def render(history: History, pictures: Pictures, info: Mapping[str, Any], title: str) -> str:
     """The page of a history as HTML."""
     run, start = story.span(history), story.alignment_start(history)
