@@ -165,13 +165,16 @@ def uniform(keys: Int[Tensor, " B"], seed: int, stream: int) -> Float[Tensor, " 
     >>> bool((numbers == uniform(torch.arange(1000), seed=0, stream=0)).all()), round(numbers.mean().item(), 1)
     (True, 0.5)
     """
-    mixed = keys.long() * _signed(0x9E3779B97F4A7C15) + (seed * 1_000_003 + stream + 1) * 0x1F123BB5
+    begin = _signed((seed * 1_000_003 + stream + 1) * 0x1F123BB5)
+    mixed = keys.long() * _signed(0x9E3779B97F4A7C15) + begin
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
         mixed = (mixed ^ ((mixed >> shift) & ((1 << (64 - shift)) - 1))) * _signed(factor)
     return ((mixed >> 40) & 0xFFFFFF).float() / 2**24
 
 
 def _signed(value: int) -> int:
+    """An integer of any size as PyTorch's int64 wraps it."""
+    value &= (1 << 64) - 1
     return value - (1 << 64) if value >= 1 << 63 else value
 
 

@@ -114,6 +114,11 @@ def test_uniform__does_not_depend_on_its_neighbors_and_differs_between_streams()
     assert abs(torch.corrcoef(torch.stack([numbers, uniform(KEYS, 0, 1), uniform(KEYS, 1, 0)])).triu(1)).max() < 0.15
 
 
+def test_uniform__takes_any_seed():
+    numbers = torch.stack([uniform(KEYS, seed, 0) for seed in (2**40, 2**32 - 1, 5)])
+    assert numbers.mean(dim=1).tolist() == pytest.approx([0.5] * 3, abs=0.05)
+
+
 class Items:
     class_names = ("a", "b", "c", "d")
 

@@ -1,0 +1,179 @@
+"""How often does the detector find a shortcut, and how often does it cry wolf?
+
+    python benchmarks/reliance.py --quick
+    python benchmarks/reliance.py --seeds 3 --json reliance.json
+
+A zoo of networks is trained on data with a planted cue (`camtrain.data.Canary`): eight kinds, for all classes or for
+two, at strengths from 0.7 to 1; and on controls, without a cue or with one that has nothing to do with the label. The
+data are garments on painted canvases and real objects cut out in front of real skies, neither with a cue of its own.
+Two networks for each: for garments two small ones, for photographs a small one from scratch and a MobileNetV2 from
+pretrained weights.
+
+The generator knows the truth: on test images a class's cue, in place of a random one, earns the class some accuracy
+on its own images (cost) and wins it some of the others (win). A class is reliant if either is at least 5 points, not
+reliant if both are at most 1 point; classes in between count for neither. A unit is one class of one network.
+
+The detector sees validation images with the training correlation and exact masks. `found` is power, `false alarms`
+the share of not reliant classes called reliant, both with Wilson's 95 % interval; `cue named` how often the right
+kind was named. AUROC compares the detector's score, the largest distance of an effect from tau in standard errors,
+with the share of the heatmap (Grad-CAM of the label) outside the object, and with the plain loss of probability on
+other classes' backgrounds.
+
+`--seeds` makes new zoos. Every finished specimen is in the `--json` file at once, and a rerun skips it.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from _report import environment, parser, report
+from _runs import Ledger, Run
+from _zoo_bases import BASES, Scenes, class_names
+from _zoo_specimens import Specimen, Trained, is_reliant, plan, raise_specimen
+from _zoo_table import summarize, tabulate, units_of
+from rich.progress import Progress
+
+from camtrain import explain
+from camtrain.cam import true_class
+from camtrain.metrics import inside_energy
+from camtrain.reliance import Criteria, Findings, Plan, Pool, examine, screen
+
+
+def examined(specimen: Specimen, images: Sequence[int], root: Path, device: str) -> dict[int, dict[str, Any]]:
+    """One network, judged from so many images a class: the truth and what each detector says, by class."""
+    start = time.perf_counter()
+    trained = raise_specimen(specimen, root, device)
+    seconds = time.perf_counter() - start
+    return {count: judged(trained, specimen, count, device) | {"training_seconds": seconds} for count in images}
+
+
+def judged(trained: Trained, specimen: Specimen, count: int, device: str) -> dict[str, Any]:
+    """The units of one network."""
+    start = time.perf_counter()
+    pool = first_of_each(trained.validation, count)
+    names, criteria = class_names(specimen.base), Criteria()
+    classes = range(trained.validation.classes)
+    with torch.no_grad():
+        findings = examine(
+            trained.predict,
+            Pool(pool.images, pool.labels, pool.masks),
+            names,
+            classes,
+            criteria=criteria,
+            plan=Plan(device=device, seed=specimen.seed),
+        )
+    seconds = time.perf_counter() - start
+    scores = scores_of(findings, classes, criteria)
+    energy = outside_energy(trained, pool, device)
+    units = [
+        {
+            "class": verdict.class_name,
+            **trained.truth[verdict.class_index],
+            "reliant": is_reliant(trained.truth[verdict.class_index]),
+            "verdict": verdict.verdict,
+            "cue": verdict.cue,
+            "effect": verdict.effect,
+            "note": verdict.note,
+            "score": scores.get(verdict.class_index, 0.0),
+            "drop": raw_drop(findings, verdict.class_index),
+            "energy": energy[verdict.class_index],
+        }
+        for verdict in findings.verdicts
+    ]
+    return {"accuracy": trained.accuracy, "units": units, "detection_seconds": seconds}
+
+
+def first_of_each(data: Scenes, count: int) -> Scenes:
+    """So many images of every class."""
+    rows = [(data.labels == c).nonzero().flatten()[:count] for c in range(data.classes)]
+    return data.of(torch.cat(rows))
+
+
+def scores_of(findings: Findings, classes: Sequence[int], criteria: Criteria) -> dict[int, float]:
+    """The largest distance from tau in standard errors, over cues and tests."""
+    found: dict[int, float] = {}
+    for one in screen(list(findings.effects.values()), classes, criteria, generator=torch.Generator().manual_seed(0)):
+        distance = (one.effect - criteria.tau) / max(one.error, 1e-6)
+        found[one.class_index] = max(found.get(one.class_index, -1e9), distance)
+    return found
+
+
+def raw_drop(findings: Findings, class_index: int) -> float:
+    """What a class loses on other classes' backgrounds, without a placebo."""
+    effects = findings.effects["background"]
+    rows = effects.labels == class_index
+    return float((effects.before[rows, :1] - effects.after[rows, 1:, 0]).nanmean())
+
+
+def outside_energy(trained: Trained, pool: Scenes, device: str) -> list[float]:
+    """The mean share of Grad-CAM for the label outside the object, by class."""
+    shares = torch.cat(
+        [
+            1 - inside_energy(heatmaps(trained, pool.of(rows), device), pool.masks[rows])
+            for rows in torch.arange(len(pool)).split(100)
+        ]
+    )
+    return [float(shares[pool.labels == c].nanmean().nan_to_num(0.0)) for c in range(pool.classes)]
+
+
+def heatmaps(trained: Trained, part: Scenes, device: str) -> torch.Tensor:
+    """Grad-CAM of the label."""
+    labels = part.labels.to(device)
+    found = explain(trained.network, part.images.to(device), methods="grad_cam", target=true_class, labels=labels)
+    return found.heatmaps["grad_cam"].cpu()
+
+
+def main() -> None:
+    options = arguments()
+    planned = [one for seed in range(options.first_seed, options.first_seed + options.seeds) for one in plan(seed)]
+    planned = [one for one in planned if one.base in options.bases and one.kind in (options.kinds or [one.kind])]
+    if options.quick:
+        planned = [one for one in planned if one.base == "fashion" and one.network == "small"][:4]
+    settings = [asdict(one) | {"images": count} for one in planned for count in options.images]
+
+    def contents(runs: list[Run]) -> dict[str, Any]:
+        mine = [one for one in runs if one["setting"] in settings]
+        rows: list[dict[str, Any]] = []
+        summary: dict[str, Any] = {}
+        for count in options.images:
+            units = units_of(mine, count)
+            rows += [{"images": count, **row} for row in tabulate(units)]
+            summary |= summarize(units, count)
+        return {"rows": rows, "summary": summary, "environment": environment(options.device)}
+
+    ledger = Ledger(options.json, contents)
+    with Progress() as bar:
+        task = bar.add_task("", total=len(planned))
+        for specimen in planned:
+            bar.update(task, description=f"{specimen.base}, {specimen.network}, {specimen.kind} {specimen.strength}")
+            wanted = [n for n in options.images if ledger.find(asdict(specimen) | {"images": n}) is None]
+            if wanted:
+                found = examined(specimen, wanted, options.data, options.device)
+                for count in wanted:
+                    ledger.once(asdict(specimen) | {"images": count}, partial(found.__getitem__, count))
+            bar.advance(task)
+    ledger.save()
+    found = contents(ledger.runs)
+    printed = argparse.Namespace(**{**vars(options), "json": None})  # the file is written, with its runs
+    report(found["rows"], found["summary"], printed, f"{len(planned)} networks")
+
+
+def arguments() -> argparse.Namespace:
+    made = parser(__doc__, data=True, seeds=3)
+    made.set_defaults(seeds=None)
+    made.add_argument("--first-seed", type=int, default=0, help="where the seeds begin: tune on some, report on others")
+    made.add_argument("--bases", nargs="+", choices=BASES, default=list(BASES))
+    made.add_argument("--kinds", nargs="+", metavar="KIND", help="of cues; default: all and the controls")
+    made.add_argument("--images", nargs="+", type=int, default=[60], help="a class, to judge from; default 60")
+    options = made.parse_args()
+    options.seeds = options.seeds or (1 if options.quick else 3)
+    return options
+
+
+if __name__ == "__main__":
+    main()
