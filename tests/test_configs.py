@@ -66,6 +66,9 @@ def test_finetune__corrects_what_another_configuration_trained(parse):
         "RunSummary",
     ]
     assert after["trainer"]["max_epochs"] == 5
+    given = {one["class_path"].rsplit(".", 1)[-1]: one.get("init_args", {}) for one in after["trainer"]["callbacks"]}
+    assert given["AttentionAlignment"]["start_when"] == 0
+    assert given["RelianceDetector"]["start_epoch"] == 0
 
 
 def test_online_fragment__changes_the_logger_only(parse):
