@@ -84,8 +84,11 @@ class Observations:
         return drift_scalars(shown)
 
     def failure_panels(self, naming: Naming, true_heatmaps: TrueHeatmaps, gather: Gather) -> list[Panel]:
-        """The failure cases of all processes, by reason; each sample once."""
-        offered = [self._offered(one, naming, true_heatmaps) for one in self._candidates]
+        """The failure cases of all processes, by reason; each sample once, for the first reason that it has."""
+        offered: list[list[Found]] = []
+        for one in self._candidates:
+            taken = {found.panel.sample for earlier in offered for found in earlier}
+            offered.append(self._offered(one, taken, naming, true_heatmaps))
         chosen: dict[str, Panel] = {}
         for found in offered:
             unique = list({item.panel.sample: item for item in gather(found)}.values())
@@ -115,8 +118,10 @@ class Observations:
         self.drifting.load_state_dict(state["drift"])
         self.shown = set(state["shown"])
 
-    def _offered(self, candidates: Candidates, naming: Naming, true_heatmaps: TrueHeatmaps) -> list[Found]:
-        kept = candidates.ranked()
+    def _offered(
+        self, candidates: Candidates, taken: set[str], naming: Naming, true_heatmaps: TrueHeatmaps
+    ) -> list[Found]:
+        kept = [one for one in candidates.ranked() if one.sample not in taken]
         cases = [_case(one) for one in _on_the_host(kept)]
         chosen = diverse(cases, candidates.count, self.shown)
         best = with_true_heatmaps([kept[index] for index in chosen], true_heatmaps)

@@ -164,6 +164,24 @@ def test_observations__show_the_true_class_beside_a_wrong_answer():
     assert found["s1"].true_overlay is None
 
 
+def test_observations__show_a_sample_for_its_first_reason_only():
+    seen, forwards = Observations(0, 2), []
+
+    def true_heatmaps(images, labels):
+        forwards.append(len(images))
+        return torch.ones(len(images), 4, 4)
+
+    worse = [0.45, 0.4, 0.3, 0.2]  # boats that were certain before, all taken for cars now
+    for answers in ([0.9] * 4, worse):
+        seen.reset(4)
+        seen.update(batch(answers, [(0, 0), (0, 1), (0, 2), (0, 3)], [0] * 4), 0, with_probes=False)
+        found = seen.failure_panels(NAMING, true_heatmaps, list)
+        seen.numbers(list)
+    assert [panel.reason for panel in found] == ["confidently wrong"] * 2 + ["surprise"] * 2
+    assert len({panel.sample for panel in found}) == 4
+    assert sum(forwards) == 4
+
+
 def test_observations__follow_probes_and_their_drift_over_a_resume():
     first, second = Observations(2, 0), Observations(2, 0)
     first.reset(4)
