@@ -14,6 +14,7 @@ from camtrain.sinks import story
 from camtrain.sinks.charts import Series, Unit, area_chart, line_chart
 from camtrain.sinks.class_tables import class_lines, energies_by_class, matrix
 from camtrain.sinks.environment import flatten, read_run_info
+from camtrain.sinks.formatting import FILTERS
 from camtrain.sinks.gallery import Case, Intervention, Pictures, failures, film_epochs, films, interventions
 from camtrain.sinks.history import History, read_history
 from camtrain.sinks.records import CELLS, HEATMAPS, VerdictRow
@@ -253,36 +254,5 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "number": _number, "signed": _signed, "finite": _finite}
-    environment.filters |= {"measured": _measured, "changed": _changed, "known": _known}
+    environment.filters |= FILTERS
     return environment.get_template("report.html.j2")
-
-
-def _finite(values: Mapping[str, float | None]) -> list[float]:
-    return [value for value in values.values() if value is not None and isfinite(value)]
-
-
-def _known(values: Sequence[float]) -> bool:
-    return any(map(isfinite, values))
-
-
-def _percent(value: float | None, digits: int = 0) -> str:
-    return f"{100 * value:.{digits}f} %" if value is not None and isfinite(value) else "–"
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return f"{value:.{digits}f}".replace("-", "−") if value is not None and isfinite(value) else "–"
-
-
-def _signed(value: float | None, digits: int = 2) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−") if value is not None and isfinite(value) else "–"
-
-
-def _measured(value: float, unit: str) -> str:
-    return _percent(value, 1) if unit == "share" else _number(value, 0 if unit == "count" else 2)
-
-
-def _changed(value: float, unit: str) -> str:
-    if unit == "share":
-        return f"{_signed(100 * value, 1)} pts" if isfinite(value) else "–"
-    return _signed(value, 0 if unit == "count" else 2)
