@@ -24,7 +24,7 @@ def trainer(make_trainer, monkeypatch):
     def at(epoch):
         values = {name: torch.tensor(value) for name, value in PLAN[epoch].items()}
         monkeypatch.setattr(pl.Trainer, "callback_metrics", property(lambda self: values))
-        made.fit_loop.epoch_progress.current.processed = epoch
+        made.fit_loop.epoch_progress.current.completed = epoch
         return made
 
     return at
