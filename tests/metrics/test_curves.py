@@ -68,6 +68,26 @@ def test_curves__are_those_of_torchcam(net, steps):
     assert found.insertion_auc.mean().item() == pytest.approx(peer.summary()["insertion_auc"], abs=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore")  # theirs, of what it imports
+def test_deletion__is_that_of_quantus(net):
+    quantus = pytest.importorskip("quantus")
+    images, heat, net = torch.rand(3, 3, 12, 12), torch.rand(3, 12, 12), net.eval()
+    options = {"disable_warnings": True, "abs": False, "normalise": False, "return_auc_per_sample": False}
+    flipping = quantus.PixelFlipping(
+        features_in_step=24 * 3, perturb_baseline=0.0, **options
+    )  # a pixel is three of its
+    expected = flipping(
+        model=net,
+        x_batch=images.numpy(),
+        y_batch=net(images).argmax(dim=1).numpy(),
+        a_batch=heat.unsqueeze(1).numpy(),
+        softmax=True,
+        channel_first=True,
+    )
+    found = insertion_deletion(net, images, {"mine": heat}, steps=6)["mine"]
+    torch.testing.assert_close(found.deletion[:, 1:], torch.tensor(expected).float(), rtol=0, atol=1e-5)
+
+
 def test_curves__of_several_methods_share_their_ends(net):
     images, maps = torch.rand(2, 3, 12, 12), {"a": torch.rand(2, 12, 12), "b": torch.rand(2, 6, 6)}
     seen = []
