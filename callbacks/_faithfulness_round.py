@@ -60,7 +60,9 @@ class Plan:
     def _wants(self, metrics: Iterable[str]) -> bool:
         return any(metric in self.metrics for metric in metrics)
 
-    def measure(self, network: nn.Module, images: Tensor, labels: Tensor | None, layers: Sequence[Layer]) -> Any:
+    def measure(
+        self, network: nn.Module, images: Tensor, labels: Tensor | None, layers: Sequence[Layer]
+    ) -> dict[str, Tensor]:
         """Each metric of each method, `(B,)` by `<metric>/<method>`; NaN where it has no answer."""
         classes = labels if self.of_labels else None
         explained = explain(
@@ -72,7 +74,7 @@ class Plan:
             labels=classes,
         )
         given = (network, images, explained.heatmaps)
-        options = {"labels": classes, "logits": explained.logits, "max_batch": self.max_batch}
+        options: dict[str, Any] = {"labels": classes, "logits": explained.logits, "max_batch": self.max_batch}
         found: dict[str, Mapping[str, Tensor]] = {}
         if self._wants(MASKED):
             confidences = masked_confidences(*given, **options)
