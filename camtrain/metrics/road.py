@@ -117,8 +117,10 @@ def _solved(known: Tensor, gone: Tensor, start: Tensor, tolerance: float, iterat
     direction, power = residual, _dot(residual, residual)
     enough = tolerance**2 * _dot(right, right)
     for _ in range(iterations):
-        if bool((power <= enough).all()):
+        going = power > enough  # what is solved rests at zero: ever smaller numbers would be slow
+        if not bool(going.any()):
             break
+        direction = torch.where(going, direction, 0)
         pushed = apply(direction)
         curvature = _dot(direction, pushed)
         length = torch.where(curvature > 0, power / curvature, 0)
