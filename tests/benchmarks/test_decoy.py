@@ -3,6 +3,7 @@ import sys
 from types import SimpleNamespace
 
 import _decoy_table
+import _decoy_training
 import decoy
 import pytest
 import torch
@@ -121,6 +122,8 @@ def test_decoy__tunes_trains_times_writes_and_skips_what_is_finished(tmp_path, m
     monkeypatch.setattr(decoy, "load", lambda *_, **__: split())
     monkeypatch.setattr(_decoy_table, "CANDIDATES", (1.0,))
     monkeypatch.setattr(decoy, "CANDIDATES", (1.0,))
+    for name in ("WARM_UP", "TIMED_STEPS", "ROUNDS"):
+        monkeypatch.setattr(_decoy_training, name, 2)
     arguments = (
         f"decoy --device cpu --data {tmp_path} --epochs 1 --seeds 2 --datasets mnist --rows vanilla rrr --json {file}"
     )
