@@ -1,17 +1,14 @@
-"""What a round of detection asks of a Trainer: every process's part, an untouched module, a progress bar."""
+"""What a round of detection asks of a Trainer: every process's part, and a progress bar."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
-from pytorch_lightning.utilities.seed import isolate_rng
 
 from camtrain.callbacks._trainer import gathered
-from camtrain.cam import evaluating
 from camtrain.errors import CamtrainError
 from camtrain.reliance import Pool
 
@@ -67,19 +64,6 @@ def everywhere(trainer: pl.Trainer, compute: Callable[[], Any]) -> list[Any]:
         if said is not None:
             raise CamtrainError(said) from failure
     return [result for _, result in everyone]
-
-
-@contextmanager
-def untouched(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
-    """Evaluation mode without gradients in the trainer's precision; modes and every random state restored."""
-    with ExitStack() as stack:
-        stack.enter_context(evaluating(pl_module))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(isolate_rng())
-        if any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in pl_module.modules()):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(trainer.precision_plugin.forward_context())
-        yield
 
 
 @contextmanager

@@ -1,15 +1,17 @@
 """What callbacks ask of a Trainer and a module, in one place."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
-from camtrain.cam import unwrap
+from camtrain.cam import evaluating, unwrap
 from camtrain.data.batches import class_names
 from camtrain.errors import ConfigurationError
 from camtrain.sinks.loggers import run_folder
@@ -18,6 +20,14 @@ from camtrain.sinks.loggers import run_folder
 def stage_of(trainer: pl.Trainer) -> str:
     """`"test"` or `"val"`: which of the two evaluation data sets is running."""
     return "test" if trainer.testing else "val"
+
+
+def is_due_pass(trainer: pl.Trainer, every_n_epochs: int) -> bool:
+    """Whether a pass counts: each n-th epoch of a fit and its last one, and all of `validate` and `test`."""
+    if trainer.sanity_checking:
+        return False
+    last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
+    return trainer.state.fn != "fit" or trainer.current_epoch % every_n_epochs == 0 or last
 
 
 def run_place(trainer: pl.Trainer) -> Path:
@@ -97,3 +107,16 @@ def gathered(trainer: pl.Trainer, items: list[Any]) -> list[Any]:
     parts: list[Any] = [None] * trainer.world_size
     torch.distributed.all_gather_object(parts, items)
     return [item for part in parts for item in part]
+
+
+@contextmanager
+def untouched(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
+    """Evaluation mode without gradients in the trainer's precision; modes and every random state restored."""
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(pl_module))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(isolate_rng())
+        if any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in pl_module.modules()):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(trainer.precision_plugin.forward_context())
+        yield

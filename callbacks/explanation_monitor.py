@@ -5,9 +5,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from camtrain.callbacks._attempt import Attempt
 from camtrain.callbacks._explained import explained_batch
 from camtrain.callbacks._ledger import Table
 from camtrain.callbacks._observations import Observations, records_of
@@ -21,6 +22,7 @@ from camtrain.callbacks._trainer import (
     expected_images,
     gathered,
     group_names_of,
+    is_due_pass,
     names_of,
     network_of,
     run_place,
@@ -128,7 +130,7 @@ class ExplanationMonitor(Callback):
         self._passes = 0
         self._num_classes = 0
         self._images: Table | None = None
-        self._failed = False
+        self._attempt = Attempt("ExplanationMonitor", undo=self._dismount)
 
     # Lightning's hooks: a guard and one verb each.
 
@@ -233,10 +235,7 @@ class ExplanationMonitor(Callback):
 
     def should_explain(self, trainer: pl.Trainer) -> bool:
         """Whether this pass is explained: each n-th epoch of a fit, its last one, and every validate and test."""
-        if trainer.sanity_checking:
-            return False
-        last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
-        return trainer.state.fn != "fit" or trainer.current_epoch % self.every_n_epochs == 0 or last
+        return is_due_pass(trainer, self.every_n_epochs)
 
     # The verbs.
 
@@ -371,16 +370,3 @@ class ExplanationMonitor(Callback):
         if self._ride is not None:
             self._ride.disarm()
         self._batch = None
-
-    def _attempt(self, act: Callable[..., None], *args: Any) -> None:
-        """Do something that must not end the training: a failure is reported once."""
-        try:
-            act(*args)
-        except Exception as error:
-            self._dismount()
-            if not self._failed:
-                self._failed = True
-                rank_zero_warn(
-                    f"ExplanationMonitor failed in {act.__name__.strip('_')} ({type(error).__name__}: {error}); "
-                    "training goes on, and further failures are not reported."
-                )

@@ -7,13 +7,19 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
+from camtrain.callbacks._attempt import Attempt
 from camtrain.callbacks._faithfulness_round import Plan, Values, checked_metrics, evenly, intervals
-from camtrain.callbacks._reliance_round import untouched
-from camtrain.callbacks._trainer import builds_later, callable_network, gathered, network_of
+from camtrain.callbacks._trainer import (
+    builds_later,
+    callable_network,
+    gathered,
+    is_due_pass,
+    network_of,
+    untouched,
+)
 from camtrain.cam import Layer, find_layers, resolve_layers
 from camtrain.data.batches import Batch, read_batch
 from camtrain.errors import ConfigurationError
@@ -97,7 +103,7 @@ class FaithfulnessMonitor(Callback):
         self._kept: list[tuple[Tensor, Tensor | None]] = []
         self._wanted: set[int] | None = None
         self._position = 0
-        self._reported = False
+        self._attempt = Attempt("FaithfulnessMonitor")
 
     # Lightning's hooks: a guard and one verb each.
 
@@ -146,10 +152,7 @@ class FaithfulnessMonitor(Callback):
 
     def should_measure(self, trainer: pl.Trainer) -> bool:
         """Whether this pass is measured: each n-th epoch of a fit, its last one, and every validate and test."""
-        if trainer.sanity_checking:
-            return False
-        last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
-        return trainer.state.fn != "fit" or trainer.current_epoch % self.every_n_epochs == 0 or last
+        return is_due_pass(trainer, self.every_n_epochs)
 
     # The verbs.
 
@@ -212,15 +215,3 @@ class FaithfulnessMonitor(Callback):
         network = network_of(pl_module, self.model)
         layers = self.layers if self.layers == "auto" else [found.module for found in find_layers(network, self.layers)]
         self._resolved = resolve_layers(callable_network(network), images, layers)
-
-    def _attempt(self, act: Callable[..., None], *args: Any) -> None:
-        """Do something that must not end the training: a failure is reported once."""
-        try:
-            act(*args)
-        except Exception as error:
-            if not self._reported:
-                self._reported = True
-                rank_zero_warn(
-                    f"FaithfulnessMonitor failed in {act.__name__.strip('_')} ({type(error).__name__}: {error}); "
-                    "training goes on, and further failures are not reported."
-                )

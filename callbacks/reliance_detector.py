@@ -12,8 +12,9 @@ from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
+from camtrain.callbacks._attempt import Attempt
 from camtrain.callbacks._reliance_pictures import alert, examples
-from camtrain.callbacks._reliance_round import everywhere, progress_bar, take_census, untouched
+from camtrain.callbacks._reliance_round import everywhere, progress_bar, take_census
 from camtrain.callbacks._trainer import (
     builds_later,
     callable_network,
@@ -21,6 +22,7 @@ from camtrain.callbacks._trainer import (
     names_of,
     network_of,
     run_place,
+    untouched,
 )
 from camtrain.cam import find_logits
 from camtrain.data.batches import Batch, check_masks, read_batch
@@ -175,7 +177,7 @@ class RelianceDetector(Callback):
         self._examined_epoch: int | None = None
         self._rounds = 0
         self._first_flag = False
-        self._reported = False
+        self._attempt = Attempt("RelianceDetector")
         self._mentioned = False
 
     # Lightning's hooks: a guard and one verb each.
@@ -405,18 +407,6 @@ class RelianceDetector(Callback):
         if self._first_flag:
             records.append(alert(findings.verdicts, epoch, step))
         sinks_for(trainer, run_place(trainer)).write(*records)
-
-    def _attempt(self, act: Callable[..., None], *args: Any) -> None:
-        """Do something that must not end the training: a failure is reported once."""
-        try:
-            act(*args)
-        except Exception as error:
-            if not self._reported:
-                self._reported = True
-                rank_zero_warn(
-                    f"RelianceDetector failed in {act.__name__.strip('_')} ({type(error).__name__}: {error}); "
-                    "training goes on, and further failures are not reported."
-                )
 
 
 def _require_least(arguments: dict[str, tuple[int, int]]) -> None:

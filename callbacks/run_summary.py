@@ -1,7 +1,7 @@
 """RunSummary: what became of a run, on the terminal, in `run.json` and in the report."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities import rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 
+from camtrain.callbacks._attempt import Attempt
 from camtrain.sinks import History, Scalars, VerdictRow, read_history
 from camtrain.sinks.environment import write_run_info
 from camtrain.sinks.loggers import publish_run, run_folder, sinks_for
@@ -42,7 +42,7 @@ class RunSummary(pl.Callback):
         self._evaluated: set[str] = set()
         self._evaluated_at = -1
         self._epochs_kept = 0
-        self._failed = False
+        self._attempt = Attempt("RunSummary")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what the run is made of."""
@@ -85,17 +85,6 @@ class RunSummary(pl.Callback):
         sinks_for(trainer).write(Scalars(values, trainer.current_epoch, trainer.global_step))
         self._epochs_kept += 1
         _say(trainer, epoch_line(values, trainer.current_epoch))
-
-    def _attempt(self, act: Callable[..., None], *args: Any) -> None:
-        """Do something that must not end the training: a failure is reported once."""
-        try:
-            act(*args)
-        except Exception as error:
-            if not self._failed:
-                self._failed = True
-                rank_zero_warn(
-                    f"RunSummary failed in {act.__name__} ({type(error).__name__}: {error}); training goes on."
-                )
 
 
 def epoch_line(values: Mapping[str, float], epoch: int) -> str:

@@ -180,7 +180,7 @@ def test_run_summary__writes_nothing_in_a_fast_dev_run(make_trainer, tmp_path):
 def test_run_summary__reports_its_own_failure_once_and_goes_on(make_trainer, tmp_path):
     (tmp_path / "camtrain").write_text("a file where the folder should be")
     with pytest.warns(
-        UserWarning, match=r"RunSummary failed in _write_run_info \(\w+Error: .*; training goes on"
+        UserWarning, match=r"RunSummary failed in write_run_info \(\w+Error: .*; training goes on"
     ) as caught:
         trainer = fit(make_trainer)
     assert trainer.current_epoch == 4
