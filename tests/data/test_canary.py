@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from camtrain.data import Canary, CanaryDataset
-from camtrain.data.canary import KINDS, uniform
+from camtrain.data.canary import KINDS
+from camtrain.data.cues import uniform
 from camtrain.errors import BatchError, ConfigurationError
 
 KEYS = torch.arange(400)
@@ -92,6 +93,19 @@ def test_canary__says_what_it_lacks():
         Canary("background", 4)(images, labels, keys)
     with pytest.raises(BatchError, match="these images have 1"):
         Canary("tint", 4)(images[:, :1], labels, keys)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.full((8,), 4), "Label 4 is outside the canary's 4 classes"),
+        (torch.zeros(8, 4), r"class index per image, \(8,\) integers; got torch.float32"),
+    ],
+)
+def test_canary__refuses_labels_it_has_no_cue_for(labels, said):
+    images, _, keys, _ = batch()
+    with pytest.raises(BatchError, match=said):
+        Canary("corner", 4)(images, labels, keys)
 
 
 @pytest.mark.parametrize(
