@@ -15,14 +15,14 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
 from camtrain.cam.hooks import hooked
-from camtrain.cam.layers import Layer, LayerSpec, find_layers, read_layer, resolve_layers, with_uses
+from camtrain.cam.layers import Layer, LayerSpec, find_layers, forget_choice, read_layer, resolve_layers, with_uses
 from camtrain.cam.observation import Observer, observing
 from camtrain.cam.ownership import call, evaluating, isolated, unwrap, usable_in_autograd
 from camtrain.cam.recording import Activations as Activations
 from camtrain.cam.recording import GradFlip
 from camtrain.cam.recording import record_activations as record_activations
 from camtrain.cam.targets import Target, find_logits, predicted_class, score_of
-from camtrain.errors import BatchError, GradientError
+from camtrain.errors import BatchError, GradientError, LayerError
 
 HALF_SCALE = 1024.0
 
@@ -127,23 +127,36 @@ def capture_each(
     True
     """
     model = unwrap(model)
-    found = _find(model, images, layers)
+    try:
+        return _evaluated(model, images, _find(model, images, layers), targets, labels)
+    except (LayerError, GradientError):
+        if not _is_auto(layers) or not forget_choice(model, images):
+            raise
+    return _evaluated(model, images, _find(model, images, layers), targets, labels)  # it runs another way by now
+
+
+def _evaluated(
+    model: nn.Module, images: Any, layers: tuple[Layer, ...], targets: Sequence[Target], labels: Tensor | None
+) -> tuple[Capture, ...]:
     with isolated(model, images), evaluating(model):
         inputs, labels = usable_in_autograd(images), usable_in_autograd(labels)
         try:
-            return _flipped(model, inputs, found, targets, labels)
+            return _flipped(model, inputs, layers, targets, labels)
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
                 raise
         # At rest a dropout returns its input, and a later layer overwrites it. torch's allow_mutation_on_saved_tensors
-        # tells tensors apart by addresses, which are used again: one in some thousand graphs got another tensor.
+        # tells tensors apart by addresses, which are used again: one in ten thousand graphs got another tensor.
         with saved_tensors_hooks(lambda saved: saved.detach().clone(), lambda saved: saved):
-            return _flipped(model, inputs, found, targets, labels)
+            return _flipped(model, inputs, layers, targets, labels)
+
+
+def _is_auto(layers: LayerSpec) -> bool:
+    return isinstance(layers, str) and layers == "auto"
 
 
 def _find(model: nn.Module, images: Any, layers: LayerSpec) -> tuple[Layer, ...]:
-    auto = isinstance(layers, str) and layers == "auto"
-    return resolve_layers(model, images, "auto") if auto else find_layers(model, layers)
+    return resolve_layers(model, images, "auto") if _is_auto(layers) else find_layers(model, layers)
 
 
 def _capture_in_training(

@@ -39,6 +39,10 @@ class Choices:
         while len(known) > _KEPT:
             del known[next(iter(known))]
 
+    def forget(self, model: nn.Module, images: Any) -> bool:
+        """Drop it; whether there was anything."""
+        return self._known.get(model, {}).pop(_signature(model, images), None) is not None
+
 
 _KEPT = 16
 

@@ -165,6 +165,11 @@ def _chosen_before(model: nn.Module, images: Any) -> Layer | None:
     return Layer(plain(name), model.get_submodule(name), reason, layout)
 
 
+def forget_choice(model: nn.Module, images: Any) -> bool:
+    """Drop what `"auto"` chose before for this model on such images; whether there was anything."""
+    return _choices.forget(unwrap(model), images)
+
+
 def _choose(model: nn.Module, images: Any) -> Layer:
     observer, answer = _observe(model, images, graph=True)
     candidates = _candidates(observer, answers(answer))

@@ -172,6 +172,20 @@ def test_auto__looks_again_where_no_gradient_was():
     assert seen
 
 
+def test_auto__chooses_anew_where_the_network_runs_another_way():
+    class Switched(Branches):
+        short = False
+
+        def forward(self, x):
+            x = self.body[0](x) if self.short else self.body(x)
+            return self.head(torch.cat([x, x], dim=1).mean((2, 3)))
+
+    net, images = Switched(), torch.rand(2, 3, 8, 8)
+    assert capture(net, images).layers[0].name == "body"
+    net.short = True
+    assert capture(net, images).layers[0].name == "body.0"
+
+
 def test_auto__does_not_keep_a_network_alive():
     net = Branches()
     resolve_layers(net, torch.rand(2, 3, 8, 8))
