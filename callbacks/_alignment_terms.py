@@ -125,8 +125,13 @@ class Twins:
             answers, wanted = logits.log_softmax(dim=1), expected.log_softmax(dim=1)
             return F.kl_div(answers, wanted, reduction="batchmean", log_target=True)
         assert labels is not None
-        if multi_hot:
+        if multi_hot and labels.shape == logits.shape:
             return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise BatchError(
+                f"Twins need a class index per image, or multi-hot labels of the logits' shape {tuple(logits.shape)}; "
+                f"got {labels.dtype} of shape {tuple(labels.shape)}. Convert them in a batch_adapter, or set twins=0."
+            )
         return F.cross_entropy(logits, labels)
 
 

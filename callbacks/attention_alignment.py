@@ -170,13 +170,17 @@ class AttentionAlignment(Callback):
         return "AttentionAlignment"
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether it has started and where, how many steps it took and left out, the automatic weight's means."""
+        """Whether it has started and where, its steps, the automatic weight's means, how many images were annotated.
+
+        Not the memory of annotated images: a run that goes on collects them anew.
+        """
         return {
             "started_at": self.started_at,
             "stopped": self.stopped,
             "steps": self.steps,
             "skipped": self.skipped,
             "balance": self._balance.state(),
+            "seen": [self._images, self._annotated],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -184,6 +188,7 @@ class AttentionAlignment(Callback):
         self.started_at, self.steps, self.skipped = (state_dict[key] for key in ("started_at", "steps", "skipped"))
         self.stopped = state_dict.get("stopped", False)
         self._balance.restore(state_dict.get("balance", (0.0, 0.0, 0.0, 0.0)))
+        self._images, self._annotated = state_dict.get("seen", (0, 0))
 
     # Lightning's hooks
 

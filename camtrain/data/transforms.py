@@ -56,10 +56,10 @@ def eval_transform(size: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequen
 class TwinBackgrounds(v2.Transform):
     """Exchanges the backgrounds of annotated images in a batch, as a batch transform beside `v2.CutMix`.
 
-    Called as `transform(images, labels, masks)` on images `(B, C, H, W)`, labels `(B,)` and masks `(B, H, W)` it
-    returns the three, where each annotated image is replaced by its counterfactual twin with probability `p`: its
-    object in front of another background (see `camtrain.losses.make_twins`). Labels stay, and an image without an
-    annotation is left alone. Draws from the global random generator.
+    Called as `transform(images, labels, masks)` on images `(B, C, H, W)`, labels `(B,)` or `(B, C)` and masks
+    `(B, H, W)` it returns the three, where each annotated image is replaced by its counterfactual twin with probability
+    `p`: its object in front of another background (see `camtrain.losses.make_twins`). Labels stay, and an image without
+    an annotation is left alone. Draws from the global random generator.
 
     Args:
         p: how likely an annotated image is replaced, in [0, 1].
@@ -81,7 +81,8 @@ class TwinBackgrounds(v2.Transform):
 
     def forward(self, images: Tensor, labels: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and masks of the same shapes; images in floating point."""
-        twins, moved, index = make_masked_twins(images, masks, labels, infill=self.infill, jitter=self.jitter)
+        classes = labels if labels.ndim == 1 else None  # several a image: any other image lends its background
+        twins, moved, index = make_masked_twins(images, masks, classes, infill=self.infill, jitter=self.jitter)
         chosen = (torch.rand(len(index)) < self.p).to(images.device)
         images, masks = images.clone(), masks.clone()
         images[index[chosen]], masks[index[chosen]] = twins[chosen], moved[chosen]

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from camtrain.callbacks import AttentionAlignment
 from camtrain.cam import contribution_cam, gradients_of, record_activations
 from camtrain.data import points_to_masks
+from camtrain.errors import BatchError
 from camtrain.losses import AlignmentLoss
 from tests.callbacks.modules import Foreign, fit, mapping, network, pair, samples
 
@@ -71,6 +72,18 @@ def test_multi_label__twins_are_asked_for_every_class(make_trainer):
     several = F.one_hot(labels, 3).float()
     trainer = fit(make_trainer, MultiLabel(), aligned(weight=0.0, twins=1.0), mapping(images, several, masks))
     assert 0.3 < trainer.callback_metrics["alignment/twins"] < 1.5  # binary: log 2 for an answer of one half
+
+
+def test_multi_label__twins_refuse_labels_of_another_number_of_classes(make_trainer):
+    images, labels, masks = samples()
+
+    class Wide(MultiLabel):
+        def training_step(self, batch, batch_idx):
+            return self.net(batch["image"]).square().mean()
+
+    batch = mapping(images, F.one_hot(labels, 5).float(), masks)
+    with pytest.raises(BatchError, match=r"logits' shape \(2, 3\); got torch.float32 of shape \(2, 5\)"):
+        fit(make_trainer, Wide(), aligned(weight=0.0, twins=1.0), batch)
 
 
 def test_twins_loss__of_consistency_is_zero_where_the_background_does_not_matter(make_trainer):

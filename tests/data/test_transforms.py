@@ -2,7 +2,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from camtrain.data.transforms import eval_transform, train_transform, transform_pair
+from camtrain.data.transforms import TwinBackgrounds, eval_transform, train_transform, transform_pair
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
@@ -56,3 +56,12 @@ def test_transform_pair__without_a_transform_is_float_in_unit_range():
     image, _ = transform_pair(None, *marked(8, 8))
     assert image.dtype == torch.float32
     assert image.max() == 1
+
+
+def test_twin_backgrounds__takes_multi_hot_labels():
+    images, masks = torch.rand(4, 3, 16, 16), torch.zeros(4, 16, 16)
+    masks[:, 4:12, 4:12] = 1
+    labels = torch.eye(4)
+    changed, kept, _ = TwinBackgrounds(p=1.0)(images, labels, masks)
+    assert kept.equal(labels)
+    assert (changed != images)[..., 0, 0].any()
