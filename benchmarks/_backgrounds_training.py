@@ -10,6 +10,7 @@ import torch
 from _backgrounds_groups import equally_often
 from _backgrounds_rows import Network, Row
 from _composites import CLASSES, CONFLICTING, GROUPS, Composites, batches
+from _runs import bare_trainer
 from torch import Tensor, nn
 
 from camtrain import explain
@@ -71,16 +72,7 @@ def fit(
         order = {"sampler": equally_often(train.groups, generator)}
     loader = batches(train, batch_size, flip=True, drop_last=True, generator=generator, **order)
     clock = StepClock()
-    trainer = pl.Trainer(
-        accelerator="gpu" if device.startswith("cuda") else "cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        max_epochs=epochs,
-        callbacks=[*recipe.callbacks(network), clock],
-    )
+    trainer = bare_trainer(device, [*recipe.callbacks(network), clock], max_epochs=epochs)
     trainer.fit(module, loader)
     return module, clock
 

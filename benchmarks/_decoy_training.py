@@ -9,6 +9,7 @@ import torch
 from _decoy_data import Batches, Split
 from _decoy_rows import ROWS, Classifier, Row
 from _report import median_and_spread
+from _runs import bare_trainer
 from torch import Tensor
 
 from camtrain.cam import capture, contribution_cam, grad_cam
@@ -35,17 +36,7 @@ def fit(
     if not device.startswith("cuda"):
         module = module.to(memory_format=torch.channels_last)  # a quarter faster there
     with tempfile.TemporaryDirectory() as folder:
-        trainer = pl.Trainer(
-            accelerator="gpu" if device.startswith("cuda") else "cpu",
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-            callbacks=[*callbacks, *(watch or [])],
-            **limits,
-        )
+        trainer = bare_trainer(device, [*callbacks, *(watch or [])], default_root_dir=folder, **limits)
         trainer.fit(module, Batches(split.to(device), BATCH_SIZE, seed))
     return module.to(device).eval()
 
