@@ -16,7 +16,19 @@ from torch import Tensor
 
 from camtrain.callbacks import AttentionAlignment
 from camtrain.cam import annotated, true_class
-from camtrain.losses import HINTLoss, InputGradientLoss, SquaredHINTLoss
+from camtrain.losses import (
+    AlignmentLoss,
+    HINTLoss,
+    InputGradientLoss,
+    SquaredHINTLoss,
+    dice_distance,
+    inside_cross_entropy,
+    inside_hinge,
+    iou_distance,
+    outside_l1,
+    outside_squared,
+    squared_error,
+)
 from camtrain.networks import DecoyNet
 
 LAYER = "net.4"
@@ -130,6 +142,31 @@ def penalty_alone(weight: float) -> Trained:
     return Classifier(), [AttentionAlignment(weight=weight, twins=0.0)]
 
 
+def alone(**options: Any) -> Callable[[float], Trained]:
+    """The default penalty without twins, but for what is given; its weight takes care of itself."""
+    return lambda weight: (Classifier(), [AttentionAlignment(twins=0.0, **options)])
+
+
+PENALTIES = (
+    outside_l1,
+    outside_squared,
+    squared_error,
+    inside_cross_entropy,
+    dice_distance,
+    iou_distance,
+    inside_hinge,
+)
+METHODS = ("grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam")
+
+# What in the penalty does it: each of these rows changes one thing, and needs no weight.
+ALONE: dict[str, Row] = {
+    "alone": Row(alone()),
+    "alone_first_order": Row(alone(second_order=False)),
+    **{f"alone_{penalty.__name__}": Row(alone(loss=AlignmentLoss(penalty))) for penalty in PENALTIES},
+    **{f"alone_{method}": Row(alone(method=method)) for method in METHODS},
+    "alone_grad_cam_first_order": Row(alone(method="grad_cam", second_order=False)),
+}
+
 ROWS: dict[str, Row] = {
     "no_decoy": Row(plain, decoy=False),
     "vanilla": Row(plain),
@@ -148,6 +185,7 @@ ROWS: dict[str, Row] = {
     "ours_dilated": Row(ours, annotation=dilated_patch),
     "ours_tuned": Row(ours_tuned, tuned=True),
     "ours_penalty_alone": Row(penalty_alone, tuned=True),
+    **ALONE,
 }
 
 # Test accuracy in %, Friedrich et al. 2023, recalled and not read in the source: 50 epochs, five seeds.

@@ -77,7 +77,9 @@ def summarize(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     measured = [row for row in rows if "test accuracy %" in row]
     for dataset in dict.fromkeys(row["data set"] for row in measured):
         found = {row["row"]: row["test accuracy %"] for row in measured if row["data set"] == dataset}
-        ours = {name: value for name, value in found.items() if name == "no_decoy" or name.startswith("ours")}
+        ours = {
+            name: value for name, value in found.items() if name == "no_decoy" or name.startswith(("ours", "alone"))
+        }
         others = {name: value for name, value in found.items() if name not in ours}
         named = ours | {name: value for name, value in others.items() if name == "vanilla"}
         summary |= {f"{dataset}.{name}": value for name, value in named.items()}
