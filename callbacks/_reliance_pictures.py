@@ -1,11 +1,23 @@
 """What a round of detection leaves to read: rows, example pictures, and the alert of a first flag."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
 
 import torch
 from torch import Tensor
 
-from camtrain.reliance import Findings, Instance, Pool, Verdict, illustrate, intervened, look_of
+from camtrain.reliance import (
+    Effects,
+    Findings,
+    Instance,
+    Pool,
+    Verdict,
+    flipped,
+    illustrate,
+    intervened,
+    look_of,
+    sentence,
+)
 from camtrain.render import to_uint8
 from camtrain.sinks.records import Alert, Example
 
@@ -25,13 +37,29 @@ def examples(
     denormalize: Callable[[Tensor], Tensor] | None,
     count: int,
 ) -> tuple[Example, ...]:
-    """`count` images of each flagged class before and after the intervention that tells most."""
+    """Of each flagged class, `count` images that the intervention changes most, and as many transplants."""
     shown = [
         _example(findings, instance, verdict.cue, pool, lenders, names, denormalize)
         for verdict in flagged(findings.verdicts)
-        for instance in illustrate(findings.effects[verdict.cue], verdict.class_index, count=count)
+        for instance in _instances(findings.effects[verdict.cue], verdict.class_index, count)
     ]
     return tuple(shown[:MOST_EXAMPLES])
+
+
+def transplanted(effects: Effects, class_index: int, count: int) -> tuple[Instance, ...]:
+    """Different images of other classes that become the class with its cue, the surest first."""
+    best: dict[int, Instance] = {}
+    for row, arm in zip(*(found.tolist() for found in flipped(effects, class_index)), strict=True):
+        before, after = float(effects.before[row, arm]), float(effects.after[row, arm, arm])
+        donor = int(effects.donors[row, arm])
+        best.setdefault(row, Instance(class_index, "sufficiency", row, donor, before, after))
+    return tuple(best.values())[:count]
+
+
+def _instances(effects: Effects, class_index: int, count: int) -> list[Instance]:
+    """Both kinds in turn, none twice."""
+    kinds = illustrate(effects, class_index, count=count), transplanted(effects, class_index, 2 * count)
+    return list(dict.fromkeys(one for one in chain(*zip_longest(*kinds)) if one is not None))[: 2 * count]
 
 
 def _example(
@@ -48,14 +76,24 @@ def _example(
     pair = torch.stack([pool.images[instance.image], changed])
     original, swapped = to_uint8(pair if denormalize is None else denormalize(pair))
     held, lent = names[int(pool.labels[instance.image])], names[int(lenders.labels[instance.donor])]
+    given = f"{held} on a background of {lent}" if look is None else f"{held} with the {cue} of {lent}"
     return Example(
         names[instance.class_index],
         original,
         swapped,
         instance.before,
         instance.after,
-        f"{held} on a background of {lent}" if look is None else f"{held} with the {cue} of {lent}",
+        given + _answer(findings.effects[cue], instance, names),
     )
+
+
+def _answer(effects: Effects, instance: Instance, names: Sequence[str]) -> str:
+    """What the changed image is taken for, where that is known and has a name."""
+    if effects.answers is None:
+        return ""
+    said = effects.answers[instance.image][effects.donors[instance.image] == instance.donor]
+    known = [names[index] for index in said.tolist() if index < len(names)]
+    return f", taken for {known[0]}" if known else ""
 
 
 def describe(verdict: Verdict) -> str:
@@ -67,10 +105,12 @@ def describe(verdict: Verdict) -> str:
     effect, low, high, placebo = (
         round(100 * value) for value in (verdict.effect, verdict.low, verdict.high, verdict.placebo)
     )
-    return (
+    said = (
         f"{verdict.class_name}: {effect} points [{low}, {high}] depend on the {verdict.cue}; another of its own"
         f" class costs {placebo} ({verdict.images} images)"
     )
+    transplants = sentence(verdict)
+    return f"{said}; {transplants}" if transplants else said
 
 
 def alert(verdicts: Sequence[Verdict], epoch: int, step: int) -> Alert:

@@ -29,6 +29,7 @@ from camtrain.reliance.statistics import (
     screen,
     sufficiency,
 )
+from camtrain.reliance.transplants import Transplant, flipped, sentence, transplant, with_transplants
 
 __all__ = [
     "LOOKS",
@@ -43,6 +44,7 @@ __all__ = [
     "Look",
     "Plan",
     "Pool",
+    "Transplant",
     "Verdict",
     "blurred_background",
     "bootstrap",
@@ -52,6 +54,7 @@ __all__ = [
     "estimate",
     "examine",
     "filled_background",
+    "flipped",
     "holm",
     "illustrate",
     "images_needed",
@@ -67,9 +70,12 @@ __all__ = [
     "rejected",
     "restrict",
     "screen",
+    "sentence",
     "share_of_round",
     "sufficiency",
     "swap_background",
+    "transplant",
     "usable",
     "verdict_of",
+    "with_transplants",
 ]

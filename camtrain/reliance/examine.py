@@ -15,6 +15,7 @@ from camtrain.reliance.interventions import Predict, Progress, intervene, predic
 from camtrain.reliance.looks import LOOKS, look_of
 from camtrain.reliance.records import Criteria, Design, Effects, Estimate, Pool, Test, Verdict
 from camtrain.reliance.statistics import screen
+from camtrain.reliance.transplants import with_transplants
 
 __all__ = ["Findings", "Instance", "Plan", "examine", "illustrate", "margins"]
 
@@ -125,7 +126,7 @@ def examine(
     told = decide(
         effects["background"], estimates, class_names, guarded=guarded, other_infill=colored, criteria=criteria
     )
-    return Findings(told, mine, margin)
+    return Findings(with_transplants(told, effects), mine, margin)
 
 
 def illustrate(effects: Effects, class_index: int, *, count: int = 2) -> tuple[Instance, ...]:

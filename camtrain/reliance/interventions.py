@@ -38,7 +38,7 @@ def predict_before(
     """The probability that each untouched image gets for each class it will meet."""
     before = torch.full(design.classes.shape, torch.nan, dtype=torch.float32)
     for rows in _chunks(len(pool.labels), batch_size):
-        before[rows] = _read(predict, pool.images[rows].to(device), design.classes[rows])
+        before[rows], _ = _read(predict, pool.images[rows].to(device), design.classes[rows])
     return before
 
 
@@ -73,12 +73,15 @@ def intervene(
         mix = _with_looks(pool, lenders or pool, look, margin, batch_size, device)
     arms_met = design.classes.shape[1]
     after = torch.full((*design.classes.shape, arms_met), torch.nan, dtype=torch.float32)
+    answers = torch.full_like(design.donors, -1)
     pairs = (design.donors >= 0).nonzero()
     for chunk in _chunks(len(pairs), batch_size):
         rows, arms = pairs[chunk].unbind(dim=1)
-        after[rows, arms] = _read(predict, mix(rows, design.donors[rows, arms]), design.classes[rows])
+        after[rows, arms], answers[rows, arms] = _read(
+            predict, mix(rows, design.donors[rows, arms]), design.classes[rows]
+        )
         progress(name, len(rows), design.forwards)
-    return Effects(name, design.labels, design.classes, design.donors, before, after, cue)
+    return Effects(name, design.labels, design.classes, design.donors, before, after, cue, answers)
 
 
 def intervened(
@@ -168,11 +171,12 @@ def _chunks(length: int, size: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, length, size)]
 
 
-def _read(predict: Predict, images: Tensor, classes: Tensor) -> Tensor:
+def _read(predict: Predict, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """The probability of each image's classes, and the class that it is taken for."""
     found = probabilities(predict(images)).cpu()
     if found.shape[0] != len(images) or int(classes.max()) >= found.shape[1]:
         raise BatchError(
             f"predict must return logits for {len(images)} images and class {int(classes.max())}; got shape"
             f" {tuple(found.shape)}: return (B, classes) logits, or name the classes to examine"
         )
-    return found.gather(1, classes)
+    return found.gather(1, classes), found.argmax(dim=1)

@@ -1,5 +1,6 @@
 """What the stages of a detection hand to each other: a pool, a design, effects, estimates, verdicts."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -46,7 +47,8 @@ class Effects:
     """Probabilities before and after: ``after[i, a, b]`` is that of class ``classes[i, b]`` on arm a's background.
 
     ``before[i, b]`` is the same on the untouched image. NaN where an arm has no donor. ``cue`` is what the donors lent:
-    their background, or only its tint, brightness or sharpness.
+    their background, or only its tint, brightness or sharpness. ``answers[i, a]`` is what image i is taken for on
+    arm a's background, -1 without a donor; None where answers were not kept.
     """
 
     infill: str
@@ -56,6 +58,7 @@ class Effects:
     before: Float[Tensor, "N D"]
     after: Float[Tensor, "N D D"]
     cue: str = "background"
+    answers: Int[Tensor, "N D"] | None = None
 
     def of(self, class_index: int) -> Bool[Tensor, " N"]:
         """Which rows are images of this class with a measured placebo (a background of the same class)."""
@@ -105,7 +108,9 @@ class Verdict:
 
     ``effect`` in probability: what the class loses without its cue, or wins by it, whichever test decided,
     with the interval [``low``, ``high``]. ``placebo`` is the loss on another background of the *same* class.
-    ``p_value`` is Holm-adjusted, ``images`` the number of images of the class that were judged.
+    ``p_value`` is Holm-adjusted, ``images`` the number of images of the class that were judged. Of ``transplants``
+    images of other classes ``flips`` become this class when they are given its cue, and ``placebo_flips`` when they are
+    given that of a third class (NaN where there is none).
     """
 
     class_index: int
@@ -119,6 +124,9 @@ class Verdict:
     images: int
     cue: str
     note: str
+    transplants: int = 0
+    flips: int = 0
+    placebo_flips: float = math.nan
 
 
 def concatenate(parts: Sequence[Effects]) -> Effects:
@@ -135,4 +143,5 @@ def concatenate(parts: Sequence[Effects]) -> Effects:
         torch.cat([part.before for part in parts]),
         torch.cat([part.after for part in parts]),
         first.cue,
+        None if first.answers is None else torch.cat([part.answers for part in parts if part.answers is not None]),
     )

@@ -124,9 +124,9 @@ def _read_cells(history: History, line: Line) -> None:
 
 
 def _read_verdicts(history: History, line: Line) -> None:
-    numbers = ("effect", "low", "high", "placebo", "p_value")
+    numbers = ("effect", "low", "high", "placebo", "p_value", "placebo_flips")
     history.verdicts[line["epoch"]] = [
-        VerdictRow(**(row | {name: _number(row[name]) for name in numbers})) for row in line["rows"]
+        VerdictRow(**(row | {name: _number(row[name]) for name in numbers if name in row})) for row in line["rows"]
     ]
     history.examples[line["epoch"]] = line["examples"]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ class VerdictRow:
     """One class's verdict; the fields are those of `camtrain.reliance.Verdict`.
 
     `verdict` is "reliant", "not reliant" or "undecided"; `effect` and its interval `low`..`high` say what the
-    intervention changes beyond what the `placebo` does; `images` is how many were used.
+    intervention changes beyond what the `placebo` does; `images` is how many were used. Of `transplants` images of
+    other classes `flips` become the class with its cue, and `placebo_flips` with that of a third class.
 
     >>> VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.02, 0.001, 64).cue
     'background'
@@ -77,6 +79,9 @@ class VerdictRow:
     images: int
     cue: str = "background"
     note: str = ""
+    transplants: int = 0
+    flips: int = 0
+    placebo_flips: float = nan
 
     @classmethod
     def of(cls, verdict: Any) -> "VerdictRow":

@@ -125,7 +125,11 @@ def test_detector__flags_a_planted_background_and_writes_it_down(make_trainer):
     lines = [json.loads(line) for line in records(trainer).splitlines()]
     verdicts = [line for line in lines if "rows" in line]
     assert [row["verdict"] for row in verdicts[-1]["rows"]] == ["reliant"] * 3
-    assert len(verdicts[-1]["examples"]) == 6
+    assert len(verdicts[-1]["examples"]) == 12  # of three classes two that lose most and two transplants
+    assert sum(
+        "with the background tint of class 0, taken for class 0" in e["caption"] for e in verdicts[-1]["examples"]
+    )
+    assert all(row["flips"] > 10 * row["placebo_flips"] for row in verdicts[-1]["rows"])
     assert sum("lean on the background tint" in line.get("title", "") for line in lines) == 1
 
 
