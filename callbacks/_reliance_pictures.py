@@ -107,7 +107,7 @@ def describe(verdict: Verdict) -> str:
     )
     said = (
         f"{verdict.class_name}: {effect} points [{low}, {high}] depend on the {verdict.cue}; another of its own"
-        f" class costs {placebo} ({verdict.images} images)"
+        f" class {'wins' if placebo < 0 else 'costs'} {abs(placebo)} ({verdict.images} images)"
     )
     transplants = sentence(verdict)
     return f"{said}; {transplants}" if transplants else said
