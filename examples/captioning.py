@@ -70,10 +70,9 @@ class Captioner(nn.Module):
         return said[:, 1:]
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Train, explain each word, draw; returns the shares of a word's energy on its object and on the other one."""
-    args = arguments(argv, "captioning")
-    data = draw_pictures(2000, 2, seed=args.seed)
+def trained(seed: int, *, steps: int) -> Captioner:
+    """A captioner of drawn pictures, in evaluation mode."""
+    data = draw_pictures(2000, 2, seed=seed)
     words, _ = captions(data)
     net = Captioner()
     begun = nn.functional.pad(words, (1, 0))[:, :-1]
@@ -83,9 +82,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             net(data.images[rows], begun[rows]).flatten(0, 1), words[rows].flatten()
         ),
         len(words),
-        steps=200 if args.quick else 500,
+        steps=steps,
         batch=48,
     )
+    return net
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Train, explain each word, draw; returns the shares of a word's energy on its object and on the other one."""
+    args = arguments(argv, "captioning")
+    net = trained(args.seed, steps=200 if args.quick else 500)
 
     test = draw_pictures(48, 2, seed=args.seed + 1)
     truth, order = captions(test)

@@ -29,17 +29,23 @@ class Answerer(nn.Module):
         return self.answer(self.joint(self.encoder(image) * (1 + scale) + shift).amax((2, 3)))
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Train, explain two answers, draw; returns the shares of energy on the object asked about and the other."""
-    args = arguments(argv, "vqa")
-    data = draw_pictures(3000, 2, seed=args.seed)
+def trained(seed: int, *, steps: int) -> Answerer:
+    """A network that answers questions about drawn pictures, in evaluation mode."""
+    data = draw_pictures(3000, 2, seed=seed)
     net = Answerer()
 
     def loss_of(rows: Tensor) -> Tensor:
         asked = torch.randint(2, (len(rows),))
         return nn.functional.cross_entropy(net(data.images[rows], data.shapes[rows, asked]), data.colors[rows, asked])
 
-    train(net, loss_of, len(data.images), steps=150 if args.quick else 400)
+    train(net, loss_of, len(data.images), steps=steps)
+    return net
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Train, explain two answers, draw; returns the shares of energy on the object asked about and the other."""
+    args = arguments(argv, "vqa")
+    net = trained(args.seed, steps=150 if args.quick else 400)
 
     test = draw_pictures(48, 2, seed=args.seed + 1)
     found = []
