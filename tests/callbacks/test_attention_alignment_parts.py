@@ -126,6 +126,13 @@ def test_memory__is_a_ring_that_keeps_only_what_can_have_a_twin():
     assert memory.recall(9, torch.Generator())[2].tolist() == [9]
 
 
+def test_memory__forgets_the_oldest_first():
+    memory = Memory(3)
+    for label in range(5):
+        memory.remember(torch.rand(1, 1, 8, 8), torch.eye(8)[None], torch.tensor([label]))
+    assert sorted(memory.recall(3, torch.Generator())[2].tolist()) == [2, 3, 4]
+
+
 def test_balance__keeps_the_ratio_and_leaves_out_what_is_not_finite():
     balance = Balance(0.5)
     assert balance.weight == 0
