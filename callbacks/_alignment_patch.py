@@ -14,23 +14,27 @@ _MISSING = object()
 def patch(instance: Any, name: str, around: Callable[..., Any]) -> Callable[[], None]:
     """Have `instance.name(...)` call `around(original, ...)`; returns what puts the original back.
 
-    The wrapper shows the original's signature to those who ask, as Lightning does.
+    The wrapper shows the original's signature to those who ask, as Lightning does. Of several patches of one method any
+    may be taken back first.
     """
-    before = vars(instance).get(name, _MISSING)
-    original = getattr(instance, name)
+    below = {"original": getattr(instance, name), "before": vars(instance).get(name, _MISSING)}
 
-    @functools.wraps(original)
+    @functools.wraps(below["original"])
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return around(original, *args, **kwargs)
+        return around(below["original"], *args, **kwargs)
 
     def restore() -> None:
-        if vars(instance).get(name) is not wrapper:
-            return
-        if before is _MISSING:
+        above = vars(instance).get(name)
+        if above is wrapper and below["before"] is _MISSING:
             delattr(instance, name)
-        else:
-            setattr(instance, name, before)
+        elif above is wrapper:
+            setattr(instance, name, below["before"])
+        while hasattr(above, "camtrain_below"):
+            if above.camtrain_below["before"] is wrapper:
+                above.camtrain_below.update(below)
+            above = above.camtrain_below["before"]
 
+    wrapper.camtrain_below = below  # type: ignore[attr-defined]
     setattr(instance, name, wrapper)
     return restore
 

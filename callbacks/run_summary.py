@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from camtrain.callbacks._attempt import Attempt
+from camtrain.reliance.remedies import advice_for
 from camtrain.sinks import History, Scalars, VerdictRow, read_history
 from camtrain.sinks.environment import write_run_info
 from camtrain.sinks.loggers import publish_run, run_folder, sinks_for
-from camtrain.sinks.story import Measure, Span, alignment_start, headline, latest_verdicts, measures, span
+from camtrain.sinks.story import RELIANT, Measure, Span, alignment_start, headline, latest_verdicts, measures, span
 
 CLASSES_SHOWN = 10
 NOTHING = "–"
@@ -106,7 +107,7 @@ def summarize(trainer: pl.Trainer) -> None:
     history, console = read_history(folder), Console()
     console.print(headline(history), style="bold", soft_wrap=True, highlight=False, markup=False)
     console.print(summary_table(history))
-    for label, place in places(trainer, report):
+    for label, place in [*advised(history), *places(trainer, report)]:
         console.print(f"{label:<11} {place}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -130,6 +131,18 @@ def summary_table(history: History) -> Table:
     if len(now) > CLASSES_SHOWN:
         table.caption = f"and {len(now) - CLASSES_SHOWN} classes more in the report"
     return table
+
+
+def advised(history: History) -> list[tuple[str, str]]:
+    """The first choice against each cue that a class is found to lean on, as it stands in a configuration.
+
+    >>> advised(History(verdicts={0: [VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9)]}))
+    [('to correct', 'camtrain.callbacks.AttentionAlignment {start_when: reliance/flagged}; the report says more')]
+    """
+    rows = [row for row in latest_verdicts(history, span(history).after) if row.verdict == RELIANT]
+    said = (one.remedies[0].yaml for one in advice_for(rows))
+    short = (text.removeprefix("- class_path: ").replace("\n  init_args:", "") for text in said)
+    return [("to correct", f"{text}; the report says more") for text in short]
 
 
 def places(trainer: pl.Trainer, report: Path) -> list[tuple[str, str]]:

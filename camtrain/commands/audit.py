@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from camtrain.callbacks import ExplanationMonitor, RelianceDetector
-from camtrain.callbacks.run_summary import summary_table
+from camtrain.callbacks.run_summary import advised, summary_table
 from camtrain.cam import find_logits
 from camtrain.commands.images import Relabeled, open_folder
 from camtrain.commands.models import add_model_arguments, class_names, load_model
@@ -148,4 +148,6 @@ def _tell(options: argparse.Namespace, monitor: ExplanationMonitor, names: Seque
         console = Console()
         console.print(summary_table(history))
         console.print(f"report  {report}\ntable   {table}", highlight=False, markup=False, soft_wrap=True)
+        for label, advice in advised(history):
+            console.print(f"{label}  {advice}", highlight=False, markup=False, soft_wrap=True)
     return RELIANT_FOUND if reliant and options.fail_on_reliant else 0

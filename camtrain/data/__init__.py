@@ -7,6 +7,7 @@ from camtrain.data.coco import CocoMasks
 from camtrain.data.collate import Collate, denormalize, normalize
 from camtrain.data.decoy import DecoyFashionMNIST, DecoyMNIST
 from camtrain.data.folders import MaskedImageFolder
+from camtrain.data.randomize import RandomizeCue
 from camtrain.data.scenes import Scenes, draw_scene
 from camtrain.data.transforms import TwinBackgrounds, eval_transform, train_transform
 
@@ -20,6 +21,7 @@ __all__ = [
     "DecoyMNIST",
     "MaskedImageFolder",
     "MaskedPair",
+    "RandomizeCue",
     "Scenes",
     "TwinBackgrounds",
     "attention_to_masks",

@@ -1,5 +1,6 @@
 """Batches of any common shape, read as one record: images, labels, masks, groups, ids."""
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
@@ -129,6 +130,43 @@ def read_batch(batch: Any, adapter: Adapter | None = None) -> Batch:
     if isinstance(batch, Sequence) and not isinstance(batch, str) and 1 <= len(batch) <= 3:
         return _normalized(*batch)
     raise BatchError(f"Cannot read {_describe(batch)} as a batch; {_REMEDY}.")
+
+
+def with_images(batch: Any, images: Tensor, others: Tensor) -> Any:
+    """The batch with other images in their place, of its own type; the batch itself stays as it is.
+
+    Args:
+        batch: a tensor, tuple, list, mapping, dataclass or other object that holds `images`.
+        images: the very tensor that `read_batch` found in it.
+        others: what is put in its place.
+
+    Raises:
+        BatchError: where the batch does not hold that tensor, as when an adapter has converted it.
+
+    >>> batch = {"image": torch.zeros(1, 1, 2, 2), "label": torch.tensor([3])}
+    >>> with_images(batch, batch["image"], torch.ones(1, 1, 2, 2))["image"].sum().item()
+    4.0
+    """
+    if batch is images:
+        return others
+    if isinstance(batch, Mapping):
+        found: Any = {key: others if value is images else value for key, value in batch.items()}
+        held: Iterable[Any] = batch.values()
+    elif isinstance(batch, list | tuple):
+        items = [others if value is images else value for value in batch]
+        named = hasattr(batch, "_fields")
+        found = type(batch)(*items) if named else items if isinstance(batch, list) else tuple(items)
+        if isinstance(batch, MaskedPair):
+            found = MaskedPair(items, batch.masks, batch.groups, batch.ids)
+        held = batch
+    else:
+        found, held = copy.copy(batch), getattr(batch, "__dict__", {}).values()
+        for name, value in getattr(batch, "__dict__", {}).items():
+            if value is images:
+                object.__setattr__(found, name, others)
+    if not any(value is images for value in held):
+        raise BatchError(f"{_describe(batch)} does not hold the images as they were read: leave them unconverted.")
+    return found
 
 
 def check_masks(batch: Batch) -> None:

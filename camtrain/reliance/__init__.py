@@ -20,6 +20,8 @@ from camtrain.reliance.interventions import (
 )
 from camtrain.reliance.looks import LOOKS, Look, look_of
 from camtrain.reliance.records import Criteria, Design, Effects, Estimate, Pool, Verdict, concatenate
+from camtrain.reliance.remedies import Advice, Remedy, advice_for, remedies_of
+from camtrain.reliance.retrain import Retrained, find_head, retrain_last_layer
 from camtrain.reliance.statistics import (
     Contrast,
     bootstrap,
@@ -33,6 +35,7 @@ from camtrain.reliance.transplants import Transplant, flipped, sentence, transpl
 
 __all__ = [
     "LOOKS",
+    "Advice",
     "Collector",
     "Contrast",
     "Criteria",
@@ -44,8 +47,11 @@ __all__ = [
     "Look",
     "Plan",
     "Pool",
+    "Remedy",
+    "Retrained",
     "Transplant",
     "Verdict",
+    "advice_for",
     "blurred_background",
     "bootstrap",
     "choose_donors",
@@ -54,6 +60,7 @@ __all__ = [
     "estimate",
     "examine",
     "filled_background",
+    "find_head",
     "flipped",
     "holm",
     "illustrate",
@@ -68,7 +75,9 @@ __all__ = [
     "predict_before",
     "probabilities",
     "rejected",
+    "remedies_of",
     "restrict",
+    "retrain_last_layer",
     "screen",
     "sentence",
     "share_of_round",

@@ -16,9 +16,9 @@ __all__ = ["Transplant", "flipped", "sentence", "transplant", "with_transplants"
 class Transplant:
     """How many images of other classes become a class with its cue.
 
-    Of ``images`` that are not taken for the class with a cue of their own class, ``flips`` are taken for it with the
-    class's cue, and ``placebo_flips`` with the cue of a third class, in the mean over third classes: NaN where no image
-    met one, as with two classes.
+    Of ``images`` that are not taken for the class as they are, nor with the cue of another image of their own class,
+    ``flips`` are taken for it with the class's cue, and ``placebo_flips`` with the cue of a third class, in the mean
+    over third classes: NaN where no image met one, as with two classes.
     """
 
     class_index: int
@@ -40,7 +40,7 @@ def transplant(effects: Effects, class_index: int) -> Transplant:
 
     >>> import torch
     >>> effects = Effects("fill", torch.tensor([1, 1]), torch.tensor([[1, 0, 2], [1, 0, 2]]),
-    ...     torch.tensor([[3, 4, 5], [4, 3, 6]]), torch.zeros(2, 3), torch.zeros(2, 3, 3),
+    ...     torch.tensor([[3, 4, 5], [4, 3, 6]]), torch.eye(3)[[0, 0]], torch.zeros(2, 3, 3),
     ...     answers=torch.tensor([[1, 0, 1], [1, 1, 0]]))
     >>> transplant(effects, 0)
     Transplant(class_index=0, images=2, flips=1, placebo_flips=1.0)
@@ -58,11 +58,11 @@ def transplant(effects: Effects, class_index: int) -> Transplant:
 
 
 def flipped(effects: Effects, class_index: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-    """The images that become the class and the arms that made them, the class's largest probability first.
+    """The images that become the class and the arms that made them, the class's largest gain first.
 
     >>> import torch
     >>> effects = Effects("fill", torch.tensor([1]), torch.tensor([[1, 0]]), torch.tensor([[3, 4]]),
-    ...     torch.zeros(1, 2), torch.zeros(1, 2, 2), answers=torch.tensor([[1, 0]]))
+    ...     torch.tensor([[0.9, 0.1]]), torch.zeros(1, 2, 2), answers=torch.tensor([[1, 0]]))
     >>> flipped(effects, 0)
     (tensor([0]), tensor([1]))
     """
@@ -71,7 +71,8 @@ def flipped(effects: Effects, class_index: int) -> tuple[Int[Tensor, " n"], Int[
         return rows[:0], arms[:0]
     became = effects.answers[rows, arms] == class_index
     rows, arms = rows[became], arms[became]
-    order = effects.after[rows, arms, arms].argsort(descending=True, stable=True)
+    gain = effects.after[rows, arms, arms] - effects.before[rows, arms]
+    order = gain.argsort(descending=True, stable=True)
     return rows[order], arms[order]
 
 
@@ -102,10 +103,11 @@ def _with_transplant(verdict: Verdict, effects: Mapping[str, Effects]) -> Verdic
 
 
 def _pairs(effects: Effects, class_index: int) -> tuple[Tensor, Tensor]:
-    """Rows of other classes with an arm of the class, where their own class's cue does not make them the class."""
+    """Rows of other classes with an arm of the class, that are not taken for it without its cue."""
     met = (effects.classes == class_index) & (effects.donors >= 0)
     met[:, 0] = False
     met &= (effects.labels != class_index).unsqueeze(1) & (effects.donors[:, :1] >= 0)
+    met &= effects.before < effects.before.amax(dim=1, keepdim=True)  # of the classes that were met, not the likeliest
     if effects.answers is not None:
         met &= effects.answers[:, :1] != class_index
     rows, arms = met.nonzero().unbind(dim=1)

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from camtrain.reliance.remedies import advice_for
 from camtrain.sinks import story
 from camtrain.sinks.charts import Series, Unit, area_chart, line_chart
 from camtrain.sinks.class_tables import class_lines, energies_by_class, matrix
@@ -114,6 +115,7 @@ def render(history: History, pictures: Pictures, info: Mapping[str, Any], title:
         epochs=history.epochs,
         verdicts=verdicts[:CLASSES_IN_FULL],
         other_verdicts=verdicts[CLASSES_IN_FULL:],
+        advice=advice_for(one.row for one in verdicts),
         axis=effect_axis([row for one in verdicts for row in (one.row, one.earlier) if row is not None]),
         measures=story.measures(history),
         charts=curves(history, start),

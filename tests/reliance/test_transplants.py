@@ -28,7 +28,9 @@ def test_transplant__is_what_the_model_says_of_each_changed_image():
     images = torch.stack([intervened(pool, row, pool, donor) for row, donor in pairs])
     assert (predict(images).argmax(dim=1) == 2).all()
     assert len(rows) == transplant(effects, 2).flips > 5
-    assert effects.after[rows, arms, arms].diff().le(0).all()
+    gain = effects.after[rows, arms, arms] - effects.before[rows, arms]
+    assert gain.diff().le(0).all()
+    assert not (predict(pool.images[rows]).argmax(dim=1) == 2).any()
 
 
 def test_transplant__of_one_leaning_class_leaves_the_others_without_numbers():

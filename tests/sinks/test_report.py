@@ -95,6 +95,26 @@ def test_report__has_all_sections_and_sends_no_request(run):
         assert words in page.words
 
 
+def test_report__says_what_to_do_about_verdicts(tmp_path):
+    from camtrain.sinks import FilesSink, VerdictRow, Verdicts
+    from camtrain.sinks.report import write_report
+
+    numbers = (0.4, 0.3, 0.5, 0.0, 0.01, 9)
+    rows = [
+        VerdictRow(0, "boat", "reliant", *numbers, transplants=60, flips=42, placebo_flips=1.6),
+        VerdictRow(1, "car", "reliant", *numbers, cue="sharpness"),
+        VerdictRow(2, "hen", "not reliant", *numbers),
+    ]
+    FilesSink(tmp_path).write(Verdicts(tuple(rows), 0, 0))
+    html = write_report(tmp_path).read_text()
+    assert "<b>42 of 60</b> other images become <b>boat</b> with its background, placebo 2" in html
+    assert html.count(" other images become ") == 1
+    assert html.count('class="advice"') == 2
+    assert "{cue: sharpness}" in html
+    FilesSink(tmp_path).write(Verdicts((rows[2],), 1, 1))
+    assert "What to do about it" not in write_report(tmp_path).read_text()
+
+
 def test_report__draws_the_start_of_alignment(run):
     page = opened(run)
     assert page.words.count("alignment from epoch 2") == 1

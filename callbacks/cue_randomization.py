@@ -1,0 +1,123 @@
+"""A cue that was found, randomized in training."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+
+from camtrain.callbacks._alignment_patch import patch
+from camtrain.callbacks._alignment_start import is_due
+from camtrain.data.batches import check_masks, read_batch, with_images
+from camtrain.data.randomize import RandomizeCue
+from camtrain.errors import ConfigurationError
+
+
+class CueRandomization(Callback):
+    """Gives training images the background, tint, brightness or sharpness of others, in any LightningModule.
+
+    What `training_step` is given are changed images; labels, masks and the data themselves stay. See
+    `camtrain.data.RandomizeCue` for what each cue does.
+
+    Args:
+        cue: "background" (needs masks for some images), "tint", "brightness", "sharpness", or as a verdict calls it.
+        p: how likely an image is changed, in [0, 1].
+        start_when: the epoch to begin at, or a condition on a logged metric: "reliance/flagged" (above 0). Once begun
+            it stays on.
+        batch_adapter: for batches of an unusual shape; it has to return the very tensor of images that the batch holds.
+
+    Raises:
+        ConfigurationError: at once for an unknown cue or `p` outside [0, 1]; in the first training step for batches
+            without labels, or without masks where the background is to change.
+        MaskError, BatchError: in the first training step, for what cannot be read.
+
+    Logged each epoch: `randomization/active`, 0 before the start.
+
+    >>> CueRandomization("background tint").transform.cue
+    'background tint'
+    """
+
+    def __init__(
+        self,
+        cue: str = "background",
+        p: float = 0.5,
+        start_when: int | str = "reliance/flagged",
+        batch_adapter: Callable[..., Any] | None = None,
+    ) -> None:
+        self.transform = RandomizeCue(cue, p)
+        if isinstance(start_when, int) and start_when < 0:
+            raise ConfigurationError(f"start_when is an epoch from 0 on, or a condition on a metric; got {start_when}.")
+        self.start_when = start_when
+        self.batch_adapter = batch_adapter
+        self.active = False
+        self._checked = False
+        self._restore: Callable[[], None] | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Distinguishes the cues in one checkpoint."""
+        return self._generate_state_key(cue=self.transform.cue)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether it has begun."""
+        return {"active": self.active}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.active = state_dict["active"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put itself around `training_step`, outside of what other callbacks have put there."""
+        self._checked = False
+        self._restore = patch(pl_module, "training_step", partial(self._training_step, pl_module))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin, if the epoch or the metric says so; all processes alike."""
+        due = is_due(self.start_when, trainer.current_epoch, trainer.callback_metrics)
+        self.active = self.active or trainer.strategy.reduce_boolean_decision(due, all=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the module as it was."""
+        if self._restore is not None:
+            self._restore()
+        self._restore = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the module as it was."""
+        self.on_train_end(trainer, pl_module)
+
+    def _training_step(
+        self, pl_module: LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        pl_module.log("randomization/active", float(self.active), on_step=False, on_epoch=True, batch_size=1)
+        if not self._checked:
+            self._check(args[0] if args else next(iter(kwargs.values())))
+        if not self.active:
+            return original(*args, **kwargs)
+        if args:
+            return original(self._changed(args[0]), *args[1:], **kwargs)
+        name = next(iter(kwargs))
+        return original(**{**kwargs, name: self._changed(kwargs[name])})
+
+    def _check(self, batch: Any) -> None:
+        read = read_batch(batch, self.batch_adapter)
+        with_images(batch, read.images, read.images)
+        if read.labels is None:
+            raise ConfigurationError(
+                "CueRandomization needs labels in the training batches: convert with batch_adapter."
+            )
+        if self.transform.look is None and read.masks is None:
+            raise ConfigurationError(
+                "CueRandomization of the background needs masks of the objects in the training batches: give (images, "
+                "labels, masks) or a mapping with 'mask', or randomize 'tint', 'brightness' or 'sharpness'."
+            )
+        check_masks(read)
+        self._checked = True
+
+    def _changed(self, batch: Any) -> Any:
+        read = read_batch(batch, self.batch_adapter)
+        if read.labels is None:
+            return batch
+        changed, _, _ = self.transform(read.images, read.labels, read.masks)
+        return with_images(batch, read.images, changed)
