@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from camtrain.callbacks.reliance_detector import RelianceDetector
 from camtrain.errors import ConfigurationError, MaskError
+from camtrain.reliance import Criteria, Findings, examine
 from camtrain.sinks.loggers import run_folder
 
 COLORS = torch.tensor([[1.0, 0.1, 0.1], [0.1, 1.0, 0.1], [0.1, 0.1, 1.0]])
@@ -300,9 +301,18 @@ def test_detector__refuses_arguments_out_of_range(arguments, message):
         RelianceDetector(**arguments)
 
 
-def test_detector__alpha_spending_gives_later_rounds_less(make_trainer):
-    detector = RelianceDetector(images_per_class=12, spend_alpha=True)
+@pytest.mark.parametrize(("spend_alpha", "shares"), [(True, [1 / 2, 1 / 6]), (False, [1.0, 1.0])])
+def test_detector__alpha_spending_gives_later_rounds_less(make_trainer, monkeypatch, spend_alpha, shares):
+    given = []
+
+    def noting(*args: Any, criteria: Criteria, **kwargs: Any) -> Findings:
+        given.append(criteria.share)
+        return examine(*args, criteria=criteria, **kwargs)
+
+    monkeypatch.setattr("camtrain.callbacks.reliance_detector.examine", noting)
+    detector = RelianceDetector(images_per_class=12, spend_alpha=spend_alpha)
     fit(make_trainer, detector)
+    assert given == pytest.approx(shares)
     assert said(detector) == ["reliant"] * 3
     assert detector.state_dict()["rounds"] == 2
 
