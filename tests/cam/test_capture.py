@@ -245,3 +245,26 @@ def test_capture__of_a_layer_that_returns_its_input_counts_whoever_else_holds_it
     truth = whole(net, images, "f", lambda z: z.amax(dim=1))
     torch.testing.assert_close(captured.gradients[0], truth.gradients)
     torch.testing.assert_close(captured.activations[0], truth.activations)
+
+
+class Overwritten(nn.Module):
+    """Squares its maps, which saves them for backward, and writes over them through a dropout that is at rest."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.dropout, self.head = nn.Conv2d(3, 4, 1), nn.Dropout(), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        squares = x * x
+        x = self.dropout(x).sub_(5)
+        return self.head((x + squares).mean((2, 3)))
+
+
+def test_capture__of_maps_that_are_written_over_differentiates_what_they_were():
+    net, images = Overwritten().double().eval(), torch.rand(2, 3, 4, 4).double()
+    captured = capture(net, images, "stem")
+    maps = net.stem(images).detach()
+    weights = net.head.weight[captured.logits.argmax(dim=1)].detach()[..., None, None] / 16
+    torch.testing.assert_close(captured.activations[0], maps)
+    torch.testing.assert_close(captured.gradients[0], weights * (2 * maps + 1))
