@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from rich.console import Console
+from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -25,14 +26,18 @@ from camtrain.callbacks import ExplanationMonitor, RelianceDetector
 from camtrain.callbacks.run_summary import advised, summary_table
 from camtrain.cam import find_logits
 from camtrain.commands.images import Relabeled, open_folder
-from camtrain.commands.models import add_model_arguments, class_names, load_model
+from camtrain.commands.measuring import METRICS, chosen_metrics, evenly, measure, record_of
+from camtrain.commands.models import add_model_arguments, class_names, device_of, load_model
 from camtrain.commands.tables import columns_of, default_table, write_table
 from camtrain.data.batches import read_batch
 from camtrain.data.transforms import eval_transform
+from camtrain.errors import ConfigurationError
+from camtrain.sinks import FilesSink
 from camtrain.sinks.environment import write_run_info
 from camtrain.sinks.history import read_history
 from camtrain.sinks.publishing import summary_of
-from camtrain.sinks.report import REPORT_FILE
+from camtrain.sinks.records import MetricRow
+from camtrain.sinks.report import REPORT_FILE, write_report
 from camtrain.sinks.story import latest_verdicts
 
 RELIANT_FOUND = 3
@@ -93,6 +98,13 @@ def prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", type=int, default=1, help="GPUs or processes to use")
     parser.add_argument("--num-probes", type=int, default=12)
     parser.add_argument("--num-failures", type=int, default=12)
+    parser.add_argument(
+        "--metrics", nargs="*", choices=METRICS, metavar="NAME",
+        help=f"do the heatmaps tell the truth; all that apply, or some of {', '.join(METRICS)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--metric-images", type=int, default=64, help="of so many images, evenly over all (default: %(default)s)"
+    )
     parser.add_argument("--fail-on-reliant", action="store_true", help="exit code 3 where a class is reliant")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -103,18 +115,47 @@ def act(options: argparse.Namespace) -> int:
     transform = eval_transform(options.size, options.mean, options.std)
     named = class_names(options.classes)
     dataset = open_folder(options.folder, transform, named, **layout)
+    masked = isinstance(dataset, Relabeled) and dataset.masked
+    metrics = chosen_metrics(options.metrics, masked=masked)
+    if options.metric_images < 1:
+        raise ConfigurationError(f"--metric-images is at least 1, got {options.metric_images}.")
     network = load_model(options.model, options.weights, len(named) if named else None)
     names = dataset.class_names if isinstance(dataset, Relabeled) else named or []
     monitor = ExplanationMonitor(options.methods, options.layers, 1, options.num_probes, options.num_failures)
     callbacks: list[pl.Callback] = [monitor]
-    if isinstance(dataset, Relabeled) and dataset.masked and len(dataset.labels) > 1:
+    if isinstance(dataset, Relabeled) and masked and len(dataset.labels) > 1:
         callbacks.insert(0, RelianceDetector(lend_from_training=False))
     trainer = _trainer(options, callbacks)
     module = Audited(network, names, options.mean, options.std)
     trainer.validate(module, datamodule=Audit(dataset, names, options), verbose=False)
     if not trainer.is_global_zero:
         return 0
-    return _tell(options, monitor, names)
+    columns = {} if monitor.images is None else columns_of(monitor.images, names)
+    rows = _measure(options, module, dataset, columns, metrics) if metrics else ()
+    return _tell(options, columns, rows)
+
+
+def _measure(
+    options: argparse.Namespace, module: Audited, dataset: Any, columns: dict[str, list[Any]], metrics: Sequence[str]
+) -> Sequence[MetricRow]:
+    """Add the metrics to the columns and to the report."""
+    measured = measure(
+        module.to(device_of(options.device)).eval(),
+        dataset,
+        evenly(len(dataset), options.metric_images),
+        metrics,
+        methods=options.methods,
+        layers=options.layers,
+        batch_size=options.batch_size,
+        workers=options.workers,
+    )
+    known = measured.columns(columns.get("sample", []))
+    columns |= {name: values for name, values in known.items() if name not in columns}
+    record = record_of(columns, measured, metrics)
+    place = options.out / "camtrain" / "validate"
+    FilesSink(place).write(record)
+    write_report(place)
+    return record.rows
 
 
 def _trainer(options: argparse.Namespace, callbacks: list[pl.Callback]) -> pl.Trainer:
@@ -132,22 +173,33 @@ def _trainer(options: argparse.Namespace, callbacks: list[pl.Callback]) -> pl.Tr
     )
 
 
-def _tell(options: argparse.Namespace, monitor: ExplanationMonitor, names: Sequence[str]) -> int:
+def _tell(options: argparse.Namespace, columns: dict[str, list[Any]], metrics: Sequence[MetricRow]) -> int:
     place = options.out / "camtrain" / "validate"
     report = Path(shutil.copy(place / REPORT_FILE, options.out / REPORT_FILE))
-    table = None
-    if monitor.images is not None:
-        table = write_table(options.out / (options.table or default_table()), columns_of(monitor.images, names))
+    table = write_table(options.out / (options.table or default_table()), columns) if columns else None
     history = read_history(place)
     verdicts = latest_verdicts(history, history.epochs[-1] if history.epochs else None)
     reliant = [row.class_name for row in verdicts if row.verdict == "reliant"]
     if options.json:
+        said = {f"{row.metric}/{row.method}": [row.mean, row.low, row.high, row.images] for row in metrics}
         found = {"report": str(report), "table": str(table), "reliant": reliant, **summary_of(history)}
-        print(json.dumps(found, indent=2))  # noqa: T201  what was asked for
+        print(json.dumps(found | ({"metrics": said} if said else {}), indent=2))  # noqa: T201  what was asked for
     else:
         console = Console()
         console.print(summary_table(history))
+        if metrics:
+            console.print(_metric_table(metrics))
         console.print(f"report  {report}\ntable   {table}", highlight=False, markup=False, soft_wrap=True)
         for label, advice in advised(history):
             console.print(f"{label}  {advice}", highlight=False, markup=False, soft_wrap=True)
     return RELIANT_FOUND if reliant and options.fail_on_reliant else 0
+
+
+def _metric_table(rows: Sequence[MetricRow]) -> Table:
+    """Metrics by methods: the mean and its interval."""
+    methods = dict.fromkeys(row.method for row in rows)
+    cells = {(row.metric, row.method): f"{row.mean:.2f} ({row.low:.2f} to {row.high:.2f})" for row in rows}
+    table = Table("", *methods)
+    for metric in dict.fromkeys(row.metric for row in rows):
+        table.add_row(metric, *(cells.get((metric, method), "–") for method in methods))
+    return table

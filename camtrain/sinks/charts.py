@@ -43,6 +43,18 @@ class Series:
         return finite[-1] if finite else float("nan")
 
 
+@dataclass(frozen=True)
+class Band:
+    """A mean curve with its band over fractions in [0, 1]: its name, its CSS color, its values."""
+
+    name: str
+    color: str
+    at: Sequence[float]
+    mean: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
 def line_chart(
     series: Sequence[Series], *, unit: Unit = "value", start: int | None = None, epochs: Sequence[int] = ()
 ) -> str:
@@ -85,6 +97,29 @@ def area_chart(series: Sequence[Series], *, start: int | None = None) -> str:
     return _svg(draw, {_SERIES[index]: one.color for index, one in enumerate(series)})
 
 
+def band_chart(bands: Sequence[Band]) -> str:
+    """Confidences in [0, 1] over the share of pixels, each curve in its band, as inline SVG.
+
+    >>> band_chart([Band("a", "red", [0.0, 1.0], [0.2, 0.8], [0.1, 0.7], [0.3, 0.9])])[:4]
+    '<svg'
+    """
+
+    def draw(axes: "Axes") -> None:
+        from matplotlib.ticker import MultipleLocator, PercentFormatter
+
+        for index, one in enumerate(bands):
+            axes.fill_between(one.at, one.low, one.high, color=_SERIES[index], alpha=0.16, linewidth=0)
+            axes.plot(one.at, one.mean, **_line_style(index, len(one.at)) | {"marker": ""})
+        _format_values(axes, "ratio")
+        axes.set_xlim(0, 1)
+        axes.xaxis.set_major_locator(MultipleLocator(0.25))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        axes.set_xlabel("pixels changed", color=_INK, fontsize=9)
+        _dress(axes)
+
+    return _svg(draw, {_SERIES[index]: one.color for index, one in enumerate(bands)})
+
+
 def _line_style(index: int, points: int) -> dict[str, Any]:
     style = {"color": _SERIES[index], "linestyle": _DASHES[index], "linewidth": 2, "solid_capstyle": "round"}
     return style | {"marker": "o", "markersize": 4.5 if points < 3 else 2.6, "markeredgewidth": 0}
@@ -99,6 +134,10 @@ def _mark(axes: "Axes", start: int | None) -> None:
 def _format(axes: "Axes", unit: Unit, epochs: Sequence[int]) -> None:
     _format_values(axes, unit)
     _format_epochs(axes, epochs)
+    _dress(axes)
+
+
+def _dress(axes: "Axes") -> None:
     axes.grid(axis="y", color=_GRID, linewidth=1)
     axes.set_axisbelow(True)
     axes.tick_params(colors=_INK, length=0, pad=5)

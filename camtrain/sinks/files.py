@@ -23,6 +23,7 @@ from camtrain.sinks.records import (
     Example,
     FourCells,
     Histograms,
+    Metrics,
     Panel,
     Panels,
     Record,
@@ -58,7 +59,7 @@ class FilesSink:
     '{"kind": "scalars", "epoch": 0, "step": 1, "values": {"cam/empty_maps/grad_cam": 0.0}}'
     """
 
-    prompt = (Scalars, FourCells, Histograms, Classes, Alert, Setup)
+    prompt = (Scalars, FourCells, Histograms, Classes, Metrics, Alert, Setup)
 
     def __init__(
         self, folder: str | Path, *, starts: bool = False, quality: int = 90, pictures: Literal["jpg", "png"] = "jpg"
@@ -127,6 +128,11 @@ class FilesSink:
     @_line.register
     def _(self, record: Classes) -> Line:
         return _head("classes", record) | {"rows": [asdict(row) for row in record.rows], "confusion": record.confusion}
+
+    @_line.register
+    def _(self, record: Metrics) -> Line:
+        rows, curves = ([asdict(one) for one in some] for some in (record.rows, record.curves))
+        return _head("metrics", record) | {"rows": rows, "curves": curves}
 
     @_line.register
     def _(self, record: Setup) -> Line:

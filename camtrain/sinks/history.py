@@ -27,7 +27,8 @@ class History:
 
     `scalars[name][epoch]`, `panels[key][epoch].items`, `cells[epoch]` (counts by cell), `verdicts[epoch]`,
     `examples[epoch].items`, `alerts` in order, `histograms[epoch][name]` (counts), `classes[epoch]` with `rows` and
-    `confusion`, `setup` of the explanations. What was not finite is NaN in scalars and None elsewhere.
+    `confusion`, `metrics[epoch]` with `rows` and `curves`, `setup` of the explanations. What was not finite is NaN in
+    scalars and None elsewhere.
 
     >>> History().epochs
     []
@@ -41,6 +42,7 @@ class History:
     alerts: list[Line] = field(default_factory=list)
     histograms: dict[int, dict[str, list[int]]] = field(default_factory=dict)
     classes: dict[int, Line] = field(default_factory=dict)
+    metrics: dict[int, Line] = field(default_factory=dict)
     setup: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -63,7 +65,8 @@ def read_history(folder: str | Path) -> History:
     for name in (SCALARS_FILE, RECORDS_FILE):
         for line in _lines_that_count(Path(folder) / name):
             _READERS[line["kind"]](history, line)
-    for table in (history.cells, history.verdicts, history.examples, history.histograms, history.classes):
+    by_record = (history.cells, history.verdicts, history.examples, history.histograms, history.classes)
+    for table in (*by_record, history.metrics):
         _sort(table)
     for by_name in (history.scalars, history.panels):
         for by_epoch in by_name.values():
@@ -144,6 +147,10 @@ def _read_classes(history: History, line: Line) -> None:
     history.classes[line["epoch"]] = line
 
 
+def _read_metrics(history: History, line: Line) -> None:
+    history.metrics[line["epoch"]] = line
+
+
 def _read_setup(history: History, line: Line) -> None:
     history.setup.update(line["values"])
 
@@ -156,5 +163,6 @@ _READERS = {
     "alert": _read_alert,
     "histograms": _read_histograms,
     "classes": _read_classes,
+    "metrics": _read_metrics,
     "setup": _read_setup,
 }

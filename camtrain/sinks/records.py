@@ -187,6 +187,44 @@ class Classes:
 
 
 @dataclass(frozen=True)
+class MetricRow:
+    """What a metric says of a method's heatmaps: the mean over `images` that have an answer, and its 95 % interval."""
+
+    metric: str
+    method: str
+    mean: float
+    low: float
+    high: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The mean confidence along a method's "insertion" or "deletion" curve and its 95 % band, by fraction of pixels."""
+
+    kind: str
+    method: str
+    fractions: tuple[float, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Whether the heatmaps of a pass tell the truth: a row for each metric and method, and curves.
+
+    >>> Metrics((MetricRow("insertion", "grad_cam", 0.6, 0.5, 0.7, 48),), (), epoch=0, step=0).rows[0].mean
+    0.6
+    """
+
+    rows: tuple[MetricRow, ...]
+    curves: tuple[Curve, ...]
+    epoch: int
+    step: int
+
+
+@dataclass(frozen=True)
 class Setup:
     """What the explanations are made with (layers, methods, versions): nested plain values, once per run."""
 
@@ -206,4 +244,4 @@ class Document:
     step: int
 
 
-Record = Scalars | Panels | FourCells | Histograms | Classes | Verdicts | Alert | Setup | Document
+Record = Scalars | Panels | FourCells | Histograms | Classes | Metrics | Verdicts | Alert | Setup | Document

@@ -18,6 +18,7 @@ from camtrain.sinks.environment import flatten, read_run_info
 from camtrain.sinks.formatting import FILTERS
 from camtrain.sinks.gallery import Case, Intervention, Pictures, failures, film_epochs, films, interventions
 from camtrain.sinks.history import History, read_history
+from camtrain.sinks.metric_table import curve_charts, metric_columns
 from camtrain.sinks.records import CELLS, HEATMAPS, VerdictRow
 
 REPORT_FILE = "report.html"
@@ -130,6 +131,8 @@ def render(history: History, pictures: Pictures, info: Mapping[str, Any], title:
         filters=case_filters(cases),
         class_lines=class_lines(history, run),
         matrix=matrix(history, run.after),
+        metrics=metric_columns(history),
+        metric_curves=curve_charts(history),
         pictured=lambda square: any((one.label, one.predicted) == (square.true, square.said) for one in cases),
         setup=history.setup,
         alerts=history.alerts,

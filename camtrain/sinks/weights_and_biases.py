@@ -14,6 +14,7 @@ from camtrain.sinks.records import (
     Document,
     FourCells,
     Histograms,
+    Metrics,
     Record,
     Scalars,
     Setup,
@@ -93,7 +94,8 @@ class WandbSink:
     @_payload.register(FourCells)
     @_payload.register(Setup)
     @_payload.register(Document)
-    def _(self, record: Alert | FourCells | Setup | Document) -> Payload:
+    @_payload.register(Metrics)
+    def _(self, record: Alert | FourCells | Setup | Document | Metrics) -> Payload:
         return {}
 
     @_payload.register

@@ -8,11 +8,12 @@ import torch
 from camtrain import explain
 from camtrain.cli import main
 from camtrain.commands.images import read_transformed
+from camtrain.commands.measuring import FAITHFUL, ON_MASKS, evenly
 from camtrain.commands.models import load_model
 from camtrain.commands.tables import write_table
 from camtrain.data.transforms import eval_transform
 from camtrain.errors import ConfigurationError
-from camtrain.metrics import inside_energy
+from camtrain.metrics import insertion_deletion, inside_energy, mean_interval
 from camtrain.module import ImageClassifier
 from camtrain.networks import SmallResNet
 
@@ -133,3 +134,61 @@ def test_load_model__names_what_is_wrong(spec, weights, said):
 def test_write_table__refuses_other_formats(tmp_path):
     with pytest.raises(ConfigurationError, match=r"as \.parquet or \.csv, got 'a.xls'"):
         write_table(tmp_path / "a.xls", {})
+
+
+def test_audit__adds_metrics_to_table_report_and_answer(capsys, photos, model, tmp_path):
+    words = ["--images", "images", "--masks", "masks", "--out", tmp_path / "out", "--table", "t.csv"]
+    found = audit(capsys, photos, *model, *words, "--metrics", "--metric-images", 5)
+    with Path(found["table"]).open(newline="") as file:
+        rows = {row["sample"]: row for row in csv.DictReader(file)}
+    assert {name.partition("/")[0] for name in found["metrics"]} == {*FAITHFUL, *ON_MASKS}
+    measured = {sample: float(row["insertion/grad_cam"]) for sample, row in rows.items() if row["insertion/grad_cam"]}
+    assert len(measured) == 5
+    network = load_model(model[1], model[3], 3)
+    for sample, value in measured.items():
+        image = read_transformed(photos / "images" / sample, eval_transform(32)).unsqueeze(0)
+        heat = explain(network, image, methods="grad_cam").heatmaps
+        curves = insertion_deletion(network, image, heat, steps=20)["grad_cam"]
+        assert value == pytest.approx(float(curves.insertion_auc), abs=1e-4)
+    mean, low, high, images = found["metrics"]["insertion/grad_cam"]
+    expected = mean_interval(sum(measured.values()), sum(v**2 for v in measured.values()), 5)
+    assert (mean, low, high) == pytest.approx((expected.mean, expected.low, expected.high))
+    assert (images, found["metrics"]["inside_energy/grad_cam"][3]) == (5, 12)  # the monitor knows all
+    html = (tmp_path / "out" / "report.html").read_text()
+    section = html[html.index('id="metrics"') :]
+    assert section.count('class="chart"') >= 2
+    assert "Deletion: pixels vanish" in section
+
+
+def test_audit__takes_the_metrics_that_are_named(capsys, photos, model, tmp_path):
+    words = [
+        "--methods",
+        "grad_cam",
+        "--out",
+        tmp_path / "out",
+        "--table",
+        "t.csv",
+        "--metrics",
+        "occlusion_correlation",
+    ]
+    found = audit(capsys, photos / "images" / "car", *model, *words)
+    assert list(found["metrics"]) == ["occlusion_correlation/grad_cam"]
+    assert 'id="metrics"' in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--metrics", "heatmap_iou"], "heatmap_iou asks masks, and there are none"),
+        (["--metrics", "--metric-images", "0"], "--metric-images is at least 1, got 0"),
+    ],
+)
+def test_audit__refuses_metrics_that_have_no_answer_before_it_runs(photos, model, tmp_path, words, said):
+    with pytest.raises(SystemExit, match=said):
+        main(["audit", str(photos / "images" / "boat"), *model, "--out", str(tmp_path / "out"), *words])
+    assert not (tmp_path / "out").exists()
+
+
+def test_evenly__spreads_over_all():
+    assert evenly(3, 8) == [0, 1, 2]
+    assert evenly(0, 8) == []
