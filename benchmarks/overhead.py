@@ -9,6 +9,8 @@ batch of the Trainer's own loops. Rows:
 * validation (of `--images`; the training rows take a quarter of them): every image explained by two methods, metrics
   and no pictures;
 * validation with pictures: the probes and failure cases too, in the local files;
+* validation, faithfulness: `FaithfulnessMonitor` at its default budget beside the monitor, over a validation of 2,000
+  images with the monitor alone;
 * training step with the heatmap penalty; with twins of an eighth of the batch beside it;
 * training with everything on: monitor with pictures and report, alignment with the penalty;
 * training, monitored: three epochs on `--images`, a quarter of them to validate, with every one of these explained,
@@ -39,7 +41,7 @@ from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from camtrain.callbacks import AttentionAlignment, ExplanationMonitor
+from camtrain.callbacks import AttentionAlignment, ExplanationMonitor, FaithfulnessMonitor
 
 LAYER = "net.layer4"
 Callbacks = Callable[[], list[pl.Callback]]
@@ -142,10 +144,16 @@ def aligned(twins: float) -> Callbacks:
     return lambda: [AttentionAlignment(layers=LAYER, twins=twins, twins_share=1 / 8)]
 
 
+def faithful() -> list[pl.Callback]:
+    return [*monitor(0)(), FaithfulnessMonitor(layers=LAYER)]
+
+
+FAITHFUL, FAITHFUL_IMAGES = "validation, faithfulness", 2000
 MONITORED = "training, monitored, W&B offline"
 CASES: dict[str, tuple[str, Callbacks, str | None]] = {
     "validation, metrics": ("validate", monitor(0), "validation_ratio"),
     "validation, pictures": ("validate", monitor(8), None),
+    FAITHFUL: ("validate", faithful, "validation_ratio_faithfulness"),
     "training, penalty": ("fit", aligned(0.0), "training_ratio"),
     "training, penalty and twins": ("fit", aligned(1.0), None),
     "training, everything on": (
@@ -165,12 +173,13 @@ def compare(
     epochs: int,
     repeats: int,
     with_wandb: bool = False,
+    before: Callbacks = list,
 ) -> dict[str, Any]:
-    """Plain and changed in turns, the order reversed every time; the first turn warms up."""
+    """Plain (with `before`) and changed in turns, the order reversed every time; the first turn warms up."""
     plain: list[Seconds] = []
     changed: list[Seconds] = []
     for repeat in range(repeats + 1):
-        turns = [(list, plain), (callbacks, changed)][:: 1 if repeat % 2 else -1]
+        turns = [(before, plain), (callbacks, changed)][:: 1 if repeat % 2 else -1]
         for made, times in turns:
             seconds = run(verb, loaders, made(), device, epochs, with_wandb)
             if repeat:
@@ -208,17 +217,20 @@ def main() -> None:
     rows, summary = [], {}
     chosen = {name: case for name, case in CASES.items() if name.startswith(options.only)}
     for name, (verb, callbacks, key) in chosen.items():
-        monitored = name == MONITORED
+        monitored, faithfulness = name == MONITORED, name == FAITHFUL
         count = images if monitored or verb == "validate" else images // 4  # a training step is dearer
+        count = FAITHFUL_IMAGES if faithfulness else count
         sizes = count, count // 4 if monitored else count
         loaders = data(sizes[0], options.image_size, batch_size), data(sizes[1], options.image_size, batch_size)
-        epochs, turns = (max(3, options.epochs), min(3, repeats)) if monitored else (options.epochs, repeats)
-        measured = compare(verb, callbacks, loaders, options.device, epochs, turns, monitored)
+        epochs = max(3, options.epochs) if monitored else options.epochs
+        turns = min(3 if monitored else 4, repeats) if monitored or faithfulness else repeats
+        before = monitor(0) if faithfulness else list
+        measured = compare(verb, callbacks, loaders, options.device, epochs, turns, monitored, before)
         rows.append({"what": name, **measured, "images": count, "image size": options.image_size, "repeats": turns})
         print(f"{name}: {measured['ratio']:.3f} (CPU {measured['CPU ratio']:.3f})", flush=True)
         if key:
             summary[key] = measured["ratio"]
-    report(rows, summary, options, "Overhead on ResNet-18, over the same run without camtrain")
+    report(rows, summary, options, "Overhead on ResNet-18, over the same run without it")
 
 
 if __name__ == "__main__":

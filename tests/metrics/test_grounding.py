@@ -89,3 +89,21 @@ def test_reason_cells__are_counted_over_batches():
     metric.update(torch.tensor([0, 3, -1]))
     metric.update(torch.tensor([3]))
     assert metric.compute().tolist() == [1, 0, 0, 2]
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs, of what it imports
+@pytest.mark.parametrize(
+    ("measure", "named"), [(inside_energy, "RelevanceMassAccuracy"), (pointing_game, "PointingGame")]
+)
+def test_grounding_measures__are_those_of_quantus(measure, named):
+    quantus = pytest.importorskip("quantus")
+    heat, mask = torch.rand(8, 10, 10), (torch.rand(8, 10, 10) > 0.6).float()
+    peer = getattr(quantus, named)(disable_warnings=True, abs=False, normalise=False)
+    expected = peer(
+        model=torch.nn.Flatten(),
+        x_batch=torch.rand(8, 1, 10, 10).numpy(),
+        y_batch=torch.zeros(8).long().numpy(),
+        a_batch=heat.unsqueeze(1).numpy(),
+        s_batch=mask.unsqueeze(1).bool().numpy(),
+    )
+    torch.testing.assert_close(measure(heat, mask), torch.tensor(expected).float(), rtol=0, atol=1e-5)
