@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from camtrain.callbacks._attempt import Attempt
 from camtrain.callbacks._diverse import Case, direction, diverse
 from camtrain.callbacks._drifting import Drifting, drift_scalars
 from camtrain.callbacks._explained import explained_batch
@@ -242,3 +243,18 @@ def test_remembered__holds_loss_and_grounding_by_sample():
     assert kept["s2"] == (pytest.approx(-np.log(0.1), rel=1e-4), False)
     assert [grounded for _, grounded in kept.values()] == [True, False, False, True]
     assert isinstance(table(), Table)
+
+
+def test_attempt__undoes_every_failure_and_reports_the_first():
+    undone = []
+    attempt = Attempt("Monitor", lambda: undone.append(len(undone)))
+
+    def _draw(value):
+        return 1 / value
+
+    attempt(_draw, 1)
+    assert undone == []
+    with pytest.warns(UserWarning, match=r"Monitor failed in draw \(ZeroDivisionError: .*training goes on"):
+        attempt(_draw, 0)
+    attempt(_draw, 0)
+    assert undone == [0, 1]
