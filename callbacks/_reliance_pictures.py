@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from camtrain.reliance import (
+    FRAME,
     Effects,
     Findings,
     Instance,
     Pool,
     Verdict,
+    bordered,
     flipped,
     illustrate,
     intervened,
@@ -29,6 +31,12 @@ def flagged(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return sorted((v for v in verdicts if v.verdict == "reliant"), key=lambda v: -v.effect)
 
 
+def pictured(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The flagged ones, and after them those that a person should look at."""
+    doubtful = [v for v in verdicts if v.verdict == "suspect"]
+    return [*flagged(verdicts), *sorted(doubtful, key=lambda v: -v.effect)]
+
+
 def examples(
     findings: Findings,
     pool: Pool,
@@ -37,10 +45,10 @@ def examples(
     denormalize: Callable[[Tensor], Tensor] | None,
     count: int,
 ) -> tuple[Example, ...]:
-    """Of each flagged class, `count` images that the intervention changes most, and as many transplants."""
+    """Of each flagged or suspect class, `count` images that the intervention changes most, and as many transplants."""
     shown = [
         _example(findings, instance, verdict.cue, pool, lenders, names, denormalize)
-        for verdict in flagged(findings.verdicts)
+        for verdict in pictured(findings.verdicts)
         for instance in _instances(findings.effects[verdict.cue], verdict.class_index, count)
     ]
     return tuple(shown[:MOST_EXAMPLES])
@@ -72,11 +80,15 @@ def _example(
     denormalize: Callable[[Tensor], Tensor] | None,
 ) -> Example:
     look = look_of(cue)
-    changed = intervened(pool, instance.image, lenders, instance.donor, look=look, margin=findings.margin)
+    shown = findings.shown[cue]
+    of, by = (bordered(pool), bordered(lenders)) if cue == FRAME else (pool, lenders)
+    changed = intervened(
+        of, instance.image, by, instance.donor, look=look, margin=shown.margin, lent_margin=shown.lent_margin
+    )
     pair = torch.stack([pool.images[instance.image], changed])
     original, swapped = to_uint8(pair if denormalize is None else denormalize(pair))
     held, lent = names[int(pool.labels[instance.image])], names[int(lenders.labels[instance.donor])]
-    given = f"{held} on a background of {lent}" if look is None else f"{held} with the {cue} of {lent}"
+    given = f"{held} on a background of {lent}" if cue == "background" else f"{held} with the {cue} of {lent}"
     return Example(
         names[instance.class_index],
         original,

@@ -36,7 +36,7 @@ def take_census(trainer: pl.Trainer, pool: Pool | None, training: Pool | None, l
     images, lent = (_added([each[kind] for each in counted]) for kind in (0, 1))
     classes = tuple(sorted(images))
     if not classes:
-        raise CamtrainError("no validation image has an annotated object with a background around it")
+        raise CamtrainError("no validation image shows an object, annotated or guessed, with a background around it")
     same_size = all(each[1] or training is None for each in counted)
     return Census(classes, same_size and all(lent.get(c, 0) >= least for c in classes))
 

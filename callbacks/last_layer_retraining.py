@@ -15,8 +15,8 @@ from camtrain.callbacks._trainer import builds_later, callable_network, gathered
 from camtrain.data.batches import read_batch
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.reliance import Collector, Pool, find_head, retrain_last_layer
-from camtrain.reliance.examine import margins
 from camtrain.reliance.looks import LOOKS, look_of
+from camtrain.reliance.rounds import margins
 from camtrain.sinks import Scalars
 from camtrain.sinks.loggers import flush_sinks, run_folder, sinks_for
 

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from math import isfinite, nan
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from camtrain.callbacks._attempt import Attempt
+from camtrain.callbacks._reliance_images import Chosen, Images, choose_images
 from camtrain.callbacks._reliance_pictures import alert, examples
 from camtrain.callbacks._reliance_round import everywhere, progress_bar, take_census
 from camtrain.callbacks._trainer import (
@@ -33,6 +35,7 @@ from camtrain.reliance import (
     Criteria,
     Effects,
     Findings,
+    Guesser,
     Plan,
     Pool,
     Verdict,
@@ -43,10 +46,9 @@ from camtrain.reliance import (
 from camtrain.sinks import Record, Verdicts
 from camtrain.sinks.loggers import flush_sinks, sinks_for
 
-_NO_MASKS = (
-    "RelianceDetector needs masks of the objects in the validation batches, and the batch has none. Give (images, "
-    "labels, masks) or a mapping with 'mask', convert with batch_adapter, or remove the callback; an image without an "
-    "annotation gets a mask of all -1."
+_GUESSING = (
+    "RelianceDetector finds no masks in the validation batches and guesses them{by}: its verdicts are 'reliant', "
+    "'suspect', 'undecided' or 'no evidence', never 'not reliant'. Masks, or boxes as masks, make it surer."
 )
 _NO_LABELS = (
     "RelianceDetector needs labels in the validation batches, and the batch has none: convert with batch_adapter."
@@ -66,6 +68,12 @@ class RelianceDetector(Callback):
     Beside the whole background its tint and brightness are exchanged alone, which names the cue, and the sharpness of
     the whole picture, which may be read from the object; of that only what it wins for a class counts.
 
+    Where no validation image has a mask (a box is one), masks are guessed, by `segmenter` or by GrabCut from the
+    border, and everything is exchanged far off the guess, 12 % of the side away. What is found there is `reliant`. What
+    shows only in the border or close to the guess is `suspect`, for a person to look at: an object that was cut off
+    looks the same. `no evidence` takes the place of `not reliant`; its note says over which share of the frame. Images
+    of which no guess can be trusted are left out.
+
     The backgrounds come from annotated training images where there are enough of them: a validation set may be balanced
     on purpose, and then its classes do not go with their backgrounds as they did in training.
 
@@ -78,8 +86,8 @@ class RelianceDetector(Callback):
     `alpha / (j * (j + 1))`, divided by Holm. With `spend_alpha=False` every round spends all of it.
 
     A round costs 21 forwards an image where nothing is found and 44 at most (less below 8 classes; 12 and 24 of them
-    are for the looks), in batches of the validation's size. Of several processes each judges its own images, and all
-    reach the same verdict from all of them.
+    are for the looks), 29 with guessed masks, in batches of the validation's size. Of several processes each judges its
+    own images, and all reach the same verdict from all of them.
 
     Args:
         every_n_epochs: examine again after so many epochs; the last epoch of a fit always.
@@ -97,6 +105,8 @@ class RelianceDetector(Callback):
         limit: `not reliant` means below this, for sure; above `tau`.
         spend_alpha: let all rounds of a run share `alpha`; False gives it to each.
         num_examples: pictures per reliant class.
+        segmenter: makes the masks where batches have none: images (B, C, H, W), as the model takes them and on its
+            device, to masks (B, H, W) in [0, 1], 1 on the object; all -1 where it cannot tell. Asked once per image.
         batch_adapter: reads a batch of another shape: returns (images, labels, masks), a mapping or a `Batch`.
         model: dotted name of the submodule that maps images to logits, where the module itself does not.
         dataloader_idx: which validation dataloader to read, where there are several.
@@ -104,8 +114,8 @@ class RelianceDetector(Callback):
 
     Raises:
         ConfigurationError: at once for arguments out of range; when fitting starts for an unknown `model` or without a
-            validation step; at the sanity check (or in `validate` and `test`) for batches without masks or labels.
-        MaskError, BatchError: at the sanity check for masks or labels that cannot be meant.
+            validation step; at the sanity check (or in `validate` and `test`) for batches without labels.
+        MaskError, BatchError: at the sanity check for masks or labels that cannot be meant, from a segmenter too.
 
     A failure during a later round is reported once, and training goes on.
 
@@ -128,6 +138,7 @@ class RelianceDetector(Callback):
         limit: float = 0.1,
         spend_alpha: bool = True,
         num_examples: int = 2,
+        segmenter: Callable[..., Any] | None = None,
         batch_adapter: Callable[..., Any] | None = None,
         model: str | None = None,
         dataloader_idx: int = 0,
@@ -163,13 +174,15 @@ class RelianceDetector(Callback):
         self.looks = tuple(looks)
         self.spend_alpha = spend_alpha
         self.num_examples = num_examples
+        self.segmenter = segmenter
         self.batch_adapter = batch_adapter
         self.model = model
         self.dataloader_idx = dataloader_idx
         self.seed = seed
         self.verdicts: tuple[Verdict, ...] = ()
-        self._collector: Collector | None = None
-        self._lenders: Collector | None = None
+        self._images: Images | None = None
+        self._lenders: Images | None = None
+        self._guesser = Guesser(segmenter)
         self._lending = False
         self._dtype = torch.float32
         self._values: dict[str, float] = {"reliance/flagged": 0.0, "reliance/effect": nan}
@@ -178,7 +191,7 @@ class RelianceDetector(Callback):
         self._rounds = 0
         self._first_flag = False
         self._attempt = Attempt("RelianceDetector")
-        self._mentioned = False
+        self._mentioned: set[str] = set()
 
     # Lightning's hooks: a guard and one verb each.
 
@@ -204,7 +217,7 @@ class RelianceDetector(Callback):
         """Begin to collect the images that lend, in the first epoch only."""
         self._lending = self.lend_from_training and self._lenders is None
         if self._lending:
-            self._lenders = self._new_collector(trainer)
+            self._lenders = self._new_images(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -216,7 +229,7 @@ class RelianceDetector(Callback):
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to collect."""
         if self.should_examine(trainer):
-            self._collector = self._new_collector(trainer)
+            self._images = self._new_images(trainer)
 
     def on_validation_batch_end(
         self,
@@ -231,8 +244,8 @@ class RelianceDetector(Callback):
         if dataloader_idx != self.dataloader_idx:
             return
         if trainer.sanity_checking:
-            self._check(batch)
-        elif self._collector is not None:
+            self._try_segmenter(self._check(batch))
+        elif self._images is not None:
             self._collect(trainer, batch)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -290,25 +303,28 @@ class RelianceDetector(Callback):
     # The verbs.
 
     def _check(self, batch: Any) -> Batch:
-        """The batch with its masks and labels; an error for what cannot be judged."""
+        """The batch with its labels; an error for what cannot be judged."""
         read = read_batch(batch, self.batch_adapter)
-        if read.masks is None:
-            raise ConfigurationError(_NO_MASKS)
         if read.labels is None:
             raise ConfigurationError(_NO_LABELS)
         check_masks(read)
         return read
 
-    def _new_collector(self, trainer: pl.Trainer) -> Collector:
+    def _try_segmenter(self, batch: Batch) -> None:
+        """An error of the user's segmenter before training starts."""
+        if batch.masks is None and self.segmenter is not None:
+            self._guesser.segment(batch.images)
+
+    def _new_images(self, trainer: pl.Trainer) -> Images:
         per_class = -(-self.images_per_class // trainer.world_size)
         most = -(-self.max_images // trainer.world_size)
-        return Collector(per_class=per_class, most=most, classes=self.classes)
+        return Images(partial(Collector, per_class=per_class, most=most, classes=self.classes))
 
     def _collect_lenders(self, batch: Any) -> None:
-        """Training batches need no masks, nor any shape that can be read: validation images lend to each other then."""
+        """Training batches need have no shape that can be read: validation images lend to each other then."""
         try:
             read = self._check(batch)
-            if self._lenders is not None and read.labels is not None and read.masks is not None:
+            if self._lenders is not None and read.labels is not None:
                 self._lenders.add(read.images, read.labels, read.masks)
         except CamtrainError:
             self._lending = False
@@ -321,35 +337,35 @@ class RelianceDetector(Callback):
 
     def _add(self, batch: Any) -> None:
         read = self._check(batch)
-        if self._collector is not None and read.labels is not None and read.masks is not None:
+        if self._images is not None and read.labels is not None:
             self._dtype = read.images.dtype
-            self._collector.add(read.images, read.labels, read.masks)
+            self._images.add(read.images, read.labels, read.masks)
 
     def _examine(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        collector, self._collector = self._collector, None
+        images, self._images = self._images, None
         self._examined_epoch = trainer.current_epoch if trainer.state.fn == "fit" else self._examined_epoch
-        pool = None if collector is None else collector.pool()
-        training = None if self._lenders is None else self._lenders.pool()
-        census = take_census(trainer, pool, training, self.criteria.min_images)
-        if pool is None or collector is None:
+        with untouched(trainer, pl_module), progress_bar(trainer) as progress:
+            chosen = choose_images(trainer, images, self._lenders, self._guesser, pl_module.device, progress)
+        census = take_census(trainer, chosen.pool, chosen.training, self.criteria.min_images)
+        if chosen.pool is None:
             return
-        self._mention(collector.left_out)
+        self._mention(chosen)
         self._rounds += 1
-        lenders = training if census.training_lends and training is not None else None
+        lenders = chosen.training if census.training_lends else None
         names = names_of(trainer, census.classes[-1] + 1)
-        findings = self._run(trainer, pl_module, pool, lenders, names, census.classes, collector.largest_batch)
+        findings = self._run(trainer, pl_module, chosen, chosen.pool, lenders, names, census.classes)
         self._keep(findings.verdicts, trainer.current_epoch)
-        self._attempt(self._write, trainer, findings, pool, lenders or pool, names)
+        self._attempt(self._write, trainer, findings, chosen.pool, lenders or chosen.pool, names)
 
     def _run(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
+        chosen: Chosen,
         pool: Pool,
         lenders: Pool | None,
         names: Sequence[str],
         classes: Sequence[int],
-        batch_size: int,
     ) -> Findings:
         network = callable_network(network_of(pl_module, self.model))
 
@@ -363,9 +379,10 @@ class RelianceDetector(Callback):
         plan = Plan(
             arms=self.donor_classes,
             looks=self.looks,
-            batch_size=batch_size,
+            batch_size=chosen.batch_size,
             seed=self.seed,
             device=pl_module.device,
+            guessed=chosen.guessed,
         )
         with untouched(trainer, pl_module), progress_bar(trainer) as progress:
             return examine(
@@ -380,13 +397,17 @@ class RelianceDetector(Callback):
                 progress=progress,
             )
 
-    def _mention(self, left_out: set[int]) -> None:
-        if left_out and not self._mentioned:
-            self._mentioned = True
+    def _mention(self, chosen: Chosen) -> None:
+        """Each once a run: that classes are left out, that masks are guessed."""
+        if chosen.left_out and "left out" not in self._mentioned:
+            self._mentioned.add("left out")
             rank_zero_warn(
-                f"RelianceDetector keeps max_images={self.max_images} and leaves {len(left_out)} classes out, among "
-                f"them {sorted(left_out)[:5]}: raise max_images, or choose with classes=[...]."
+                f"RelianceDetector keeps max_images={self.max_images} and leaves {len(chosen.left_out)} classes out, "
+                f"among them {sorted(chosen.left_out)[:5]}: raise max_images, or choose with classes=[...]."
             )
+        if chosen.guessed and "guessing" not in self._mentioned:
+            self._mentioned.add("guessing")
+            rank_zero_info(_GUESSING.format(by="" if self.segmenter is None else " with your segmenter"))
 
     def _keep(self, verdicts: tuple[Verdict, ...], epoch: int) -> None:
         self.verdicts = verdicts

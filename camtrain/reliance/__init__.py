@@ -1,9 +1,10 @@
 """Nominate a cue, intervene, decide: does a class lean on its background, and how sure is that."""
 
 from camtrain.reliance.collect import Collector
-from camtrain.reliance.decide import decide, images_needed, rejected, share_of_round, verdict_of
+from camtrain.reliance.decide import decide, decide_guessed, images_needed, rejected, share_of_round, verdict_of
 from camtrain.reliance.donors import choose_donors, usable
-from camtrain.reliance.examine import Findings, Instance, Plan, examine, illustrate, margins
+from camtrain.reliance.examine import Findings, Instance, examine, illustrate
+from camtrain.reliance.guesses import Guesser, barrier_distance, guess_masks
 from camtrain.reliance.infills import (
     blurred_background,
     filled_background,
@@ -12,6 +13,9 @@ from camtrain.reliance.infills import (
     swap_background,
 )
 from camtrain.reliance.interventions import (
+    FRAME,
+    NEAR_OBJECT,
+    bordered,
     intervene,
     intervened,
     predict_before,
@@ -22,6 +26,7 @@ from camtrain.reliance.looks import LOOKS, Look, look_of
 from camtrain.reliance.records import Criteria, Design, Effects, Estimate, Pool, Verdict, concatenate
 from camtrain.reliance.remedies import Advice, Remedy, advice_for, remedies_of
 from camtrain.reliance.retrain import Retrained, find_head, retrain_last_layer
+from camtrain.reliance.rounds import Plan, Shown, guess_margins, margins
 from camtrain.reliance.statistics import (
     Contrast,
     bootstrap,
@@ -34,7 +39,9 @@ from camtrain.reliance.statistics import (
 from camtrain.reliance.transplants import Transplant, flipped, sentence, transplant, with_transplants
 
 __all__ = [
+    "FRAME",
     "LOOKS",
+    "NEAR_OBJECT",
     "Advice",
     "Collector",
     "Contrast",
@@ -43,25 +50,32 @@ __all__ = [
     "Effects",
     "Estimate",
     "Findings",
+    "Guesser",
     "Instance",
     "Look",
     "Plan",
     "Pool",
     "Remedy",
     "Retrained",
+    "Shown",
     "Transplant",
     "Verdict",
     "advice_for",
+    "barrier_distance",
     "blurred_background",
     "bootstrap",
+    "bordered",
     "choose_donors",
     "concatenate",
     "decide",
+    "decide_guessed",
     "estimate",
     "examine",
     "filled_background",
     "find_head",
     "flipped",
+    "guess_margins",
+    "guess_masks",
     "holm",
     "illustrate",
     "images_needed",

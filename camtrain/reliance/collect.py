@@ -16,6 +16,9 @@ __all__ = ["Collector"]
 class Collector:
     """Keeps the first ``per_class`` usable images of each class, ``most`` in all, on the CPU in float32.
 
+    An image is usable that has a mask of an object with background around it; for a collector that is not
+    ``annotated``, one that has no annotation, whose mask is to be guessed.
+
     Where ``most`` is reached, classes that come late take the place of the largest ones' last images, down to
     ``least`` of each; ``left_out`` names those that came later still.
 
@@ -27,23 +30,44 @@ class Collector:
     [5]
     """
 
-    def __init__(self, *, per_class: int, most: int, least: int = 20, classes: Collection[int] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        per_class: int,
+        most: int,
+        least: int = 20,
+        classes: Collection[int] | None = None,
+        annotated: bool = True,
+    ) -> None:
         self.per_class = per_class
         self.most = most
         self.least = least
         self.classes = classes
+        self.annotated = annotated
         self.left_out: set[int] = set()
         self.largest_batch = 0
         self._kept: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self._empty: tuple[Tensor, Tensor] | None = None
 
+    def __len__(self) -> int:
+        """How many images are kept."""
+        return sum(map(len, self._kept.values()))
+
     def add(
-        self, images: Shaped[Tensor, "B C H W"], labels: Shaped[Tensor, "..."], masks: Float[Tensor, "B H W"]
+        self,
+        images: Shaped[Tensor, "B C H W"],
+        labels: Shaped[Tensor, "..."],
+        masks: Float[Tensor, "B H W"] | None = None,
     ) -> None:
-        """Copy what is still wanted of a batch. BatchError for labels that are not one class index per image."""
+        """Copy what is still wanted of a batch, whose images have no annotation without masks.
+
+        BatchError for labels that are not one class index per image.
+        """
         self._check(images, labels)
         self.largest_batch = max(self.largest_batch, len(images))
-        fit = usable(masks).tolist()
+        if masks is None:
+            masks = images.new_full((len(images), *images.shape[2:]), -1.0, dtype=torch.float32)
+        fit = (usable(masks) if self.annotated else (masks < 0).flatten(1).all(dim=1)).tolist()
         known = labels.tolist()
         rows = [row for row, label in enumerate(known) if fit[row] and self._may_want(label)]
         chosen = images[rows].detach().float().cpu(), masks[rows].detach().float().cpu()
@@ -81,7 +105,7 @@ class Collector:
     def _keep(self, label: int, image: Tensor, mask: Tensor) -> None:
         if not self._may_want(label):
             return
-        if sum(map(len, self._kept.values())) >= self.most:
+        if len(self) >= self.most:
             largest = max(self._kept, key=lambda c: len(self._kept[c]))
             size = len(self._kept[largest])
             if size <= self.least or size <= len(self._kept.get(label, ())) + 1:

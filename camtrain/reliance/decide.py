@@ -1,13 +1,15 @@
-"""From effects to verdicts: reliant, not reliant, or undecided and why."""
+"""From effects to verdicts: reliant or not, or undecided and why; with guessed masks suspect, or no evidence."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 from scipy.special import stdtrit
 
 from camtrain.reliance.records import Answer, Criteria, Effects, Estimate, Verdict
 
-__all__ = ["decide", "images_needed", "rejected", "share_of_round", "verdict_of"]
+__all__ = ["decide", "decide_guessed", "images_needed", "rejected", "share_of_round", "verdict_of"]
 
 
 def rejected(estimates: Sequence[Estimate], criteria: Criteria) -> tuple[Estimate, ...]:
@@ -71,20 +73,9 @@ def verdict_of(
     tests: int,
 ) -> Verdict:
     """The verdict on one class from its own estimates; ``tests`` is how many the round holds in all."""
-    rows = effects.of(class_index)
-    images = int(rows.sum())
-    own = effects.before[rows, 0].double()
-    placebo = float((own - effects.after[rows, 0, 0]).mean())
-
-    def answer(verdict: Answer, one: Estimate | None, note: str) -> Verdict:
-        numbers = (one.effect, one.low, one.high) if one else (math.nan, math.nan, math.nan)
-        p_value = one.adjusted if one else math.nan
-        cue = one.cue if one else "background"
-        return Verdict(class_index, name, verdict, *numbers, placebo, p_value, images, cue, note)
-
+    answer = partial(_answer, effects, class_index, name)
     if not estimates:
-        missing = max(1, criteria.min_images - images)
-        return answer("undecided", None, f"{images} usable images; about {missing} more are needed")
+        return answer("undecided", None, _too_few(effects, class_index, criteria))
     found = rejected(estimates, criteria)
     confirmed = [one for one in found if guarded is None or _confirms(one, guarded, criteria)]
     if confirmed:
@@ -95,6 +86,87 @@ def verdict_of(
         return answer(
             "undecided", one, "the effect vanishes when the masks are grown: masks too small, or the object's edge"
         )
+    return _not_found(effects, class_index, name, estimates, criteria, tests=tests)
+
+
+def decide_guessed(
+    effects: Effects,
+    estimates: Sequence[Estimate],
+    close: Sequence[Estimate],
+    class_names: Sequence[str],
+    *,
+    criteria: Criteria = Criteria(),  # noqa: B008  frozen
+) -> tuple[Verdict, ...]:
+    """One verdict for each class of the effects, in order, where the masks are guesses.
+
+    ``reliant``: something among ``estimates``, all measured far off the masks, exceeds tau. ``suspect``: only something
+    among ``close`` does, in the border or next to the masks, where an object that was cut off would look the same.
+    ``no evidence``, and never "not reliant": every upper bound lies below ``criteria.limit``; the note says over which
+    share of the frame. All else is undecided.
+    """
+    present = sorted(set(effects.labels.tolist()))
+    return tuple(
+        _guessed_verdict(effects, c, class_names[c], _of(c, estimates), _of(c, close), criteria, tests=len(estimates))
+        for c in present
+    )
+
+
+def _guessed_verdict(
+    effects: Effects,
+    class_index: int,
+    name: str,
+    estimates: Sequence[Estimate],
+    close: Sequence[Estimate],
+    criteria: Criteria,
+    *,
+    tests: int,
+) -> Verdict:
+    if not estimates:
+        return _answer(effects, class_index, name, "undecided", None, _too_few(effects, class_index, criteria))
+    share = _share_exchanged(effects, class_index)
+    found = rejected(estimates, criteria)
+    if found:
+        one = _most_telling(found)
+        note = f"{_evidence(one, ())}, far from what was taken for the object; {share} of the frame exchanged"
+        return _answer(effects, class_index, name, "reliant", one, note)
+    doubtful = rejected(close, criteria)
+    if doubtful:
+        one = max(doubtful, key=lambda e: e.effect)
+        note = f"shows in the {one.cue} only, where it may be part of the object: look at the pictures"
+        return _answer(effects, class_index, name, "suspect", one, note)
+    verdict = _not_found(effects, class_index, name, estimates, criteria, tests=tests)
+    if verdict.verdict != "not reliant":
+        return verdict
+    note = f"no evidence found, by these tests, over {share} of the frame"
+    return replace(verdict, verdict="no evidence", note=note)
+
+
+def _answer(effects: Effects, class_index: int, name: str, verdict: Answer, one: Estimate | None, note: str) -> Verdict:
+    rows = effects.of(class_index)
+    numbers = (one.effect, one.low, one.high) if one else (math.nan, math.nan, math.nan)
+    p_value = one.adjusted if one else math.nan
+    cue = one.cue if one else "background"
+    placebo = float((effects.before[rows, 0].double() - effects.after[rows, 0, 0]).mean())
+    return Verdict(class_index, name, verdict, *numbers, placebo, p_value, int(rows.sum()), cue, note)
+
+
+def _too_few(effects: Effects, class_index: int, criteria: Criteria) -> str:
+    images = int(effects.of(class_index).sum())
+    return f"{images} usable images; about {max(1, criteria.min_images - images)} more are needed"
+
+
+def _share_exchanged(effects: Effects, class_index: int) -> str:
+    shares = None if effects.exchanged is None else effects.exchanged[effects.of(class_index)]
+    return "part" if shares is None or not len(shares) else f"{100 * float(shares.mean()):.0f} %"
+
+
+def _not_found(
+    effects: Effects, class_index: int, name: str, estimates: Sequence[Estimate], criteria: Criteria, *, tests: int
+) -> Verdict:
+    """Where nothing exceeds tau: is that sure, or are there too few images."""
+    answer = partial(_answer, effects, class_index, name)
+    rows = effects.of(class_index)
+    own = effects.before[rows, 0].double()
     widest = max(estimates, key=lambda e: e.high)
     if float(own.mean()) <= 2 * criteria.limit:
         return answer(

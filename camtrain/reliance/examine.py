@@ -1,51 +1,27 @@
-"""One round of detection from a pool of annotated images to verdicts, with the pictures to believe them by."""
+"""One round of detection from a pool of images to verdicts, with the pictures to believe them by."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from camtrain.reliance.decide import decide, rejected
-from camtrain.reliance.donors import choose_donors
-from camtrain.reliance.infills import noise_background
-from camtrain.reliance.interventions import Predict, Progress, intervene, predict_before, restrict
-from camtrain.reliance.looks import LOOKS, look_of
-from camtrain.reliance.records import Criteria, Design, Effects, Estimate, Pool, Test, Verdict
-from camtrain.reliance.statistics import screen
+from camtrain.reliance.decide import decide, decide_guessed, rejected
+from camtrain.reliance.interventions import FRAME, NEAR_OBJECT, Predict, Progress
+from camtrain.reliance.records import Criteria, Effects, Pool, Test, Verdict
+from camtrain.reliance.rounds import Gather, Plan, Round, Shown, guess_margins, margins
 from camtrain.reliance.transplants import with_transplants
 
-__all__ = ["Findings", "Instance", "Plan", "examine", "illustrate", "margins"]
-
-Gather = Callable[[Callable[[], Effects]], Effects]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a round is run: donor classes per image, mask margins in pixels (None: from the side), memory, seed.
-
-    ``looks`` are the cues of the whole picture that are tried beside the background, with ``look_arms`` donor classes.
-    """
-
-    arms: int = 8
-    looks: tuple[str, ...] = tuple(LOOKS)
-    look_arms: int = 4
-    margin: int | None = None
-    guard: int | None = None
-    batch_size: int = 64
-    seed: int = 0
-    device: torch.device | str = "cpu"
+__all__ = ["Findings", "Instance", "examine", "illustrate"]
 
 
 @dataclass(frozen=True)
 class Findings:
-    """The verdicts, and this process's own effects, by cue, that led to them."""
+    """The verdicts, and this process's own effects, by cue, that led to them, and how each was swapped."""
 
     verdicts: tuple[Verdict, ...]
     effects: Mapping[str, Effects]
-    margin: int
+    shown: Mapping[str, Shown]
 
 
 @dataclass(frozen=True)
@@ -60,16 +36,6 @@ class Instance:
     after: float
 
 
-def margins(images: Float[Tensor, "N C H W"]) -> tuple[int, int]:
-    """Pixels that masks grow by for the interventions (1/64 of the side) and for their guard (8 % of it).
-
-    >>> margins(torch.zeros(0, 3, 224, 224))
-    (4, 18)
-    """
-    side = min(images.shape[-2:])
-    return max(1, round(side / 64)), max(3, round(0.08 * side))
-
-
 def examine(
     predict: Predict,
     pool: Pool,
@@ -78,7 +44,7 @@ def examine(
     *,
     lenders: Pool | None = None,
     criteria: Criteria = Criteria(),  # noqa: B008  frozen
-    plan: Plan = Plan(),
+    plan: Plan = Plan(),  # noqa: B008  frozen
     gather: Gather = lambda compute: compute(),
     progress: Progress = lambda what, done, total: None,
 ) -> Findings:
@@ -89,44 +55,47 @@ def examine(
     first round rejects is tried again with grown masks, a background with noise in the donor's color as well.
     ``gather`` joins the effects of several processes. Costs 1 + arms + 3 look_arms forwards an image, and where
     something is found arms + 3, or look_arms for a look, more.
+
+    Where the plan says that the masks are `guessed`, everything is swapped off masks grown by the widest of
+    `guess_margins`, and what is found there counts. The border alone, and what lies close to the masks, are swapped
+    with half the arms; what is found only there is suspect. Costs 1 + 2 arms + 3 look_arms forwards an image.
     """
-    margin, guard = _margins(pool, plan)
-    lent = None if lenders is None else lenders.labels
-    design = choose_donors(pool.labels, classes, lenders=lent, arms=plan.arms, generator=_generator(plan.seed))
-    run = partial(
-        intervene, predict, pool, lenders=lenders, batch_size=plan.batch_size, device=plan.device, progress=progress
-    )
-    mine: dict[str, Effects] = {}
-    few = restrict(design, plan.look_arms)
+    run = Round(predict, pool, lenders, tuple(classes), criteria, plan, gather, progress)
+    return _examine_guessed(run, class_names) if plan.guessed else _examine_annotated(run, class_names)
 
-    def before(arms: Design) -> Tensor:
-        if not mine:
-            return predict_before(predict, pool, arms, batch_size=plan.batch_size, device=plan.device)
-        return mine["background"].before[:, : arms.classes.shape[1]]
 
-    def swap(cue: str, margin: int) -> Effects:
-        arms = design if cue == "background" else few
-        found = run(arms, before=before(arms), margin=margin, look=look_of(cue))
-        mine.setdefault(cue, found)
-        return found
-
-    def color_alone() -> Effects:
-        infill, arms = partial(noise_background, generator=_generator(plan.seed)), restrict(design, 3)
-        return run(arms, before=before(arms), infill=infill, margin=margin)
-
-    def judge(effects: Effects | Sequence[Effects]) -> tuple[Estimate, ...]:
-        return screen(effects, classes, criteria, generator=_generator(plan.seed))
-
-    looks = [LOOKS[key].name for key in plan.looks if pool.images.shape[1] > 1 or key != "tint"]
-    effects = {cue: gather(partial(swap, cue, margin)) for cue in ("background", *looks)}
-    estimates = judge(list(effects.values()))
-    doubted = dict.fromkeys(one.cue for one in rejected(estimates, criteria))
-    guarded = judge([gather(partial(swap, cue, guard)) for cue in doubted]) if doubted else None
-    colored = judge(gather(color_alone)) if "background" in doubted else ()
+def _examine_annotated(run: Round, class_names: Sequence[str]) -> Findings:
+    margin, guard = _margins(run.pool, run.plan)
+    effects = {cue: run.swap(cue, margin) for cue in ("background", *run.looks)}
+    run.shown.update(dict.fromkeys(effects, Shown(margin)))
+    estimates = run.judge(effects.values())
+    doubted = dict.fromkeys(one.cue for one in rejected(estimates, run.criteria))
+    guarded = run.judge([run.swap(cue, guard) for cue in doubted]) if doubted else None
+    colored = run.judge([run.swap("background", margin, arms=3, infill=run.noise())]) if "background" in doubted else ()
     told = decide(
-        effects["background"], estimates, class_names, guarded=guarded, other_infill=colored, criteria=criteria
+        effects["background"], estimates, class_names, guarded=guarded, other_infill=colored, criteria=run.criteria
     )
-    return Findings(with_transplants(told, effects), mine, margin)
+    return Findings(with_transplants(told, effects), run.mine, run.shown)
+
+
+def _examine_guessed(run: Round, class_names: Sequence[str]) -> Findings:
+    narrow, _, wide = guess_margins(run.pool.images)
+    few = -(-run.plan.arms // 2)
+    sure = {cue: run.swap(cue, wide, lent_margin=wide + 1) for cue in ("background", *run.looks)}
+    run.shown.update(dict.fromkeys(sure, Shown(wide, wide + 1)))
+    close = {
+        NEAR_OBJECT: run.swap(NEAR_OBJECT, narrow, arms=few, lent_margin=2 * narrow),
+        FRAME: run.swap(FRAME, 0, arms=few),
+    }
+    run.shown.update({NEAR_OBJECT: Shown(narrow, 2 * narrow), FRAME: Shown(0, 0)})
+    told = decide_guessed(
+        sure["background"],
+        run.judge(sure.values()),
+        run.judge(close.values()),
+        class_names,
+        criteria=run.criteria,
+    )
+    return Findings(with_transplants(told, sure), run.mine, run.shown)
 
 
 def illustrate(effects: Effects, class_index: int, *, count: int = 2) -> tuple[Instance, ...]:
@@ -180,7 +149,3 @@ def _margins(pool: Pool, plan: Plan) -> tuple[int, int]:
         margin if plan.margin is None else plan.margin,
         guard if plan.guard is None else plan.guard,
     )
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)

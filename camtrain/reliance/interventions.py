@@ -13,7 +13,22 @@ from camtrain.reliance.infills import Infill, filled_background, place
 from camtrain.reliance.looks import Look
 from camtrain.reliance.records import Design, Effects, Pool
 
-__all__ = ["Predict", "Progress", "intervene", "intervened", "predict_before", "probabilities", "restrict"]
+__all__ = [
+    "FRAME",
+    "NEAR_OBJECT",
+    "Predict",
+    "Progress",
+    "bordered",
+    "intervene",
+    "intervened",
+    "predict_before",
+    "probabilities",
+    "restrict",
+]
+
+FRAME = "frame"  # a ring along the border of the picture
+NEAR_OBJECT = "background close to the object"
+_RING = 1 / 12  # of the side
 
 Predict = Callable[[Tensor], Tensor]
 Mix = Callable[[Tensor, Tensor], Tensor]  # rows of the pool, rows of the lenders
@@ -52,6 +67,8 @@ def intervene(
     infill: Infill = filled_background,
     look: Look | None = None,
     margin: int = 1,
+    lent_margin: int | None = None,
+    cue: str | None = None,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     progress: Progress = lambda what, done, total: None,
@@ -62,15 +79,17 @@ def intervene(
     their background, and it gets the look of the donors'.
 
     ``predict`` maps images (B, C, H, W) on ``device`` to logits (B, classes). Masks are grown by ``margin``
-    pixels around the object that is kept, and by as much more around the donor's object that is filled in.
-    ``progress`` hears of every forward. Costs ``design.forwards`` image forwards.
+    pixels around the object that is kept, and by ``lent_margin`` (twice as much) around the donor's object that is
+    filled in, or off which a look is measured. ``cue`` names what is exchanged; by default it is the look's name, or
+    "background". ``progress`` hears of every forward. Costs ``design.forwards`` image forwards.
     """
     if look is None:
-        name, cue = _name(infill, margin), "background"
-        mix = _onto_backgrounds(pool, lenders or pool, infill, margin, batch_size, device)
+        name = _name(infill, margin)
+        mix = _onto_backgrounds(pool, lenders or pool, infill, margin, lent_margin, batch_size, device)
     else:
-        name = cue = look.name
-        mix = _with_looks(pool, lenders or pool, look, margin, batch_size, device)
+        name = look.name
+        mix = _with_looks(pool, lenders or pool, look, margin, lent_margin, batch_size, device)
+    named = cue or ("background" if look is None else look.name)
     arms_met = design.classes.shape[1]
     after = torch.full((*design.classes.shape, arms_met), torch.nan, dtype=torch.float32)
     answers = torch.full_like(design.donors, -1)
@@ -81,7 +100,8 @@ def intervene(
             predict, mix(rows, design.donors[rows, arms]), design.classes[rows]
         )
         progress(name, len(rows), design.forwards)
-    return Effects(name, design.labels, design.classes, design.donors, before, after, cue, answers)
+    exchanged = 1 - dilate(pool.masks, margin).clamp(min=0).mean(dim=(1, 2))
+    return Effects(name, design.labels, design.classes, design.donors, before, after, named, answers, exchanged)
 
 
 def intervened(
@@ -93,6 +113,7 @@ def intervened(
     infill: Infill = filled_background,
     look: Look | None = None,
     margin: int = 1,
+    lent_margin: int | None = None,
 ) -> Float[Tensor, "C H W"]:
     """One image of the pool on one lender's background, or with its look, as `intervene` shows it to the model."""
     one, lent = (
@@ -100,11 +121,23 @@ def intervened(
     )
     device = pool.images.device
     if look is None:
-        mix = _onto_backgrounds(one, lent, infill, margin, 1, device)
+        mix = _onto_backgrounds(one, lent, infill, margin, lent_margin, 1, device)
     else:
-        mix = _with_looks(one, lent, look, margin, 1, device)
+        mix = _with_looks(one, lent, look, margin, lent_margin, 1, device)
     first = torch.zeros(1, dtype=torch.int64)
     return mix(first, first)[0]
+
+
+def bordered(pool: Pool) -> Pool:
+    """The pool with masks that leave out a ring along the edge, a twelfth of the side wide, and nothing else.
+
+    >>> bordered(Pool(torch.zeros(1, 1, 3, 3), torch.tensor([0]), torch.ones(1, 3, 3))).masks[0, 1].tolist()
+    [0.0, 1.0, 0.0]
+    """
+    width = max(1, round(_RING * min(pool.images.shape[-2:])))
+    masks = torch.zeros_like(pool.masks)
+    masks[:, width:-width, width:-width] = 1
+    return replace(pool, masks=masks)
 
 
 def restrict(design: Design, arms: int) -> Design:
@@ -124,10 +157,17 @@ def _name(infill: Infill, margin: int) -> str:
 
 
 def _onto_backgrounds(
-    pool: Pool, lenders: Pool, infill: Infill, margin: int, batch_size: int, device: torch.device | str
+    pool: Pool,
+    lenders: Pool,
+    infill: Infill,
+    margin: int,
+    lent_margin: int | None,
+    batch_size: int,
+    device: torch.device | str,
 ) -> Mix:
     """Images of the pool on lenders' backgrounds."""
-    backgrounds = _backgrounds(lenders, infill, 2 * margin, batch_size, device)
+    grown = 2 * margin if lent_margin is None else lent_margin
+    backgrounds = _backgrounds(lenders, infill, grown, batch_size, device)
 
     def mix(rows: Tensor, donors: Tensor) -> Tensor:
         images, masks = pool.images[rows].to(device), pool.masks[rows].to(device)
@@ -136,11 +176,19 @@ def _onto_backgrounds(
     return mix
 
 
-def _with_looks(pool: Pool, lenders: Pool, look: Look, margin: int, batch_size: int, device: torch.device | str) -> Mix:
+def _with_looks(
+    pool: Pool,
+    lenders: Pool,
+    look: Look,
+    margin: int,
+    lent_margin: int | None,
+    batch_size: int,
+    device: torch.device | str,
+) -> Mix:
     """Images of the pool with lenders' looks."""
 
     def measured(of: Pool) -> Tensor:
-        masks = dilate(of.masks, 2 * margin)
+        masks = dilate(of.masks, 2 * margin if lent_margin is None else lent_margin)
         parts = [look.measure(of.images[r].to(device), masks[r].to(device)) for r in _chunks(len(masks), batch_size)]
         return torch.cat(parts) if parts else of.images.new_zeros(0, 1)
 

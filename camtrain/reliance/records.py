@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["Criteria", "Design", "Effects", "Estimate", "Pool", "Verdict", "concatenate"]
 
-Answer = Literal["reliant", "not reliant", "undecided"]
+Answer = Literal["reliant", "suspect", "undecided", "not reliant", "no evidence"]
 Test = Literal["necessity", "sufficiency"]
 
 
@@ -48,7 +48,8 @@ class Effects:
 
     ``before[i, b]`` is the same on the untouched image. NaN where an arm has no donor. ``cue`` is what the donors lent:
     their background, or only its tint, brightness or sharpness. ``answers[i, a]`` is what image i is taken for on
-    arm a's background, -1 without a donor; None where answers were not kept.
+    arm a's background, -1 without a donor; None where answers were not kept. ``exchanged[i]`` is the share of image i's
+    frame that lies off the mask as it was grown.
     """
 
     infill: str
@@ -59,6 +60,7 @@ class Effects:
     after: Float[Tensor, "N D D"]
     cue: str = "background"
     answers: Int[Tensor, "N D"] | None = None
+    exchanged: Float[Tensor, " N"] | None = None
 
     def of(self, class_index: int) -> Bool[Tensor, " N"]:
         """Which rows are images of this class with a measured placebo (a background of the same class)."""
@@ -106,6 +108,9 @@ class Estimate:
 class Verdict:
     """What is known about one class.
 
+    ``verdict`` is "reliant", "undecided" or "not reliant". Where masks are guesses, "no evidence" takes the place of
+    the last, and "suspect" stands for an effect that may come of a guess's mistakes: a person should look.
+
     ``effect`` in probability: what the class loses without its cue, or wins by it, whichever test decided,
     with the interval [``low``, ``high``]. ``placebo`` is the loss on another background of the *same* class.
     ``p_value`` is Holm-adjusted, ``images`` the number of images of the class that were judged. Of ``transplants``
@@ -144,4 +149,5 @@ def concatenate(parts: Sequence[Effects]) -> Effects:
         torch.cat([part.after for part in parts]),
         first.cue,
         None if first.answers is None else torch.cat([part.answers for part in parts if part.answers is not None]),
+        None if first.exchanged is None else torch.cat([p.exchanged for p in parts if p.exchanged is not None]),
     )

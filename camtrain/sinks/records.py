@@ -60,7 +60,8 @@ class FourCells:
 class VerdictRow:
     """One class's verdict; the fields are those of `camtrain.reliance.Verdict`.
 
-    `verdict` is "reliant", "not reliant" or "undecided"; `effect` and its interval `low`..`high` say what the
+    `verdict` is "reliant", "undecided" or "not reliant"; without masks "no evidence" instead of the last, and "suspect"
+    for a person to look at; `effect` and its interval `low`..`high` say what the
     intervention changes beyond what the `placebo` does; `images` is how many were used. Of `transplants` images of
     other classes `flips` become the class with its cue, and `placebo_flips` with that of a third class.
 

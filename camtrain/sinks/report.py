@@ -233,8 +233,8 @@ def _cells_chart(history: History, start: int | None) -> Markup | None:
 
 
 def _worry(verdict: ClassVerdict) -> tuple[int, float]:
-    """Reliant classes first, then undecided ones, each by the strongest effect that they have or had."""
-    order = [story.RELIANT, story.UNDECIDED]
+    """Reliant classes first, then suspect and undecided ones, each by the strongest effect that they have or had."""
+    order = [story.RELIANT, story.SUSPECT, story.UNDECIDED]
     rank = order.index(verdict.row.verdict) if verdict.row.verdict in order else len(order)
     effects = [abs(row.effect) for row in (verdict.row, verdict.earlier) if row is not None and isfinite(row.effect)]
     return rank, -max(effects, default=0.0)

@@ -10,7 +10,9 @@ from camtrain.sinks.records import CELLS, RIGHT_UNGROUNDED, FourCells, VerdictRo
 
 ALIGNMENT_ACTIVE, ALIGNMENT_WEIGHT = "alignment/active", "alignment/weight"
 RELIANT = "reliant"
+SUSPECT = "suspect"
 UNDECIDED = "undecided"
+NO_EVIDENCE = "no evidence"
 NAMES_SPELLED_OUT = 4
 
 Unit = Literal["share", "ratio", "count"]  # shown as percent, with two digits, as a whole number
@@ -168,19 +170,37 @@ def flagged(rows: Iterable[VerdictRow]) -> list[VerdictRow]:
 
 
 def _present(rows: Sequence[VerdictRow]) -> str:
+    suspects = sum(row.verdict == SUSPECT for row in rows)
     if flagged(rows):
-        return f"{_lean(flagged(rows), len(rows), 'leans', 'lean')}."
-    unsure = sum(row.verdict == UNDECIDED for row in rows)
-    if not unsure:
-        return f"No class leans on its {_cue(rows)}."
-    return f"No class is found to lean on its {_cue(rows)}; {unsure} of {len(rows)} undecided."
+        return f"{_lean(flagged(rows), len(rows), 'leans', 'lean')}." + (
+            f" {suspects} more suspect." if suspects else ""
+        )
+    doubts = _doubts(rows, f" of {len(rows)}")
+    if doubts:
+        return f"No class is found to lean on its {_cue(rows)}; {doubts}."
+    if any(row.verdict == NO_EVIDENCE for row in rows):
+        return f"No evidence that a class leans on its {_cue(rows)}."
+    return f"No class leans on its {_cue(rows)}."
 
 
 def _outcome(rows: Sequence[VerdictRow]) -> str:
-    leaning, unsure = flagged(rows), sum(row.verdict == UNDECIDED for row in rows)
+    leaning, doubts = flagged(rows), _doubts(rows)
     if leaning:
         return f"Now {len(leaning)} {'does' if len(leaning) == 1 else 'do'}: {_named(leaning)}."
-    return f"Now none is found to, {unsure} undecided." if unsure else "Now none does."
+    if not doubts and any(row.verdict == NO_EVIDENCE for row in rows):
+        return "Now there is no evidence of it."
+    return f"Now none is found to, {doubts}." if doubts else "Now none does."
+
+
+def _doubts(rows: Sequence[VerdictRow], total: str = "") -> str:
+    """How many are suspect and undecided, `total` after the first number; empty for none.
+
+    >>> _doubts([VerdictRow(0, "boat", "suspect", 0.4, 0.3, 0.5, 0.0, 0.01, 9)], " of 1")
+    '1 of 1 suspect'
+    """
+    counts = {kind: sum(row.verdict == kind for row in rows) for kind in (SUSPECT, UNDECIDED)}
+    said = [f"{count} {kind}" for kind, count in counts.items() if count]
+    return ", ".join(said).replace(" ", f"{total} ", 1) if said else ""
 
 
 def _lean(rows: Sequence[VerdictRow], classes: int, singular: str, plural: str) -> str:

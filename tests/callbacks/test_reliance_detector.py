@@ -231,20 +231,64 @@ def test_detector__other_submodules_have_other_states():
     assert RelianceDetector(model="a").state_key != RelianceDetector(model="b").state_key
 
 
-def test_detector__without_masks_fails_before_training(make_trainer):
-    train, val = loaders("background")
-    bare = DataLoader(TensorDataset(*val.dataset.tensors[:2]), 24)
-    with pytest.raises(ConfigurationError, match="needs masks"):
-        fit(make_trainer, RelianceDetector(), data=(train, bare))
+def bare(data: tuple[DataLoader, DataLoader]) -> tuple[DataLoader, DataLoader]:
+    """The same without masks."""
+    train, val = (TensorDataset(*one.dataset.tensors[:2]) for one in data)
+    return DataLoader(train, 24, shuffle=True), DataLoader(val, 24)
 
 
-def test_detector__without_masks_and_sanity_check_warns_once_and_trains_on(make_trainer):
-    train, val = loaders("background")
-    bare = DataLoader(TensorDataset(*val.dataset.tensors[:2]), 24)
-    with pytest.warns(UserWarning, match="needs masks") as caught:
-        trainer, _ = fit(make_trainer, RelianceDetector(), data=(train, bare), num_sanity_val_steps=0)
-    assert sum("RelianceDetector" in str(w.message) for w in caught) == 1
-    assert trainer.callback_metrics["reliance/flagged"] == 0
+@pytest.mark.parametrize("sanity", [0, 2])
+def test_detector__without_masks_guesses_them_and_says_so_once(make_trainer, caplog, sanity):
+    detector = RelianceDetector(images_per_class=20)
+    with caplog.at_level("INFO"):
+        trainer, _ = fit(make_trainer, detector, data=bare(loaders("background")), num_sanity_val_steps=sanity)
+    assert said(detector) == ["reliant"] * 3
+    assert all("of the frame exchanged" in verdict.note for verdict in detector.verdicts)
+    assert trainer.callback_metrics["reliance/flagged"] == 3
+    assert sum("guesses them" in message for message in caplog.messages) == 1
+    rounds = [line for line in map(json.loads, records(trainer).splitlines()) if "rows" in line]
+    assert len(rounds[-1]["examples"]) >= 6
+
+
+def test_detector__without_masks_clears_nobody(make_trainer):
+    detector = RelianceDetector(images_per_class=20, segmenter=disc)
+    fit(make_trainer, detector, "object", data=bare(loaders("object")), max_epochs=6)
+    assert set(said(detector)) == {"no evidence"}
+    assert all("over" in one.note and "% of the frame" in one.note for one in detector.verdicts)
+
+
+def disc(images: Tensor) -> Tensor:
+    """Colors differ between channels on the object only."""
+    return (images.std(dim=1) > 0.25).float()
+
+
+def test_detector__asks_the_segmenter_once_per_image_over_all_rounds(make_trainer):
+    asked: list[int] = []
+
+    def segmenter(images: Tensor) -> Tensor:
+        asked.append(len(images))
+        return disc(images)
+
+    detector = RelianceDetector(images_per_class=20, segmenter=segmenter, lend_from_training=False)
+    fit(make_trainer, detector, "object", data=bare(loaders("object")), max_epochs=3)
+    assert sum(asked) == 60 + 2 * 24  # and the two batches of the sanity check
+
+
+def test_detector__refuses_a_segmenter_of_another_shape_before_training(make_trainer):
+    detector = RelianceDetector(segmenter=lambda images: images)
+    with pytest.raises(MaskError, match=r"here \(24, 32, 32\); got \(24, 3, 32, 32\)"):
+        fit(make_trainer, detector, data=bare(loaders("background")))
+
+
+def test_detector__of_a_set_with_some_masks_judges_by_these(make_trainer):
+    train, val = loaders("background", 144)
+    images, labels, masks = val.dataset.tensors
+    masks[72:] = -1
+    detector = RelianceDetector(images_per_class=40, lend_from_training=False)
+    fit(make_trainer, detector, data=(train, DataLoader(TensorDataset(images, labels, masks), 24)))
+    assert said(detector) == ["reliant"] * 3
+    assert [verdict.images for verdict in detector.verdicts] == [24] * 3
+    assert not any("frame" in verdict.note for verdict in detector.verdicts)
 
 
 def test_detector__refuses_masks_of_255_before_training(make_trainer):
@@ -258,12 +302,21 @@ def test_detector__refuses_masks_of_255_before_training(make_trainer):
         )
 
 
-def test_detector__of_unannotated_images_warns_once_and_flags_nothing(make_trainer):
+def test_detector__guesses_where_no_image_is_annotated(make_trainer):
     train, val = loaders("background")
     images, labels, masks = val.dataset.tensors
     unknown = DataLoader(TensorDataset(images, labels, torch.full_like(masks, -1)), 24)
-    with pytest.warns(UserWarning, match="no validation image has an annotated object"):
-        trainer, _ = fit(make_trainer, RelianceDetector(), data=(train, unknown))
+    detector = RelianceDetector(images_per_class=20)
+    fit(make_trainer, detector, data=(train, unknown), max_epochs=1)
+    assert said(detector) == ["reliant"] * 3
+    assert all("of the frame exchanged" in verdict.note for verdict in detector.verdicts)
+
+
+def test_detector__where_nothing_can_be_guessed_warns_once_and_flags_nothing(make_trainer):
+    detector = RelianceDetector(segmenter=lambda images: torch.full_like(images[:, 0], -1.0))
+    with pytest.warns(UserWarning, match="no validation image shows an object") as caught:
+        trainer, _ = fit(make_trainer, detector, data=bare(loaders("background")))
+    assert sum("RelianceDetector" in str(w.message) for w in caught) == 1
     assert trainer.callback_metrics["reliance/flagged"] == 0
 
 

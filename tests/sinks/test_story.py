@@ -87,6 +87,18 @@ def test_measures__tell_before_from_after():
             rows("undecided", "not reliant"),
             "No class is found to lean on its background; 1 of 2 undecided.",
         ),
+        ([], rows("no evidence", "no evidence"), "No evidence that a class leans on its background."),
+        (
+            [],
+            rows("suspect", "undecided", "no evidence"),
+            "No class is found to lean on its background; 1 of 3 suspect, 1 undecided.",
+        ),
+        ([], rows("reliant", "suspect"), "1 of 2 classes leans on its background: a. 1 more suspect."),
+        (
+            rows("reliant", "suspect"),
+            rows("no evidence", "no evidence"),
+            "Before alignment, 1 of 2 classes leaned on its background: a. Now there is no evidence of it.",
+        ),
         ([], rows("reliant", "not reliant"), "1 of 2 classes leans on its background: a."),
         ([], rows("reliant", "reliant"), "2 of 2 classes lean on their background: a and b."),
         (
