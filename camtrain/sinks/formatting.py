@@ -17,7 +17,9 @@ def known(values: Sequence[float]) -> bool:
 
 def percent(value: float | None, digits: int = 0) -> str:
     """A share in percent, a dash for none."""
-    return f"{100 * value:.{digits}f} %" if value is not None and isfinite(value) else "–"
+    if value is None or not isfinite(value):
+        return "–"
+    return f"{100 * value:.{digits}f} %".replace("-", "−")
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -100,13 +100,14 @@ def _column(name: str, rows: Sequence[Line]) -> MetricColumn:
     metric = KNOWN.get(name, Metric(name.replace("_", " "), ""))
     means = [row["mean"] for row in rows if row["mean"] is not None]
     best = (min if metric.lower else max)(means) if len(means) > 1 else None
-    cells = {row["method"]: _cell(row, best) for row in rows}
+    cells = {row["method"]: _cell(row, best, digits=3 if metric.unit == "share" else 2) for row in rows}
     return MetricColumn(metric, max(row["images"] for row in rows), cells)
 
 
-def _cell(row: Line, best: float | None) -> MetricCell:
+def _cell(row: Line, best: float | None, digits: int) -> MetricCell:
+    """The cell of a row; as good as the best is what looks the same on the page."""
     mean, low, high = (_number(row[end]) for end in ("mean", "low", "high"))
-    return MetricCell(mean, low, high, best is not None and row["mean"] == best)
+    return MetricCell(mean, low, high, best is not None and round(mean, digits) == round(best, digits))
 
 
 def _band(one: Line, color: str) -> Band:

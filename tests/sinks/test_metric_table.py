@@ -32,6 +32,13 @@ def test_metric_columns__mark_the_best_by_the_direction_of_the_metric(history):
     assert math.isnan(insertion.cells["layer_cam"].mean)
 
 
+def test_metric_columns__mark_all_that_look_the_same(tmp_path):
+    rows = [MetricRow("insertion", name, mean, 0.0, 1.0, 9) for name, mean in (("a", 0.381), ("b", 0.379), ("c", 0.3))]
+    FilesSink(tmp_path).write(Metrics(tuple(rows), (), 0, 1))
+    (column,) = metric_columns(read_history(tmp_path))
+    assert [cell.best for cell in column.cells.values()] == [True, True, False]
+
+
 def test_curve_charts__draw_what_was_measured(history):
     (chart,) = curve_charts(history)
     assert chart.title.startswith("Insertion")
