@@ -86,7 +86,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run a command; `args` are the words after the program's name, by default those it was called with.
 
     A mistake in the configuration or the data ends the program with its message, not with a traceback. `audit`,
-    `explain`, `compare` and `film` are commands of `camtrain.commands`; all else is LightningCLI's.
+    `explain`, `compare`, `film` and `canary` are commands of `camtrain.commands`; all else is LightningCLI's.
     """
     words = list(sys.argv[1:] if args is None else args)
     if words and words[0] in COMMANDS:

@@ -1,9 +1,9 @@
-"""Commands for what was trained already: audit, explain, compare, film."""
+"""Commands beside training: audit, explain, compare, film, canary."""
 
 import argparse
 from collections.abc import Callable, Sequence
 
-from camtrain.commands import audit, compare, explain, film
+from camtrain.commands import audit, canary, compare, explain, film
 
 __all__ = ["COMMANDS", "run"]
 
@@ -12,7 +12,7 @@ Act = Callable[[argparse.Namespace], int]
 
 COMMANDS: dict[str, tuple[str, Prepare, Act]] = {
     module.__name__.rpartition(".")[2]: (module.__doc__ or "", module.prepare, module.act)
-    for module in (audit, explain, compare, film)
+    for module in (audit, explain, compare, film, canary)
 }
 
 

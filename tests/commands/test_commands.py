@@ -19,7 +19,7 @@ from camtrain.render.video import frame_rate, read_video, write_video
 from camtrain.sinks import HEATMAPS, FilesSink, Panels, Scalars
 
 
-@pytest.mark.parametrize("name", ["audit", "explain", "compare", "film"])
+@pytest.mark.parametrize("name", ["audit", "explain", "compare", "film", "canary"])
 def test_help__has_an_example(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([name, "--help"])

@@ -1,0 +1,151 @@
+"""Plant a known shortcut into a copy of your own images: would your monitoring see it?
+
+The copy has the layout of the folder, masks included; a contact sheet shows each class before and after, and
+canary.json states the truth. Train on the copy as you always do, with RelianceDetector, and read what it says.
+
+example: camtrain canary photos --kind corner --strength 0.9 --out planted
+         camtrain canary photos --images images --masks masks --kind background --classes boat --out planted
+"""
+
+import argparse
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from camtrain.data.canary import KINDS, Canary
+from camtrain.data.files import read_image
+from camtrain.data.folders import MaskedImageFolder
+from camtrain.data.planting import Planted, Planter, agreement, plant_folder
+from camtrain.data.subsets import SPLITS
+from camtrain.errors import ConfigurationError, DataError
+from camtrain.render.sheets import Pair, contact_sheet
+
+SHEET_FILE, TRUTH_FILE = "canary.png", "canary.json"
+MOST_ROWS = 30
+
+
+def prepare(parser: argparse.ArgumentParser) -> None:
+    """The words that it takes."""
+    parser.add_argument("folder", type=Path, help="class folders with images")
+    parser.add_argument("--kind", required=True, help=", ".join(KINDS))
+    parser.add_argument(
+        "--strength",
+        type=float,
+        default=0.9,
+        help="how likely an image shows its own class's cue (default: %(default)s)",
+    )
+    parser.add_argument("--classes", nargs="+", help="names of those that get a cue (default: all)")
+    parser.add_argument(
+        "--independent",
+        nargs="*",
+        metavar="SPLIT",
+        help="cues at random whatever the class: in all images, or in val, test",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: %(default)s)")
+    parser.add_argument("--images", default="", help="folder of the class folders below FOLDER")
+    parser.add_argument("--masks", help="folder of the masks below FOLDER, of the same layout")
+    parser.add_argument("--mask-suffix", default="", help="what follows an image's stem in its mask's name")
+    parser.add_argument("--index", help="CSV file below FOLDER with the columns file and label")
+    parser.add_argument("--out", type=Path, default=Path("planted"), help="folder of the copy (default: %(default)s)")
+    parser.add_argument("--show", type=int, default=4, help="images of each class on the contact sheet")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def act(options: argparse.Namespace) -> int:
+    """Plant, draw the sheet, state the truth."""
+    if not options.folder.is_dir():
+        raise DataError(f"There is no folder {options.folder}: name one with images in class folders.")
+    layout: dict[str, Any] = {name: getattr(options, name) for name in ("images", "masks", "mask_suffix", "index")}
+    canary = _canary(options, 2)  # mistakes in the words before the images are read
+    dataset = MaskedImageFolder(options.folder, **layout)
+    canary = _canary(options, len(dataset.class_names), dataset.class_names)
+    planter = Planter(dataset, canary, _independent(options, dataset))
+    with Progress(console=Console(stderr=True), disable=options.json, transient=True) as progress:
+        task = progress.add_task(f"Planting {options.kind}", total=len(dataset))
+        planted = plant_folder(
+            planter, options.folder, options.out, index=options.index, done=lambda _: progress.advance(task)
+        )
+    truth = _truth(options, planter, planted)
+    (options.out / TRUTH_FILE).write_text(json.dumps(truth, indent=2))
+    _sheet(options, planter, planted).save(options.out / SHEET_FILE)
+    _tell(options, truth)
+    return 0
+
+
+def _canary(options: argparse.Namespace, count: int, names: Sequence[str] = ()) -> Canary:
+    chosen = None
+    if options.classes is not None and names:
+        chosen = tuple(_index(name, names) for name in dict.fromkeys(options.classes))
+    everywhere = options.independent == []
+    return Canary(options.kind, count, options.strength, chosen, independent=everywhere, seed=options.seed)
+
+
+def _index(name: str, names: Sequence[str]) -> int:
+    if name in names:
+        return list(names).index(name)
+    closest = ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:5])
+    raise ConfigurationError(f"No class is called {name!r}; closest: {closest}.")
+
+
+def _independent(options: argparse.Namespace, dataset: MaskedImageFolder) -> tuple[str, ...]:
+    """The splits named; they have to be there."""
+    found = sorted({str(sample.split) for sample in dataset.samples if sample.split is not None})
+    for split in options.independent or ():
+        if split not in found:
+            there = ", ".join(found) or "none"
+            raise ConfigurationError(
+                f"No split {split!r} in {options.folder}, which has: {there}. Splits are folders {', '.join(SPLITS)} "
+                "or an index's column; without any, plant a folder for testing apart, with --independent alone."
+            )
+    return tuple(options.independent or ())
+
+
+def _truth(options: argparse.Namespace, planter: Planter, planted: Sequence[Planted]) -> dict[str, Any]:
+    names = planter.dataset.class_names
+    return {
+        "kind": options.kind,
+        "strength": options.strength,
+        "seed": options.seed,
+        "classes": [names[c] for c in planter.canary.cued],
+        "independent": True if planter.canary.independent else list(planter.independent),
+        "images": len(planted),
+        "own_cue": {names[c]: round(share, 4) for c, share in agreement(planted).items()},
+        "shown": {one.id: None if one.shown is None else names[one.shown] for one in planted},
+    }
+
+
+def _sheet(options: argparse.Namespace, planter: Planter, planted: Sequence[Planted]) -> Any:
+    names, rows = planter.dataset.class_names, []
+    for label, name in list(enumerate(names))[:MOST_ROWS]:
+        numbers = [number for number, one in enumerate(planted) if one.label == label][: options.show]
+        rows.append((name, [_pair(planter, number, planted[number], names) for number in numbers]))
+    title = f"{options.kind}, strength {options.strength:g}, seed {options.seed}: {len(planted)} images"
+    more = f"; {len(names) - MOST_ROWS} classes more" if len(names) > MOST_ROWS else ""
+    return contact_sheet(f"{title}, each before and after{more}", rows)
+
+
+def _pair(planter: Planter, number: int, one: Planted, names: Sequence[str]) -> Pair:
+    caption = "no cue" if one.shown is None else f"cue of {names[one.shown]}"
+    return Pair(read_image(planter.dataset.samples[number].image), planter.planted(number), caption)
+
+
+def _tell(options: argparse.Namespace, truth: dict[str, Any]) -> None:
+    sheet, file = options.out / SHEET_FILE, options.out / TRUTH_FILE
+    if options.json:
+        found = {name: value for name, value in truth.items() if name != "shown"}
+        print(json.dumps({"out": str(options.out), "sheet": str(sheet), "truth": str(file), **found}, indent=2))  # noqa: T201
+        return
+    console = Console()
+    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in list(truth["own_cue"].items())[:10])
+    for label, said in (
+        ("planted", f"{options.kind} in {truth['images']} images; own cue: {shares}"),
+        ("copy", options.out),
+        ("sheet", sheet),
+        ("truth", file),
+    ):
+        console.print(f"{label:<8} {said}", highlight=False, markup=False, soft_wrap=True)
