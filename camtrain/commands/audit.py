@@ -1,7 +1,7 @@
 """Explain every image of a dataset by a trained model, and write the report that a training writes.
 
-Of masks there may be all, some or none; with them the reliance on backgrounds is tested too. Without class folders
-images are explained without labels.
+Reliance on backgrounds is tested too, class by class: with masks where there are any, else with guesses of where the
+object is. Without class folders images are explained without labels.
 
 example: camtrain audit photos --model torchvision:resnet50 --weights model.pth --masks masks --out audit
          python -c "import pandas; print(pandas.read_parquet('audit/images.parquet').describe())"
@@ -123,7 +123,7 @@ def act(options: argparse.Namespace) -> int:
     names = dataset.class_names if isinstance(dataset, Relabeled) else named or []
     monitor = ExplanationMonitor(options.methods, options.layers, 1, options.num_probes, options.num_failures)
     callbacks: list[pl.Callback] = [monitor]
-    if isinstance(dataset, Relabeled) and masked and len(dataset.labels) > 1:
+    if isinstance(dataset, Relabeled) and len(dataset.labels) > 1:
         callbacks.insert(0, RelianceDetector(lend_from_training=False))
     trainer = _trainer(options, callbacks)
     module = Audited(network, names, options.mean, options.std)

@@ -2,8 +2,11 @@ import csv
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from camtrain import explain
 from camtrain.cli import main
@@ -76,6 +79,43 @@ def test_audit__can_fail_on_reliance(monkeypatch, photos, model, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         main([*words, "--fail-on-reliant"])
     assert stopped.value.code == 3
+
+
+def colored(place, count=14, side=32):
+    """Class folders of white discs on noise whose color tells the class; the images and their labels."""
+    generator = np.random.default_rng(0)
+    rows, columns = np.mgrid[:side, :side]
+    images, labels = [], []
+    for label, name in enumerate(("boat", "car", "hen")):
+        (place / name).mkdir(parents=True)
+        for index in range(count):
+            image = generator.integers(0, 40, (side, side, 3))
+            image[..., label] += 110
+            top, left, radius = generator.integers(13, 19), generator.integers(13, 19), generator.integers(5, 8)
+            image[(rows - top) ** 2 + (columns - left) ** 2 <= radius**2] = generator.integers(215, 256)
+            cv2.imwrite(str(place / name / f"{index}.png"), image[..., ::-1].astype(np.uint8))
+            images.append(read_transformed(place / name / f"{index}.png", eval_transform(side)))
+            labels.append(label)
+    return torch.stack(images), torch.tensor(labels)
+
+
+def test_audit__of_photos_without_masks_finds_a_network_that_reads_the_background(photos, model, tmp_path):
+    images, labels = colored(tmp_path / "colored")
+    torch.manual_seed(0)
+    network = SmallResNet(3)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for _ in range(25):
+        loss = F.cross_entropy(network(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.save(network.state_dict(), model[3])
+    words = ["audit", str(tmp_path / "colored"), *model, "--out", str(tmp_path / "out"), "--device", "cpu"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--fail-on-reliant"])
+    assert stopped.value.code == 3
+    verdicts = json.loads((tmp_path / "out" / "camtrain" / "validate" / "verdicts.json").read_text())
+    assert "reliant" in {row["verdict"] for row in verdicts["verdicts"]}
 
 
 @pytest.mark.parametrize(
