@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import yaml
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import camtrain.callbacks
@@ -105,8 +106,12 @@ def main(args: Sequence[str] | None = None) -> None:
 def _run_command(name: str, *words: str) -> None:
     try:
         code = run(name, words)
-    except CamtrainError as error:
+    except (CamtrainError, MisconfigurationException) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"{type(error).__name__}: cannot use {error.filename}: {error.strerror}. Name another path.")
     if code:
         sys.exit(code)
 

@@ -167,6 +167,24 @@ def load_weights(network: nn.Module, weights: str, model: str | None = None) -> 
     return _load_matching(network, _read_state(weights, model), weights)
 
 
+def read_stored(path: Path) -> Mapping[str, Any]:
+    """What a file of weights holds: a state dict, or a checkpoint with one; ConfigurationError for anything else."""
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises what the bytes lead it to
+        raise ConfigurationError(
+            f"{path} cannot be read as weights ({type(error).__name__}): give a file that torch.save wrote of "
+            "model.state_dict(), or a Lightning checkpoint."
+        ) from error
+    if not isinstance(stored, Mapping):
+        raise ConfigurationError(
+            f"{path} holds a {type(stored).__name__}, not weights: save model.state_dict(), or give a checkpoint."
+        )
+    return stored
+
+
 def _imported(path: str) -> Any:
     module, _, name = path.rpartition(".")
     try:
@@ -189,7 +207,7 @@ def _called(builder: Any, path: str, options: dict[str, Any]) -> nn.Module:
 def _read_state(weights: str, model: str | None) -> Mapping[str, Tensor]:
     path = Path(weights)
     if path.is_file():
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        stored = read_stored(path)
         return _without_prefix(stored.get("state_dict", stored))
     if path.suffix or "/" in weights:
         raise ConfigurationError(f"No weights file {weights}; it was looked for at {path.resolve()}.")

@@ -29,6 +29,7 @@ from camtrain.commands.images import Relabeled, open_folder
 from camtrain.commands.measuring import METRICS, chosen_metrics, evenly, measure, record_of
 from camtrain.commands.models import add_model_arguments, class_names, device_of, load_model
 from camtrain.commands.tables import columns_of, default_table, write_table
+from camtrain.commands.words import count, positive
 from camtrain.data.batches import read_batch
 from camtrain.data.transforms import eval_transform
 from camtrain.errors import ConfigurationError
@@ -93,11 +94,11 @@ def prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--index", help="CSV file below FOLDER with the columns file and label")
     parser.add_argument("--out", type=Path, default=Path("audit"), help="folder to write (default: %(default)s)")
     parser.add_argument("--table", default=None, help=".parquet or .csv below OUT (default: images.parquet)")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--workers", type=int, default=0, help="processes that read images")
-    parser.add_argument("--devices", type=int, default=1, help="GPUs or processes to use")
-    parser.add_argument("--num-probes", type=int, default=12)
-    parser.add_argument("--num-failures", type=int, default=12)
+    parser.add_argument("--batch-size", type=positive, default=32)
+    parser.add_argument("--workers", type=count, default=0, help="processes that read images")
+    parser.add_argument("--devices", type=positive, default=1, help="GPUs or processes to use")
+    parser.add_argument("--num-probes", type=count, default=12)
+    parser.add_argument("--num-failures", type=count, default=12)
     parser.add_argument(
         "--metrics", nargs="*", choices=METRICS, metavar="NAME",
         help=f"do the heatmaps tell the truth; all that apply, or some of {', '.join(METRICS)}",
@@ -112,6 +113,7 @@ def prepare(parser: argparse.ArgumentParser) -> None:
 def act(options: argparse.Namespace) -> int:
     """Audit, write, tell."""
     layout = {name: getattr(options, name) for name in ("images", "masks", "mask_suffix", "index")}
+    device_of(options.device)  # that there is one
     transform = eval_transform(options.size, options.mean, options.std)
     named = class_names(options.classes)
     dataset = open_folder(options.folder, transform, named, **layout)

@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from camtrain.commands.words import count
 from camtrain.data.canary import KINDS, Canary
 from camtrain.data.files import read_image
 from camtrain.data.folders import MaskedImageFolder
@@ -52,7 +53,7 @@ def prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mask-suffix", default="", help="what follows an image's stem in its mask's name")
     parser.add_argument("--index", help="CSV file below FOLDER with the columns file and label")
     parser.add_argument("--out", type=Path, default=Path("planted"), help="folder of the copy (default: %(default)s)")
-    parser.add_argument("--show", type=int, default=4, help="images of each class on the contact sheet")
+    parser.add_argument("--show", type=count, default=4, help="images of each class on the contact sheet")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

@@ -24,6 +24,8 @@ def prepare(parser: argparse.ArgumentParser) -> None:
 def act(options: argparse.Namespace) -> int:
     """Compare, write the page, print the numbers."""
     runs = [read_run(find_run(path)) for path in options.runs]
+    if empty := [str(run.folder) for run in runs if not run.history.epochs]:
+        raise DataError(f"{empty[0]} holds no record that can be read: name the folder of a run that has written some.")
     page = write_comparison(runs, options.out)
     rows = comparison_of(runs)
     if options.json:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from camtrain.commands.models import add_model_arguments, device_of, load_model
+from camtrain.commands.words import positive, positive_number
 from camtrain.data.transforms import eval_transform, transform_pair
 from camtrain.errors import ConfigurationError, DataError
 from camtrain.explanation import explain
@@ -32,9 +33,9 @@ def prepare(parser: argparse.ArgumentParser) -> None:
     for action in parser._actions:  # the folder of a run needs no model
         action.required = action.required and action.dest != "model"
     parser.add_argument("--out", type=Path, default=Path("film.mp4"), help=".mp4 or .gif (default: %(default)s)")
-    parser.add_argument("--fps", type=float, help="frames a second (default: the video's; 2 epochs a second)")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--frames", type=int, help="no more than so many")
+    parser.add_argument("--fps", type=positive_number, help="frames a second (default: the video's; 2 epochs a second)")
+    parser.add_argument("--batch-size", type=positive, default=16)
+    parser.add_argument("--frames", type=positive, help="no more than so many")
     parser.add_argument("--sample", help="which probe of a run (default: the first)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -75,8 +76,10 @@ def probe_frames(folder: Path, options: argparse.Namespace) -> Iterator[Tensor]:
     passes: dict[int, Any] = read_history(folder).panels.get(HEATMAPS, {})
     samples = list(dict.fromkeys(item["sample"] for one in passes.values() for item in one.items))
     sample = options.sample or next(iter(samples), None)
+    if not samples:
+        raise DataError(f"{folder} holds no probes to film: name the folder of a run that ExplanationMonitor watched.")
     if sample not in samples:
-        raise DataError(f"No probe {sample!r} in {folder}; it has {', '.join(samples[:8]) or 'none'}.")
+        raise DataError(f"No probe {sample!r} in {folder}; it has {', '.join(samples[:8])}.")
     for one in passes.values():
         for item in one.items:
             if item["sample"] == sample:

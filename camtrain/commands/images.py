@@ -69,7 +69,9 @@ def open_folder(
     lies_flat = not any(path.is_dir() and not path.name.startswith(".") for path in root.iterdir())
     if not lies_flat or layout.get("index"):
         return Relabeled(MaskedImageFolder(root, transform=transform, **layout), names)
+    if asked := [name for name in ("images", "masks", "mask_suffix") if layout.get(name)]:
+        raise DataError(f"{root} has no class folders, which {asked[0]}={layout[asked[0]]!r} needs: name their parent.")
     files = list_images(root)
     if not files:
-        raise DataError(f"{root} holds no images.")
+        raise DataError(f"{root} holds no images: name a folder with some, or with class folders.")
     return Unlabeled(files, transform)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from camtrain.commands.importing import imported
+from camtrain.commands.words import positive, positive_number
 from camtrain.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from camtrain.errors import ConfigurationError
-from camtrain.networks import build_network, load_weights
+from camtrain.networks import build_network, load_weights, read_stored
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,9 +27,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods", nargs="+", default=["grad_cam", "grad_cam_plus_plus"], help="functions in camtrain.cam"
     )
-    parser.add_argument("--size", type=int, default=224, help="images are resized to this side (default: %(default)s)")
+    parser.add_argument(
+        "--size", type=positive, default=224, help="images are resized to this side (default: %(default)s)"
+    )
     parser.add_argument("--mean", type=float, nargs=3, default=IMAGENET_MEAN, help="of the normalization")
-    parser.add_argument("--std", type=float, nargs=3, default=IMAGENET_STD, help="of the normalization")
+    parser.add_argument("--std", type=positive_number, nargs=3, default=IMAGENET_STD, help="of the normalization")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
 
 
@@ -38,7 +41,13 @@ def class_names(path: Path | None) -> list[str] | None:
         return None
     if not path.is_file():
         raise ConfigurationError(f"There is no file of class names {path}: give one name a line.")
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is no text file of class names: {error}. Give one name a line.") from error
+    if not names:
+        raise ConfigurationError(f"{path} holds no class names: give one a line.")
+    return names
 
 
 def load_model(spec: str, weights: str | None, classes: int | None) -> nn.Module:
@@ -73,9 +82,12 @@ def device_of(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
         raise ConfigurationError(f"No device is called {name!r}: auto, cpu, cuda or cuda:1.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigurationError(f"There is no device {name}; GPUs here: {torch.cuda.device_count()}. Try auto.")
+    return device
 
 
 def _from_checkpoint(kind: type[pl.LightningModule], weights: str | None) -> pl.LightningModule:
@@ -83,9 +95,11 @@ def _from_checkpoint(kind: type[pl.LightningModule], weights: str | None) -> pl.
         raise ConfigurationError(f"{kind.__name__} is a LightningModule: give its checkpoint with --weights FILE.")
     if not Path(weights).is_file():
         raise ConfigurationError(f"No checkpoint {weights}; it was looked for at {Path(weights).resolve()}.")
+    if "pytorch-lightning_version" not in read_stored(Path(weights)):
+        raise ConfigurationError(f"{weights} is no checkpoint of Lightning, which {kind.__name__} is loaded from.")
     try:
         return kind.load_from_checkpoint(weights, map_location="cpu").eval()
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, RuntimeError, KeyError) as error:
         raise ConfigurationError(f"{kind.__name__} cannot be loaded from {weights}: {error}.") from error
 
 
@@ -102,7 +116,7 @@ def _classes_in(weights: str | None) -> int | None:
     """The number of biases in the last layer of a file of weights."""
     if weights is None or not Path(weights).is_file():
         return None
-    stored = torch.load(weights, map_location="cpu", weights_only=True)
+    stored = read_stored(Path(weights))
     state = stored.get("state_dict", stored)
     sizes = [len(t) for key, t in state.items() if isinstance(t, Tensor) and t.ndim == 1 and key.endswith("bias")]
     return sizes[-1] if sizes else None

@@ -96,7 +96,7 @@ def _parse(text: str) -> Line | None:
         line: Line = json.loads(text)
     except json.JSONDecodeError:
         return None
-    return line
+    return line if isinstance(line, dict) and {"kind", "epoch"} <= line.keys() else None
 
 
 def _sort(by_epoch: Any) -> None:
