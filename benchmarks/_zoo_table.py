@@ -12,12 +12,14 @@ from camtrain.metrics.intervals import share_interval
 
 NAMES = {"tint": "background tint", "brightness": "background brightness", "sharpness": "sharpness"}
 SCORES = {"interventions": "score", "heatmap energy": "energy", "raw drop": "drop"}
+CLEARED = ("not reliant", "no evidence")
 Unit = dict[str, Any]
 
 
-def units_of(runs: Sequence[Run], images: int) -> list[Unit]:
-    """One entry for each class of each specimen, judged from so many images a class."""
-    return [{**run["setting"], **unit} for run in runs if run["setting"]["images"] == images for unit in run["units"]]
+def units_of(runs: Sequence[Run], images: int, masks: str) -> list[Unit]:
+    """One entry for each class of each specimen, judged from so many images a class with such masks."""
+    wanted = [run for run in runs if (run["setting"]["images"], run["setting"]["masks"]) == (images, masks)]
+    return [{**run["setting"], **unit} for run in wanted for unit in run["units"]]
 
 
 def tabulate(units: Sequence[Unit]) -> list[dict[str, Any]]:
@@ -36,11 +38,13 @@ def row_of(name: str, units: Sequence[Unit]) -> dict[str, Any]:
         "cue": name,
         "reliant": len(reliant),
         **share("found", len(found), len(reliant)),
+        "suspect": sum(unit["verdict"] == "suspect" for unit in reliant),
         "undecided": sum(unit["verdict"] == "undecided" for unit in reliant),
         "cue named": round(100 * len(named) / len(found)) if found else "",
         "not reliant": len(clean),
         **share("false alarms", sum(unit["verdict"] == "reliant" for unit in clean), len(clean)),
-        **share("cleared", sum(unit["verdict"] == "not reliant" for unit in clean), len(clean)),
+        **share("cleared", sum(unit["verdict"] in CLEARED for unit in clean), len(clean)),
+        "suspect, not reliant": sum(unit["verdict"] == "suspect" for unit in clean),
         **{f"AUROC {name}": auroc(reliant, clean, score) for name, score in SCORES.items()},
     }
 
@@ -58,15 +62,29 @@ def auroc(reliant: Sequence[Unit], clean: Sequence[Unit], score: str) -> Any:
 
     >>> auroc([{"score": 2.0}], [{"score": 1.0}, {"score": 2.0}], "score")
     0.75
+
+    Empty where there is nothing to compare.
     """
+    reliant, clean = ([unit for unit in units if score in unit] for units in (reliant, clean))
     high, low = (torch.tensor([unit[score] for unit in units], dtype=torch.float64) for units in (reliant, clean))
     if not len(high) or not len(low):
         return ""
     return float(((high[:, None] > low).double() + 0.5 * (high[:, None] == low).double()).mean())
 
 
-def summarize(units: Sequence[Unit], images: int) -> dict[str, Any]:
-    """The figures of all kinds together."""
+def summarize(units: Sequence[Unit], masks: str) -> dict[str, Any]:
+    """The figures of all kinds together, shares in %; without masks stickers have a power of their own."""
+    known = {"exact": "masks", "none": "no_masks"}.get(masks, masks)
     row = row_of("all", units)
-    keys = ("reliant", "found %", "not reliant", "false alarms %", *(f"AUROC {name}" for name in SCORES))
-    return {f"{images}.{key}": row[key] for key in keys}
+    counted = row_of("most", [unit for unit in units if unit["kind"] != "sticker"]) if masks == "none" else row
+    found = {
+        f"power_{known}": counted["found %"],
+        f"false_alarms_{known}": row["false alarms %"],
+        f"auroc_{known}": counted["AUROC interventions"],
+        f"units_{known}": f"{counted['reliant']} reliant, {row['not reliant']} not",
+    }
+    if masks == "none":
+        found["power_no_masks_stickers"] = row_of("sticker", [u for u in units if u["kind"] == "sticker"])["found %"]
+    if masks == "exact":
+        found |= {f"auroc_{name.replace(' ', '_')}": row[f"AUROC {name}"] for name in ("heatmap energy", "raw drop")}
+    return found

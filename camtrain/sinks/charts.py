@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,11 +30,12 @@ MOST_TICKS = 10
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: its name, its CSS color (a variable of the page), its value by epoch."""
+    """One curve: its name, its CSS color (a variable of the page), its value by epoch, and perhaps an interval."""
 
     name: str
     color: str
     values: Mapping[int, float]
+    intervals: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def latest(self) -> float:
@@ -60,8 +61,8 @@ def line_chart(
 ) -> str:
     """The curves over epochs as inline SVG; `start` marks the epoch at which alignment began.
 
-    Gaps and NaN break no curve; a single epoch is a point. With `epochs` the axis spans all of these, so that
-    charts can be read one below the other.
+    Gaps and NaN break no curve; a single epoch is a point. Intervals are bands, or bars where there is one epoch.
+    With `epochs` the axis spans all of these, so that charts can be read one below the other.
 
     >>> line_chart([Series("a", "red", {0: 0.1, 1: 0.9})]).startswith("<svg")
     True
@@ -71,6 +72,7 @@ def line_chart(
         for index, one in enumerate(series):
             known = [(epoch, value) for epoch, value in one.values.items() if isfinite(value)]
             axes.plot(*zip(*known, strict=True) if known else ([], []), **_line_style(index, len(known)))
+            _draw_intervals(axes, one, index)
         _mark(axes, start)
         _format(axes, unit, epochs or sorted({epoch for one in series for epoch in one.values}))
 
@@ -123,6 +125,17 @@ def band_chart(bands: Sequence[Band]) -> str:
 def _line_style(index: int, points: int) -> dict[str, Any]:
     style = {"color": _SERIES[index], "linestyle": _DASHES[index], "linewidth": 2, "solid_capstyle": "round"}
     return style | {"marker": "o", "markersize": 4.5 if points < 3 else 2.6, "markeredgewidth": 0}
+
+
+def _draw_intervals(axes: "Axes", one: Series, index: int) -> None:
+    known = {epoch: ends for epoch, ends in one.intervals.items() if all(map(isfinite, ends))}
+    if not known:
+        return
+    lows, highs = zip(*known.values(), strict=True)
+    if len(known) > 1:
+        axes.fill_between(list(known), lows, highs, color=_SERIES[index], alpha=0.13, linewidth=0)
+    else:
+        axes.vlines(list(known), lows, highs, color=_SERIES[index], alpha=0.5, linewidth=2)
 
 
 def _mark(axes: "Axes", start: int | None) -> None:

@@ -187,7 +187,26 @@ def curves(history: History, start: int | None) -> list[Chart]:
         _chart(history, "Classes that lean on a cue", {"flagged": "reliance/flagged"}, start, "count"),
         _chart(history, "Alignment penalty", {"penalty": "alignment/penalty"}, start, "value"),
     ]
-    return [chart for chart in [*drawn, _class_chart(history, start)] if chart is not None]
+    drawn += [_effects_chart(history, start), _class_chart(history, start)]
+    return [chart for chart in drawn if chart is not None]
+
+
+def _effects_chart(history: History, start: int | None) -> Chart | None:
+    """The effects of the classes that had the strongest, over the rounds of detection, with their intervals."""
+    found = story.effects_by_class(history)
+    if not found or len(history.verdicts) < 2:
+        return None
+    series = [
+        Series(
+            name,
+            f"var(--series-{index})",
+            {epoch: row.effect for epoch, row in rows.items()},
+            {epoch: (row.low, row.high) for epoch, row in rows.items()},
+        )
+        for index, (name, rows) in enumerate(found.items())
+    ]
+    svg = Markup(line_chart(series, start=start, epochs=history.epochs))
+    return Chart("What hangs on the cue: effects with intervals", series, svg, "ratio")
 
 
 def _class_chart(history: History, start: int | None) -> Chart | None:

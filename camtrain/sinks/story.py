@@ -164,6 +164,22 @@ def headline(history: History) -> str:
     return f"Before alignment, {_lean(earlier, len(now), 'leaned', 'leaned')}. {_outcome(now)}"
 
 
+def effects_by_class(history: History, most: int = 6) -> dict[str, dict[int, VerdictRow]]:
+    """By class and epoch what was measured, of the classes whose effect was the strongest in any round.
+
+    >>> rounds = {e: [VerdictRow(0, "boat", "reliant", e / 9, 0.0, 0.5, 0.0, 0.01, 9)] for e in (1, 2)}
+    >>> list(effects_by_class(History(verdicts=rounds))["boat"])
+    [1, 2]
+    """
+    found: dict[str, dict[int, VerdictRow]] = {}
+    for epoch, rows in history.verdicts.items():
+        for row in rows:
+            if not isnan(row.effect):
+                found.setdefault(row.class_name, {})[epoch] = row
+    strongest = sorted(found, key=lambda name: -max(row.effect for row in found[name].values()))
+    return {name: found[name] for name in strongest[:most]}
+
+
 def flagged(rows: Iterable[VerdictRow]) -> list[VerdictRow]:
     """The rows of classes that are reliant, strongest effect first."""
     return sorted((row for row in rows if row.verdict == RELIANT), key=lambda row: -abs(row.effect))

@@ -7,8 +7,9 @@ import pytest
 import reliance
 import torch
 from _zoo_bases import Scenes
+from _zoo_masks import pool_with, sloppy
 from _zoo_specimens import Specimen, canary_of, is_reliant, plan, planted, truth_of
-from _zoo_table import auroc, row_of
+from _zoo_table import auroc, row_of, summarize
 
 from camtrain.data.canary import KINDS
 
@@ -87,6 +88,38 @@ def test_row_of__expects_a_tint_to_be_named():
     assert row["false alarms %"] == ""
 
 
+def test_row_of__suspects_are_neither_found_nor_false_alarms():
+    row = row_of("all", [unit(True, "suspect", 1.0), unit(False, "suspect", 1.0), unit(False, "no evidence", 0.0)])
+    assert (row["found %"], row["suspect"], row["false alarms %"], row["suspect, not reliant"]) == (0, 1, 0, 1)
+    assert row["cleared %"] == 50
+
+
+def test_summarize__counts_stickers_apart_without_masks():
+    units = [unit(True, "undecided", 1.0, kind="sticker"), unit(True, "reliant", 9.0), unit(False, "no evidence", 0.0)]
+    found = summarize(units, "none")
+    assert (found["power_no_masks"], found["power_no_masks_stickers"], found["false_alarms_no_masks"]) == (100, 0, 0)
+    assert summarize(units, "exact")["power_masks"] == 50
+
+
+@pytest.mark.parametrize(("kind", "area"), [("exact", 9), ("boxes", 9), ("eroded", 0), ("dilated", 49), ("missing", 9)])
+def test_sloppy__changes_masks_by_what_it_says(kind, area):
+    masks = torch.zeros(50, 12, 12)
+    masks[:, 4:7, 4:7] = 1
+    changed = sloppy(masks, kind, seed=0)
+    left_out = (changed < 0).flatten(1).all(dim=1)
+    assert changed[~left_out].sum(dim=(1, 2)).unique().tolist() == [area]
+    assert (left_out.float().mean() > 0.05) == (kind == "missing")
+
+
+def test_pool_with__of_no_masks_guesses_them():
+    data = drawn(12, side=32)
+    data.images[:] = 0.5
+    data.images[:, :, 8:24, 8:24] = 0.9
+    pool = pool_with(data, "none", "cpu", 0)
+    assert len(pool.labels) == 12
+    assert pool.masks[:, 10:22, 10:22].min() == 1
+
+
 def test_auroc__of_one_sort_is_empty():
     assert auroc([], [{"score": 1.0}], "score") == ""
 
@@ -107,14 +140,16 @@ def test_reliance__trains_judges_writes_and_skips_what_is_finished(tmp_path, mon
         "argv",
         (
             f"reliance --device cpu --data {tmp_path} --seeds 1 --bases fashion --kinds corner none --images 12"
-            f" --json {file}"
+            f" --masks exact none --json {file}"
         ).split(),
     )
     reliance.main()
     written = json.loads(file.read_text())
-    assert len(written["runs"]) == 4
+    assert len(written["runs"]) == 8
+    assert {run["setting"]["masks"] for run in written["runs"]} == {"exact", "none"}
     assert all(len(run["units"]) == CLASSES for run in written["runs"])
-    assert [row["cue"] for row in written["rows"]] == ["corner", "none", "all"]
+    assert [row["cue"] for row in written["rows"]] == 2 * ["corner", "none", "all"]
+    assert {"power_masks", "false_alarms_no_masks", "auroc_no_masks"} <= set(written["summary"])
     monkeypatch.setattr(reliance, "raise_specimen", None)
     reliance.main()
     assert json.loads(file.read_text())["runs"] == written["runs"]

@@ -5,12 +5,23 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from camtrain.sinks import CELLS, FAILURES, HEATMAPS, FilesSink, FourCells, Panels, Scalars
+from camtrain.sinks import (
+    CELLS,
+    FAILURES,
+    HEATMAPS,
+    FilesSink,
+    FourCells,
+    Panels,
+    Scalars,
+    VerdictRow,
+    Verdicts,
+    read_history,
+)
 from camtrain.sinks.charts import Series, area_chart, line_chart
 from camtrain.sinks.environment import write_run_info
-from camtrain.sinks.gallery import film_epochs, spread
+from camtrain.sinks.gallery import Pictures, film_epochs, spread
 from camtrain.sinks.history import History, Pass
-from camtrain.sinks.report import EffectAxis, write_report
+from camtrain.sinks.report import EffectAxis, class_verdicts, curves, write_report
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 NAN = float("nan")
@@ -115,10 +126,33 @@ def test_report__says_what_to_do_about_verdicts(tmp_path):
     assert "What to do about it" not in write_report(tmp_path).read_text()
 
 
+def test_report__draws_the_effects_of_all_rounds_with_their_intervals(run):
+    (chart,) = [one for one in curves(read_history(run), None) if "effects" in one.title]
+    assert [one.name for one in chart.series] == ["boat"]  # of the other class nothing was measured
+    assert list(chart.series[0].values) == [0, 1, 2, 3]
+    assert all(low < chart.series[0].values[epoch] < high for epoch, (low, high) in chart.series[0].intervals.items())
+    assert "fill-opacity" in chart.svg
+
+
+def test_report__of_one_round_draws_no_history(tmp_path, make_pass):
+    FilesSink(tmp_path).write(*make_pass(0, 0))
+    assert not any("effects" in one.title for one in curves(read_history(tmp_path), None))
+
+
+def test_report__puts_suspects_behind_reliant_classes(tmp_path):
+    kinds = ["no evidence", "undecided", "suspect", "reliant"]
+    rows = [VerdictRow(i, kind, kind, 0.1, 0.0, 0.2, 0.0, 0.1, 9) for i, kind in enumerate(kinds)]
+    FilesSink(tmp_path).write(Verdicts(tuple(rows), 0, 0))
+    found = class_verdicts(read_history(tmp_path), Pictures(tmp_path, 80))
+    assert [one.row.verdict for one in found] == kinds[::-1]
+    page = opened(tmp_path)
+    assert all(kind in page.words for kind in kinds)
+
+
 def test_report__draws_the_start_of_alignment(run):
     page = opened(run)
     assert page.words.count("alignment from epoch 2") == 1
-    assert page.text.count("alignment") == 6  # in each of five charts, and in the areas
+    assert page.text.count("alignment") == 7  # in each of six charts, and in the areas
 
 
 def test_report__without_masks_has_no_section_that_needs_them(tmp_path, make_panel):
