@@ -95,7 +95,7 @@ def _examine_guessed(run: Round, class_names: Sequence[str]) -> Findings:
         class_names,
         criteria=run.criteria,
     )
-    return Findings(with_transplants(told, sure), run.mine, run.shown)
+    return Findings(with_transplants(told, sure | close), run.mine, run.shown)
 
 
 def illustrate(effects: Effects, class_index: int, *, count: int = 2) -> tuple[Instance, ...]:

@@ -77,7 +77,7 @@ def flipped(effects: Effects, class_index: int) -> tuple[Int[Tensor, " n"], Int[
 
 
 def with_transplants(verdicts: Sequence[Verdict], effects: Mapping[str, Effects]) -> tuple[Verdict, ...]:
-    """The verdicts, those that are reliant with what their cue does to other classes' images."""
+    """The verdicts, those that are reliant or suspect with what their cue does to other classes' images."""
     return tuple(_with_transplant(one, effects) for one in verdicts)
 
 
@@ -96,7 +96,7 @@ def sentence(verdict: Verdict) -> str:
 
 
 def _with_transplant(verdict: Verdict, effects: Mapping[str, Effects]) -> Verdict:
-    if verdict.verdict != "reliant" or verdict.cue not in effects:
+    if verdict.verdict not in ("reliant", "suspect") or verdict.cue not in effects:
         return verdict
     found = transplant(effects[verdict.cue], verdict.class_index)
     return replace(verdict, transplants=found.images, flips=found.flips, placebo_flips=found.placebo_flips)

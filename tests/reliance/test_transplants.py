@@ -4,7 +4,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from camtrain.reliance import Effects, Plan, concatenate, examine, flipped, intervened, sentence, transplant
+from camtrain.reliance import (
+    Effects,
+    Plan,
+    concatenate,
+    examine,
+    flipped,
+    intervened,
+    sentence,
+    transplant,
+    with_transplants,
+)
 from tests.reliance.worlds import World, mixture, read_background, read_background_for, read_object
 
 
@@ -38,6 +48,14 @@ def test_transplant__of_one_leaning_class_leaves_the_others_without_numbers():
     assert [one.verdict == "reliant" for one in verdicts] == [False, True, False, False]
     assert [one.transplants > 0 for one in verdicts] == [False, True, False, False]
     assert verdicts[1].flips > 3 * verdicts[1].placebo_flips
+
+
+def test_transplants__stand_in_verdicts_that_a_person_should_look_at():
+    findings = found(read_background)
+    one = replace(findings.verdicts[0], transplants=0, flips=0, cue="background")
+    told = [replace(one, verdict=verdict) for verdict in ("reliant", "suspect", "undecided", "not reliant")]
+    assert [one.flips for one in with_transplants(told, findings.effects)] == [60, 60, 0, 0]
+    assert with_transplants([replace(one, cue="elsewhere")], findings.effects)[0].flips == 0
 
 
 def test_transplant__costs_no_forward():

@@ -131,6 +131,13 @@ def test_wandb_sink__shows_no_more_images_than_a_list_takes(offline_run, make_pa
     assert len(run["tables"]["cam/failures_table"][0]["data"]) == IMAGES_PER_LIST + 5
 
 
+def test_verdict_table__has_the_transplants_of_a_cue():
+    row = VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9, transplants=60, flips=42)
+    table = verdict_table([row], 0)
+    told = dict(zip(table.columns, table.data[0], strict=True))
+    assert (told["flips"], told["transplants"], told["placebo_flips"]) == (42, 60, None)
+
+
 def test_tables__hold_no_more_rows_than_are_shown():
     rows = [VerdictRow(i, str(i), "undecided", 0.0, 0.0, 0.0, 0.0, 1.0, 1) for i in range(ROWS_PER_TABLE + 1)]
     assert len(verdict_table(rows, 0).data) == ROWS_PER_TABLE
