@@ -10,7 +10,7 @@ batch of the Trainer's own loops. Rows:
   and no pictures;
 * validation with pictures: the probes and failure cases too, in the local files;
 * validation, faithfulness: `FaithfulnessMonitor` at its default budget beside the monitor, over a validation of 2,000
-  images with the monitor alone;
+  images with the monitor alone; its own share is that of its hooks in the epoch's CPU seconds;
 * training step with the heatmap penalty; with twins of an eighth of the batch beside it;
 * training with everything on: monitor with pictures and report, alignment with the penalty;
 * training, monitored: three epochs on `--images`, a quarter of them to validate, with every one of these explained,
@@ -144,8 +144,24 @@ def aligned(twins: float) -> Callbacks:
     return lambda: [AttentionAlignment(layers=LAYER, twins=twins, twins_share=1 / 8)]
 
 
+class TimedFaithfulness(FaithfulnessMonitor):
+    """Knows the CPU seconds that it took, which other work on the machine and other runs do not blur."""
+
+    own_seconds = 0.0
+
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        start = time.process_time()
+        super().on_validation_batch_end(*args, **kwargs)
+        self.own_seconds += time.process_time() - start
+
+    def on_validation_epoch_end(self, *args: Any, **kwargs: Any) -> None:
+        start = time.process_time()
+        super().on_validation_epoch_end(*args, **kwargs)
+        self.own_seconds += time.process_time() - start
+
+
 def faithful() -> list[pl.Callback]:
-    return [*monitor(0)(), FaithfulnessMonitor(layers=LAYER)]
+    return [*monitor(0)(), TimedFaithfulness(layers=LAYER)]
 
 
 FAITHFUL, FAITHFUL_IMAGES = "validation, faithfulness", 2000
@@ -178,17 +194,21 @@ def compare(
     """Plain (with `before`) and changed in turns, the order reversed every time; the first turn warms up."""
     plain: list[Seconds] = []
     changed: list[Seconds] = []
+    own: list[float] = []
     for repeat in range(repeats + 1):
         turns = [(before, plain), (callbacks, changed)][:: 1 if repeat % 2 else -1]
         for made, times in turns:
-            seconds = run(verb, loaders, made(), device, epochs, with_wandb)
+            seconds = run(verb, loaders, entered := made(), device, epochs, with_wandb)
             if repeat:
                 times.append(seconds)
+                own += [one.own_seconds / seconds[1] for one in entered if isinstance(one, TimedFaithfulness)]
     ratios = [a / b for a, b in zip(changed, plain, strict=True)]
     ratio, spread = median_and_spread([one[0] for one in ratios])
     cpu_ratio, cpu_spread = median_and_spread([one[1] for one in ratios])
     seconds = median_and_spread([one[0] for one in plain])[0]
+    shares = dict(zip(("own CPU share", "share's spread"), median_and_spread(own), strict=True)) if own else {}
     return {
+        **shares,
         "ratio": ratio,
         "spread": spread,
         "CPU ratio": cpu_ratio,
@@ -230,6 +250,8 @@ def main() -> None:
         print(f"{name}: {measured['ratio']:.3f} (CPU {measured['CPU ratio']:.3f})", flush=True)
         if key:
             summary[key] = measured["ratio"]
+        if faithfulness:
+            summary["validation_share_faithfulness"] = measured["own CPU share"]
     report(rows, summary, options, "Overhead on ResNet-18, over the same run without it")
 
 
