@@ -146,7 +146,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     planned = settings(options)
     ledger = Ledger(options.json, lambda runs: describe(planned, options.device, runs))
-    for one in planned:
+    for one in planned if not options.finished else ():
         kind, name = one["kind"], one["network"]
         run = ledger.once(one, partial(measure, kind, name, options))
         print(f"{name}, {kind}: {run['seconds']:.0f} s", flush=True)
@@ -182,6 +182,7 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--rounds", type=int, default=3, help="of the comparison of speed; 0 leaves it out")
     made.add_argument("--max-batch", type=int, default=64, help="images in one forward pass")
     made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--finished", action="store_true", help="run nothing: print what --json holds of these settings")
     made.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
     return scale(made.parse_args())
 
