@@ -1,7 +1,7 @@
 """From effects to verdicts: reliant or not, or undecided and why; with guessed masks suspect, or no evidence."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,6 +10,8 @@ from scipy.special import stdtrit
 from camtrain.reliance.records import Answer, Criteria, Effects, Estimate, Verdict
 
 __all__ = ["decide", "decide_guessed", "images_needed", "rejected", "share_of_round", "verdict_of"]
+
+MOST_OVERHANG = 0.15  # in the median over a class's images; exact masks have 0
 
 
 def rejected(estimates: Sequence[Estimate], criteria: Criteria) -> tuple[Estimate, ...]:
@@ -35,12 +37,14 @@ def decide(
     *,
     guarded: Sequence[Estimate] | None = None,
     other_infill: Sequence[Estimate] = (),
+    overhangs: Mapping[int, float] | None = None,
     criteria: Criteria = Criteria(),  # noqa: B008  frozen
 ) -> tuple[Verdict, ...]:
     """One verdict for each class of the effects, in order.
 
     ``reliant``: necessity or sufficiency exceeds tau, and still does with the grown masks of ``guarded`` (each at level
-    alpha alone, since both must hold). An effect that vanishes there may be the object's own edge: undecided.
+    alpha alone, since both must hold). An effect that vanishes there may be the object's own edge: undecided. So is one
+    of a class whose ``overhangs`` say that masks leave out much of what stands out from the border.
     ``not reliant``: every upper bound lies below ``criteria.limit``, and other backgrounds do not swing the class any
     way either, as they would where donors' classes do not go with their backgrounds (a balanced set). All else is
     undecided, with the number of images that would settle it. ``other_infill`` enters the note only.
@@ -56,6 +60,7 @@ def decide(
             _of(c, other_infill),
             criteria,
             tests=len(estimates),
+            overhang=(overhangs or {}).get(c, 0.0),
         )
         for c in present
     )
@@ -71,6 +76,7 @@ def verdict_of(
     criteria: Criteria,
     *,
     tests: int,
+    overhang: float = 0.0,
 ) -> Verdict:
     """The verdict on one class from its own estimates; ``tests`` is how many the round holds in all."""
     answer = partial(_answer, effects, class_index, name)
@@ -78,6 +84,9 @@ def verdict_of(
         return answer("undecided", None, _too_few(effects, class_index, criteria))
     found = rejected(estimates, criteria)
     confirmed = [one for one in found if guarded is None or _confirms(one, guarded, criteria)]
+    if confirmed and overhang > MOST_OVERHANG:
+        note = f"masks too small: {100 * overhang:.0f} % of what stands out from the border lies just outside them"
+        return answer("undecided", _most_telling(confirmed), note)
     if confirmed:
         one = _most_telling(confirmed)
         return answer("reliant", one, _evidence(one, other_infill))

@@ -72,8 +72,15 @@ def _examine_annotated(run: Round, class_names: Sequence[str]) -> Findings:
     doubted = dict.fromkeys(one.cue for one in rejected(estimates, run.criteria))
     guarded = run.judge([run.swap(cue, guard) for cue in doubted]) if doubted else None
     colored = run.judge([run.swap("background", margin, arms=3, infill=run.noise())]) if "background" in doubted else ()
+    overhangs = run.overhangs(dict.fromkeys(one.class_index for one in rejected(estimates, run.criteria)))
     told = decide(
-        effects["background"], estimates, class_names, guarded=guarded, other_infill=colored, criteria=run.criteria
+        effects["background"],
+        estimates,
+        class_names,
+        guarded=guarded,
+        other_infill=colored,
+        overhangs=overhangs,
+        criteria=run.criteria,
     )
     return Findings(with_transplants(told, effects), run.mine, run.shown)
 

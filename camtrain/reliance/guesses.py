@@ -24,7 +24,7 @@ from camtrain.reliance.donors import usable
 from camtrain.reliance.interventions import Progress
 from camtrain.reliance.records import Pool
 
-__all__ = ["Guesser", "barrier_distance", "guess_masks"]
+__all__ = ["Guesser", "barrier_distance", "guess_masks", "overhang"]
 
 Segmenter = Callable[[Tensor], Tensor]
 
@@ -129,6 +129,26 @@ def guess_masks(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
             partial(_restored, shape=(images.shape[2], images.shape[3])), found, depths, repeat(pictures[0].shape)
         )
         return torch.stack([torch.from_numpy(mask) for mask in masks]).to(images.device)
+
+
+def overhang(images: Float[Tensor, "B C H W"], masks: Float[Tensor, "B H W"]) -> Float[Tensor, " B"]:
+    """The share of what stands out from the border that lies just outside the mask: is a mask too small.
+
+    Counted up to 8 % of the side away from the mask, its next pixel left out. NaN where nothing can be guessed, or the
+    guess covers less than half of the mask and is something else.
+
+    >>> image = torch.full((1, 3, 32, 32), 0.25)
+    >>> image[:, 0, 8:24, 10:22] = 1.0
+    >>> whole, part = torch.zeros(2, 1, 32, 32)
+    >>> whole[:, 8:24, 10:22] = part[:, 12:20, 13:19] = 1
+    >>> [round(overhang(image, masks).item(), 1) for masks in (whole, part)]
+    [0.0, 0.6]
+    """
+    guesses, marked = guess_masks(images), (masks > 0.5).float()
+    band = dilate(marked, max(2, round(0.08 * min(masks.shape[1:])))) - dilate(marked, 1)
+    known, size = guesses.clamp(min=0), marked.sum(dim=(1, 2))
+    same = (known * marked).sum(dim=(1, 2)) > size / 2
+    return torch.where(same, (known * band).sum(dim=(1, 2)) / known.sum(dim=(1, 2)), torch.nan)
 
 
 def barrier_distance(images: Float[Tensor, "B C H W"], *, rounds: int = 2) -> Float[Tensor, "B H W"]:

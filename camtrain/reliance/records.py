@@ -49,7 +49,8 @@ class Effects:
     ``before[i, b]`` is the same on the untouched image. NaN where an arm has no donor. ``cue`` is what the donors lent:
     their background, or only its tint, brightness or sharpness. ``answers[i, a]`` is what image i is taken for on
     arm a's background, -1 without a donor; None where answers were not kept. ``exchanged[i]`` is the share of image i's
-    frame that lies off the mask as it was grown.
+    frame that lies off the mask as it was grown, ``overhang[i]`` how far something stands out beyond the mask, NaN
+    where that was not measured.
     """
 
     infill: str
@@ -61,6 +62,7 @@ class Effects:
     cue: str = "background"
     answers: Int[Tensor, "N D"] | None = None
     exchanged: Float[Tensor, " N"] | None = None
+    overhang: Float[Tensor, " N"] | None = None
 
     def of(self, class_index: int) -> Bool[Tensor, " N"]:
         """Which rows are images of this class with a measured placebo (a background of the same class)."""
@@ -150,4 +152,15 @@ def concatenate(parts: Sequence[Effects]) -> Effects:
         first.cue,
         None if first.answers is None else torch.cat([part.answers for part in parts if part.answers is not None]),
         None if first.exchanged is None else torch.cat([p.exchanged for p in parts if p.exchanged is not None]),
+        _overhangs(parts),
+    )
+
+
+def _overhangs(parts: Sequence[Effects]) -> Tensor | None:
+    """NaN for the parts where it was not measured; None where it was in none."""
+    if all(part.overhang is None for part in parts):
+        return None
+    unknown = [torch.full((len(part.labels),), torch.nan) for part in parts]
+    return torch.cat(
+        [one if part.overhang is None else part.overhang for part, one in zip(parts, unknown, strict=True)]
     )

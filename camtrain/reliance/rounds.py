@@ -1,7 +1,7 @@
 """What the stages of one round share: the design, the effects measured so far, how each cue is swapped."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from camtrain.reliance.donors import choose_donors
+from camtrain.reliance.guesses import overhang
 from camtrain.reliance.infills import Infill, filled_background, noise_background
 from camtrain.reliance.interventions import FRAME, Predict, Progress, bordered, intervene, predict_before, restrict
 from camtrain.reliance.looks import LOOKS, look_of
@@ -16,6 +17,8 @@ from camtrain.reliance.records import Criteria, Design, Effects, Estimate, Pool
 from camtrain.reliance.statistics import screen
 
 __all__ = ["Gather", "Plan", "Round", "Shown", "guess_margins", "margins"]
+
+_LOOKED_AT = 30  # images of a class, for whether their masks are too small
 
 Gather = Callable[[Callable[[], Effects]], Effects]
 
@@ -109,6 +112,15 @@ class Round:
         most = self.plan.arms if look is None else self.plan.look_arms
         return self.gather(partial(self._swap, cue, margin, arms or most, lent_margin, infill))
 
+    def overhangs(self, classes: Iterable[int]) -> dict[int, float]:
+        """By class how far something stands out beyond the masks: the median over a few images; NaN if unknown."""
+        listed = list(classes)
+        if not listed:
+            return {}
+        found = self.gather(partial(self._overhang, listed))
+        measured = found.overhang if found.overhang is not None else torch.full((len(found.labels),), torch.nan)
+        return {c: float(measured[found.labels == c].nanmedian()) for c in listed}
+
     def judge(self, effects: Iterable[Effects]) -> tuple[Estimate, ...]:
         """Every test of every class, adjusted together."""
         return screen(list(effects), self.classes, self.criteria, generator=self._generator())
@@ -139,6 +151,15 @@ class Round:
         )
         self.mine.setdefault(cue, found)
         return found
+
+    def _overhang(self, classes: list[int]) -> Effects:
+        """This process's effects with the overhang of the first images of these classes."""
+        found = self.mine["background"]
+        rows = [row for c in classes for row in (found.labels == c).nonzero().flatten()[:_LOOKED_AT].tolist()]
+        measured = torch.full((len(found.labels),), torch.nan)
+        if rows:
+            measured[rows] = overhang(self.pool.images[rows], self.pool.masks[rows])
+        return replace(found, overhang=measured)
 
     @cached_property
     def _before(self) -> Tensor:

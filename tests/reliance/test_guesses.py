@@ -4,8 +4,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from camtrain.compositing import dilate
 from camtrain.errors import MaskError
-from camtrain.reliance import Guesser, Plan, Pool, barrier_distance, examine, guess_margins, guess_masks
+from camtrain.reliance import (
+    Criteria,
+    Guesser,
+    Plan,
+    Pool,
+    barrier_distance,
+    decide,
+    examine,
+    guess_margins,
+    guess_masks,
+    screen,
+)
+from camtrain.reliance.guesses import overhang
 
 
 def drawn(count: int = 6, side: int = 40, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -185,6 +198,38 @@ def test_examine_guessed__what_shows_in_the_frame_alone_is_suspect():
     large[:, 1:, 1:] = 1  # everything may be object: nothing is exchanged far from it
     found = examine(by_corner, Pool(pool.images, pool.labels, large), list("abcd"), range(4), plan=Plan(guessed=True))
     assert {(one.verdict, one.cue) for one in found.verdicts} == {("suspect", "frame")}
+
+
+def told(pool: Pool, masks: Tensor, predict) -> list:
+    return list(examine(predict, Pool(pool.images, pool.labels, masks), list("abcd"), range(4)).verdicts)
+
+
+def test_decide__what_stands_out_far_beyond_the_masks_ends_undecided_with_the_reason():
+    pool = scenes(0, "corner")
+    effects = examine(by_corner, pool, list("abcd"), range(4)).effects["background"]
+    estimates = screen(effects, range(4), Criteria(), generator=torch.Generator().manual_seed(0))
+    found = decide(effects, estimates, list("abcd"), overhangs={0: 0.3, 1: 0.05, 2: torch.nan})
+    assert [one.verdict for one in found] == ["undecided", "reliant", "reliant", "reliant"]
+    assert found[0].note.startswith("masks too small: 30 % of what stands out")
+
+
+def test_examine__exact_masks_and_boxes_let_a_corner_be_found():
+    pool = scenes(0, "corner")
+    assert {one.verdict for one in told(pool, pool.masks, by_corner)} == {"reliant"}
+    assert {one.verdict for one in told(pool, dilate(pool.masks, 2), by_corner)} == {"reliant"}
+
+
+def test_overhang__is_nothing_for_exact_masks_and_much_for_eroded_ones():
+    images, masks = drawn()
+    assert overhang(images, masks).max() < 0.1
+    assert overhang(images, 1 - dilate(1 - masks, 2)).min() > 0.15
+
+
+def test_overhang__of_a_mask_on_something_else_is_not_known():
+    images, masks = drawn()
+    elsewhere = torch.zeros_like(masks)
+    elsewhere[:, :4] = 1
+    assert overhang(images, elsewhere).isnan().all()
 
 
 def test_examine_guessed__costs_what_it_says():
