@@ -4,12 +4,14 @@ Everything works on the batch and on its device. A mask is 1 on the object; an i
 (a mask of all -1) passes through every function as it is.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["composite", "dilate", "feathered", "fill_objects"]
+__all__ = ["composite", "dilate", "feathered", "fill_objects", "fill_with_texture"]
 
 Images = Float[Tensor, "B C H W"]
 Masks = Float[Tensor, "B H W"]
@@ -44,6 +46,36 @@ def fill_objects(images: Images, masks: Masks) -> Images:
     lost = known.amax(dim=(1, 2, 3), keepdim=True) == 0
     filled = torch.where(lost, images.mean(dim=(2, 3), keepdim=True), _pull_push(images, known))
     return torch.where(known == 1, images, known * images + (1 - known) * filled)
+
+
+def fill_with_texture(images: Images, masks: Masks) -> Images:
+    """The images with their objects filled in smoothly, and the grain of their own background over that.
+
+    In a grainy picture a smooth fill shows the silhouette of what was taken out, and a network answers to it. Grain is
+    what differs from the mean of a neighborhood a tenth of the side wide; a hole gets that of the background half or a
+    quarter of the side away, sideways first, since scenes lie in layers. Where there is no background at any of these
+    places the fill stays smooth. Pixels where the mask is 0 keep their value to the bit.
+
+    >>> image = torch.tensor([1.0, 9.0, 1.0, 1.0]).view(1, 1, 1, 4)
+    >>> fill_with_texture(image, torch.tensor([[[0.0, 1.0, 0.0, 0.0]]])).flatten().tolist()
+    [1.0, 1.0, 1.0, 1.0]
+    """
+    known = (masks <= 0).to(images.dtype).unsqueeze(1)
+    height, width = images.shape[-2:]
+    radius = max(1, round(min(height, width) / 20))
+    near = partial(F.avg_pool2d, kernel_size=2 * radius + 1, stride=1, padding=radius)
+    grain = known * (images - near(known * images) / near(known).clamp(min=1e-6))
+    laid, done = torch.zeros_like(images), known
+    for down, right in _AWAY:
+        shifts = (round(down * height), round(right * width))
+        lent = (1 - done) * known.roll(shifts, (2, 3))
+        laid, done = laid + lent * grain.roll(shifts, (2, 3)), done + lent
+    return torch.where(known == 1, images, fill_objects(images, masks) + laid)
+
+
+_AWAY = tuple(  # in sides: to the right and the left, then further down or up
+    (down, right) for down in (0.0, 0.5, 0.25, -0.25) for right in (0.5, 0.25, -0.25, 0.0) if down or right
+)
 
 
 def _pull_push(images: Tensor, known: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Compositing against hand-worked pixels."""
 
+import pytest
 import torch
 
-from camtrain.compositing import composite, dilate, feathered, fill_objects
+from camtrain.compositing import composite, dilate, feathered, fill_objects, fill_with_texture
 
 
 def box(size=8, top=2, bottom=5):
@@ -89,3 +90,39 @@ def test_feathered__keeps_the_area_of_a_box_away_from_the_border():
 
 def test_feathered__leaves_unannotated_masks_unannotated():
     assert torch.equal(feathered(-torch.ones(1, 4, 4), 1), -torch.ones(1, 4, 4))
+
+
+def grainy(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return 0.5 + 0.1 * torch.randn(2, 3, 40, 40, generator=generator)
+
+
+def box_of(top, left, size=16, side=40):
+    mask = torch.zeros(2, side, side)
+    mask[:, top : top + size, left : left + size] = 1
+    return mask
+
+
+@pytest.mark.parametrize(("top", "left"), [(12, 12), (0, 0), (24, 3)])
+def test_fill_with_texture__gives_a_hole_the_grain_of_its_surroundings(top, left):
+    images, mask = grainy(), box_of(top, left)
+    inside = (slice(None), slice(None), slice(top + 2, top + 14), slice(left + 2, left + 14))
+    assert fill_objects(images, mask)[inside].std() < 0.03
+    filled = fill_with_texture(images, mask)
+    assert filled[inside].std() == pytest.approx(0.1, abs=0.015)
+    assert torch.equal(filled[:, :, mask[0] == 0], images[:, :, mask[0] == 0])
+
+
+def test_fill_with_texture__does_not_depend_on_the_object():
+    images, mask = grainy(), box_of(10, 14)
+    painted = torch.where(mask.unsqueeze(1) > 0, 9.0, images)
+    torch.testing.assert_close(fill_with_texture(painted, mask), fill_with_texture(images, mask))
+
+
+def test_fill_with_texture__of_what_has_no_grain_or_no_background_is_the_smooth_fill():
+    flat = torch.full((2, 3, 40, 40), 0.25)
+    torch.testing.assert_close(fill_with_texture(flat, box_of(12, 12)), flat)
+    whole = torch.ones(2, 40, 40)
+    torch.testing.assert_close(fill_with_texture(grainy(), whole), fill_objects(grainy(), whole))
+    unannotated = -whole
+    assert torch.equal(fill_with_texture(grainy(), unannotated), grainy())

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from camtrain.compositing import composite, dilate, fill_objects
+from camtrain.compositing import composite, dilate, fill_with_texture
 
 __all__ = ["Infill", "blurred_background", "filled_background", "noise_background", "place", "swap_background"]
 
@@ -48,13 +48,13 @@ def place(images: Images, masks: Masks, backgrounds: Images, *, margin: int = 1)
 
 
 def filled_background(images: Images, masks: Masks) -> Images:
-    """The images without their objects, each hole filled from its surroundings.
+    """The images without their objects, each hole filled from its surroundings and with their grain.
 
     >>> image = torch.tensor([1.0, 9.0, 1.0, 1.0]).view(1, 1, 1, 4)
     >>> filled_background(image, torch.tensor([[[0.0, 1.0, 0.0, 0.0]]])).flatten().tolist()
     [1.0, 1.0, 1.0, 1.0]
     """
-    return fill_objects(images, masks)
+    return fill_with_texture(images, masks)
 
 
 def noise_background(images: Images, masks: Masks, *, generator: torch.Generator | None = None) -> Images:
