@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from camtrain.cam import annotated
-from camtrain.compositing import composite, dilate, fill_objects
+from camtrain.compositing import composite, dilate, fill_objects, fill_with_texture
 from camtrain.errors import ConfigurationError
 
 Infill = Literal["swap", "inpaint", "noise", "shuffle"]
@@ -101,7 +101,7 @@ def make_masked_twins(
         donors = choose_donors(masks, labels, generator=generator)[index] if len(images) > 1 else index[:0]
         index = index[: len(donors)]
         lent = masks[donors] if fill_donors else torch.zeros_like(masks[donors])
-        backgrounds = fill_objects(images[donors], dilate(lent, grow))
+        backgrounds = fill_with_texture(images[donors], dilate(lent, grow))
     else:
         backgrounds = _infilled(images[index], dilate(masks[index], grow), infill, generator)
     objects, shapes = move_objects(images[index], masks[index], jitter, generator=generator)
