@@ -253,9 +253,7 @@ def test_monitor__follows_the_same_probes_after_a_resume(make_trainer, foreign, 
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     second = ExplanationMonitor(num_probes=3)
     torch.manual_seed(0)
-    make_trainer(max_epochs=3, callbacks=[second]).fit(
-        foreign(), loader(), loader(), ckpt_path=tmp_path / "last.ckpt"
-    )
+    make_trainer(max_epochs=3, callbacks=[second]).fit(foreign(), loader(), loader(), ckpt_path=tmp_path / "last.ckpt")
     probes = [monitor.state_dict()["seen"]["val"]["probes"] for monitor in (first, second)]
     assert probes[0] == probes[1] == ["val-0", "val-10", "val-19"]
 

@@ -1,0 +1,142 @@
+"""Does watching every epoch raise false alarms? Trainings with nothing to find, each examined in every epoch.
+
+    python benchmarks/watching.py --quick
+
+Garments of four classes on painted canvases that have nothing to do with them (`_zoo_bases.py`), some hundred images,
+so that the networks learn them by heart and their answers swing from epoch to epoch. `RelianceDetector` at its defaults
+judges 30 validation images of every class in each of 50 epochs. A run counts once, however many of its classes were
+flagged in however many epochs: `flagged` is the share of such runs with its 95 % interval (Wilson), and has to stay
+below `alpha`, 5 %. Its verdicts at the end are counted as well: a detector that always says `undecided` has no merit.
+
+Every finished run is written to the JSON file at once, and is not repeated when the script is called with it again.
+"""
+
+import logging
+import tempfile
+import warnings
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from _report import environment, parser, report
+from _runs import Ledger, Run, bare_trainer
+from _zoo_bases import CANVAS, Scenes, scenes
+from _zoo_specimens import made
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from camtrain.callbacks import RelianceDetector
+from camtrain.metrics.intervals import share_interval
+
+NETWORKS = ("plain", "small")
+CLASSES, PER_CLASS, BATCH = 4, 30, 40
+
+
+class Learner(pl.LightningModule):
+    """A small network and AdamW."""
+
+    def __init__(self, network: str, root: Path) -> None:
+        super().__init__()
+        self.net, highest, _ = made(network, CLASSES, root)
+        self.rate = highest / 5  # of a schedule that rises and falls, which this training has not
+
+    def forward(self, images: Tensor) -> Any:
+        return self.net(images)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("accuracy", (self(batch[0]).argmax(dim=1) == batch[1]).float().mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), self.rate)
+
+
+def batches(root: Path, split: str, per_class: int, seed: int, shuffle: bool = False) -> DataLoader[tuple[Tensor, ...]]:
+    """So many images of each of the first classes, with masks."""
+    drawn: Scenes = scenes("fashion", root, split, 4 * CLASSES * per_class, CANVAS, seed)
+    rows = torch.cat([(drawn.labels == c).nonzero().flatten()[:per_class] for c in range(CLASSES)])
+    part = drawn.of(rows)
+    order = torch.Generator().manual_seed(seed)
+    return DataLoader(TensorDataset(part.images, part.labels, part.masks), BATCH, shuffle=shuffle, generator=order)
+
+
+def watched(network: str, seed: int, epochs: int, images: int, root: Path, device: str) -> dict[str, Any]:
+    """One training: which classes were ever flagged, and what is said of each in the end."""
+    torch.manual_seed(seed)
+    detector = RelianceDetector(images_per_class=PER_CLASS)
+    train = batches(root, "train", images // CLASSES, seed, shuffle=True)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = bare_trainer(device, [detector], max_epochs=epochs, default_root_dir=folder)
+        trainer.fit(Learner(network, root), train, batches(root, "val", PER_CLASS, seed))
+    return {
+        "flagged": detector.flagged_since,
+        "verdicts": [verdict.verdict for verdict in detector.verdicts],
+        "accuracy": 100 * float(trainer.callback_metrics["accuracy"]),
+    }
+
+
+def tabulate(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A row for each network, and one for all."""
+    rows = []
+    for network in (*NETWORKS, "all"):
+        done = [run for run in runs if network in (run["setting"]["network"], "all")]
+        if not done:
+            continue
+        flagged = sum(bool(run["flagged"]) for run in done)
+        share = share_interval(flagged, len(done))
+        said = Counter(verdict for run in done for verdict in run["verdicts"])
+        rows.append(
+            {
+                "network": network,
+                "runs": len(done),
+                "flagged": flagged,
+                "flagged %": 100 * share.mean,
+                "low %": 100 * share.low,
+                "high %": 100 * share.high,
+                "not reliant": said["not reliant"],
+                "undecided": said["undecided"],
+                "accuracy %": sum(run["accuracy"] for run in done) / len(done),
+            }
+        )
+    return rows
+
+
+def describe(options: Namespace, runs: list[Run]) -> dict[str, Any]:
+    """What the file holds beside the runs."""
+    wanted = {"epochs": options.epochs, "images": options.images}.items()
+    rows = tabulate([run for run in runs if wanted <= run["setting"].items()])
+    summary = {"flagged": rows[-1]["flagged"], "runs": rows[-1]["runs"]} if rows else {}
+    return {"rows": rows, "summary": summary, "environment": environment(options.device)}
+
+
+def main() -> None:
+    made = parser(__doc__, data=True, seeds=50)
+    made.set_defaults(seeds=None)
+    made.add_argument("--epochs", type=int, default=50)
+    made.add_argument("--images", type=int, default=800, help="to train on")
+    options = made.parse_args()
+    seeds = options.seeds or (5 if options.quick else 50)
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    ledger = Ledger(options.json, partial(describe, options))
+    for seed in track(range(seeds), "seeds"):
+        for network in NETWORKS:
+            setting = {"network": network, "seed": seed, "epochs": options.epochs, "images": options.images}
+            ledger.once(setting, partial(watched, **setting, root=options.data, device=options.device))
+    ledger.save()
+    found = describe(options, ledger.runs)
+    options.json = None  # the ledger has written it
+    report(found["rows"], found["summary"], options, f"Trainings of {options.epochs} epochs with nothing to find")
+
+
+if __name__ == "__main__":
+    main()
