@@ -92,7 +92,7 @@ def tabulate(runs: Sequence[Run]) -> list[dict[str, Any]]:
         if not done:
             continue
         flagged = sum(bool(run["flagged"]) for run in done)
-        share = share_interval(flagged, len(done))
+        share = share_interval(float(flagged), len(done))
         said = Counter(verdict for run in done for verdict in run["verdicts"])
         rows.append(
             {
