@@ -56,7 +56,7 @@ def examine(
     ``gather`` joins the effects of several processes. Costs 1 + arms + 3 look_arms forwards an image, and where
     something is found arms + 3, or look_arms for a look, more.
 
-    Where the plan says that the masks are `guessed`, everything is swapped off masks grown by the widest of
+    Where the plan says that the masks are `guessed`, everything is swapped off masks grown by the wider of
     `guess_margins`, and what is found there counts. The border alone, and what lies close to the masks, are swapped
     with half the arms; what is found only there is suspect. Costs 1 + 2 arms + 3 look_arms forwards an image.
     """
@@ -86,7 +86,7 @@ def _examine_annotated(run: Round, class_names: Sequence[str]) -> Findings:
 
 
 def _examine_guessed(run: Round, class_names: Sequence[str]) -> Findings:
-    narrow, _, wide = guess_margins(run.pool.images)
+    narrow, wide = guess_margins(run.pool.images)
     few = -(-run.plan.arms // 2)
     sure = {cue: run.swap(cue, wide, lent_margin=wide + 1) for cue in ("background", *run.looks)}
     run.shown.update(dict.fromkeys(sure, Shown(wide, wide + 1)))

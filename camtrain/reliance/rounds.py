@@ -60,14 +60,14 @@ def margins(images: Float[Tensor, "N C H W"]) -> tuple[int, int]:
     return max(1, round(side / 64)), max(3, round(0.08 * side))
 
 
-def guess_margins(images: Float[Tensor, "N C H W"]) -> tuple[int, int, int]:
-    """Pixels that guessed masks grow by: 1/64, 8 % and 12 % of the side.
+def guess_margins(images: Float[Tensor, "N C H W"]) -> tuple[int, int]:
+    """Pixels that guessed masks grow by: 1/64 of the side for a first look, 12 % for what shall count.
 
     >>> guess_margins(torch.zeros(0, 3, 64, 64))
-    (1, 5, 8)
+    (1, 8)
     """
     side = min(images.shape[-2:])
-    return max(1, round(side / 64)), max(2, round(0.08 * side)), max(3, round(0.12 * side))
+    return max(1, round(side / 64)), max(3, round(0.12 * side))
 
 
 @dataclass(frozen=True)
