@@ -160,7 +160,7 @@ def _overhangs(parts: Sequence[Effects]) -> Tensor | None:
     """NaN for the parts where it was not measured; None where it was in none."""
     if all(part.overhang is None for part in parts):
         return None
-    unknown = [torch.full((len(part.labels),), torch.nan) for part in parts]
+    unknown = [torch.full((len(part.labels),), torch.nan, dtype=torch.float32) for part in parts]
     return torch.cat(
         [one if part.overhang is None else part.overhang for part, one in zip(parts, unknown, strict=True)]
     )

@@ -118,7 +118,11 @@ class Round:
         if not listed:
             return {}
         found = self.gather(partial(self._overhang, listed))
-        measured = found.overhang if found.overhang is not None else torch.full((len(found.labels),), torch.nan)
+        measured = (
+            found.overhang
+            if found.overhang is not None
+            else torch.full((len(found.labels),), torch.nan, dtype=torch.float32)
+        )
         return {c: float(measured[found.labels == c].nanmedian()) for c in listed}
 
     def judge(self, effects: Iterable[Effects]) -> tuple[Estimate, ...]:
@@ -156,7 +160,7 @@ class Round:
         """This process's effects with the overhang of the first images of these classes."""
         found = self.mine["background"]
         rows = [row for c in classes for row in (found.labels == c).nonzero().flatten()[:_LOOKED_AT].tolist()]
-        measured = torch.full((len(found.labels),), torch.nan)
+        measured = torch.full((len(found.labels),), torch.nan, dtype=torch.float32)
         if rows:
             measured[rows] = overhang(self.pool.images[rows], self.pool.masks[rows])
         return replace(found, overhang=measured)
