@@ -76,8 +76,8 @@ def test_background__hands_prompt_records_over_at_once(pictures):
 def test_background__raises_what_went_wrong_in_the_thread(tmp_path, pictures):
     (tmp_path / "images").write_text("a file where the folder should be")
     background = Background(FilesSink(tmp_path))
-    background.write(pictures(0))
     with pytest.raises(OSError, match="images"):
+        background.write(pictures(0))  # already here where the thread is quick
         background.flush()
     background.flush()  # once
 
