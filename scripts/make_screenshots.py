@@ -13,7 +13,7 @@ from playwright.sync_api import sync_playwright
 from camtrain.sinks.report import write_report
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "images"
-SECTIONS = {"verdicts": 735, "films": 640, "classes": 420, "confusion": 420, "failures": 780}  # by id: most pixel rows
+SECTIONS = {"verdicts": 735, "films": 640, "classes": 420, "confusion": 420, "failures": 780}  # most rows
 
 
 def shoot(page: Any, name: str, height: int, folder: Path) -> Path:
