@@ -76,9 +76,13 @@ def test_background__hands_prompt_records_over_at_once(pictures):
 def test_background__raises_what_went_wrong_in_the_thread(tmp_path, pictures):
     (tmp_path / "images").write_text("a file where the folder should be")
     background = Background(FilesSink(tmp_path))
-    with pytest.raises(OSError, match="images"):
-        background.write(pictures(0))  # already here where the thread is quick
+
+    def write_and_wait():
+        background.write(pictures(0))  # raises already where the thread is quick
         background.flush()
+
+    with pytest.raises(OSError, match="images"):
+        write_and_wait()
     background.flush()  # once
 
 
