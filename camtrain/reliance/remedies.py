@@ -62,8 +62,8 @@ def remedies_of(verdict: Judged) -> tuple[Remedy, ...]:
 
     >>> from camtrain.reliance import Verdict
     >>> boat = Verdict(0, "boat", "reliant", 0.3, 0.2, 0.4, 0.0, 0.001, 30, "background tint", "")
-    >>> [one.name for one in remedies_of(boat)]
-    ['randomize the cue', 'align attention', 'retrain the last layer']
+    >>> print(*(one.name for one in remedies_of(boat)), sep=", ")
+    randomize the cue, align attention, retrain the last layer
     >>> print(remedies_of(boat)[0].yaml)
     - class_path: camtrain.callbacks.CueRandomization
       init_args: {cue: tint}
@@ -80,8 +80,8 @@ def advice_for(verdicts: Iterable[Named]) -> tuple[Advice, ...]:
 
     >>> from camtrain.reliance import Verdict
     >>> rows = [Verdict(i, "ab"[i], "reliant", 0.3, 0.2, 0.4, 0.0, 0.001, 30, "sharpness", "") for i in range(2)]
-    >>> [(one.class_names, one.remedies[0].name) for one in advice_for(rows)]
-    [(('a', 'b'), 'randomize the cue')]
+    >>> print(*((one.class_names, one.remedies[0].name) for one in advice_for(rows)))
+    (('a', 'b'), 'randomize the cue')
     """
     groups: dict[tuple[str, str], list[Named]] = {}
     for one in sorted(verdicts, key=lambda v: _ORDER.get(v.verdict, len(_ORDER))):
