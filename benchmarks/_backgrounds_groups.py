@@ -1,5 +1,6 @@
 """The two corrections that are told the group of every training image: GroupDRO and last-layer retraining."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler, WeightedRandomSampler
 
 from camtrain.module import ImageClassifier
+from camtrain.reliance.retrain import fit_logistic
 
 
 class GroupDRO(ImageClassifier):
@@ -49,12 +51,13 @@ def retrain_last_layer(network: nn.Module, head_name: str, train: Composites, se
     generator = torch.Generator().manual_seed(seed)
     half, other = balanced_subset(train.groups, generator).chunk(2, dim=1)
     strengths = (1.0, 0.1, 0.01, 0.001, 0.0001)
-    fits = [logistic(features[half.flatten()], train.labels[half.flatten()], strength) for strength in strengths]
+    fit = partial(fit_logistic, outputs=len(CLASSES))
+    fits = [fit(features[half.flatten()], train.labels[half.flatten()], strength=strength) for strength in strengths]
     chosen = max(range(len(fits)), key=lambda i: worst(fits[i], features, train.labels, other))
     found = []
     for _ in range(10):
         subset = balanced_subset(train.groups, generator).flatten()
-        found.append(logistic(features[subset], train.labels[subset], strengths[chosen]))
+        found.append(fit(features[subset], train.labels[subset], strength=strengths[chosen]))
     weight = torch.stack([w for w, _ in found]).mean(dim=0) / std
     bias = torch.stack([b for _, b in found]).mean(dim=0) - weight @ mean
     with torch.no_grad():
@@ -78,22 +81,6 @@ def balanced_subset(groups: Tensor, generator: torch.Generator) -> Tensor:
     least = int(groups.bincount(minlength=GROUPS).min())
     members = [(groups == group).nonzero().flatten() for group in range(GROUPS)]
     return torch.stack([some[torch.randperm(len(some), generator=generator)[:least]] for some in members])
-
-
-def logistic(features: Tensor, labels: Tensor, strength: float) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a multinomial logistic regression with an L2 penalty."""
-    weight = torch.zeros(len(CLASSES), features.shape[1], requires_grad=True)
-    bias = torch.zeros(len(CLASSES), requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(features @ weight.T + bias, labels) + strength * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return weight.detach(), bias.detach()
 
 
 def worst(fit: tuple[Tensor, Tensor], features: Tensor, labels: Tensor, subset: Tensor) -> float:

@@ -9,8 +9,8 @@ import pytorch_lightning as pl
 import torch
 from _backgrounds_groups import equally_often
 from _backgrounds_rows import Network, Row
+from _bare import bare_trainer
 from _composites import CLASSES, CONFLICTING, GROUPS, Composites, batches
-from _runs import bare_trainer
 from torch import Tensor, nn
 
 from camtrain import explain

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from _bare import bare_trainer
 from _decoy_data import Batches, Split
 from _decoy_rows import ROWS, Classifier, Row
 from _report import median_and_spread
-from _runs import bare_trainer
 from torch import Tensor
 
 from camtrain.cam import capture, contribution_cam, grad_cam

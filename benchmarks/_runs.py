@@ -1,4 +1,4 @@
-"""Runs that survive: each finished one is in the file at once and is not run again; and the Trainer they share."""
+"""Runs that survive: each finished one is in the file at once and is not run again."""
 
 import json
 import statistics
@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import pytorch_lightning as pl
 
 Run = dict[str, Any]
 Setting = Mapping[str, Any]
@@ -47,22 +45,6 @@ class Ledger:
         unfinished = self.file.with_suffix(".part")
         unfinished.write_text(json.dumps({**self.describe(self.runs), "runs": self.runs}, indent=1, default=str) + "\n")
         unfinished.replace(self.file)
-
-
-def bare_trainer(device: str, callbacks: Sequence[pl.Callback], **arguments: Any) -> pl.Trainer:
-    """A Trainer of one device that prints nothing; it logs and keeps nothing either, unless `arguments` say so."""
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return pl.Trainer(
-        accelerator="gpu" if device.startswith("cuda") else "cpu",
-        devices=1,
-        callbacks=list(callbacks),
-        **{**quiet, **arguments},
-    )
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:

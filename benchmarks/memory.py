@@ -20,13 +20,12 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from _bare import BareClassifier, bare_trainer
 from _report import parser, report
-from _runs import bare_trainer
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -37,25 +36,11 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 EVERY = 10
 
 
-class Small(pl.LightningModule):
-    """Two convolutions, which know nothing of camtrain."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers = nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU()
-        self.net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
-
-    def forward(self, images: Tensor) -> Any:
-        return self.net(images)
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        self.log("val/loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=1e-2)
+def small() -> BareClassifier:
+    """Two convolutions."""
+    layers = nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU()
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+    return BareClassifier(net, torch.optim.SGD, lr=1e-2)
 
 
 class Scale(pl.Callback):
@@ -95,7 +80,7 @@ def train(monitored: bool, epochs: int, size: int) -> dict[int, float]:
         trainer = bare_trainer(
             "cpu", [*callbacks, scale], logger=logger, max_epochs=epochs, default_root_dir=folder, log_every_n_steps=1
         )
-        trainer.fit(Small(), batches(32, size), batches(96, size))
+        trainer.fit(small(), batches(32, size), batches(96, size))
         logger.experiment.finish()
     return scale.megabytes
 

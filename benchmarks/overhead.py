@@ -34,11 +34,11 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torchvision
+from _bare import BareClassifier, bare_trainer
 from _report import median_and_spread, parser, report
-from _runs import bare_trainer
 from numpy.typing import NDArray
 from pytorch_lightning.loggers import WandbLogger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from camtrain.callbacks import AttentionAlignment, ExplanationMonitor, FaithfulnessMonitor
@@ -46,26 +46,6 @@ from camtrain.callbacks import AttentionAlignment, ExplanationMonitor, Faithfuln
 LAYER = "net.layer4"
 Callbacks = Callable[[], list[pl.Callback]]
 Seconds = NDArray[np.float64]
-
-
-class Classifier(pl.LightningModule):
-    """A module that knows nothing of camtrain."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = torchvision.models.resnet18(num_classes=10)
-
-    def forward(self, images: Tensor) -> Any:
-        return self.net(images)
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        self.log("val/loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=1e-3)
 
 
 def now() -> Seconds:
@@ -117,7 +97,7 @@ def run(
     folder = Path(tempfile.mkdtemp())
     logger = WandbLogger(project="overhead", save_dir=folder, offline=True) if with_wandb else False
     torch.manual_seed(0)
-    module = Classifier()
+    module = BareClassifier(torchvision.models.resnet18(num_classes=10), torch.optim.SGD, lr=1e-3)
     trainer = bare_trainer(
         device,
         [*callbacks, clock],

@@ -21,11 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
+from _bare import BareClassifier, bare_trainer
 from _report import environment, parser, report
-from _runs import Ledger, Run, bare_trainer
+from _runs import Ledger, Run
 from _zoo_bases import CANVAS, Scenes, scenes
 from _zoo_specimens import made
 from rich.progress import track
@@ -39,25 +38,11 @@ NETWORKS = ("plain", "small")
 CLASSES, PER_CLASS, BATCH = 4, 30, 40
 
 
-class Learner(pl.LightningModule):
+def learner(name: str, root: Path) -> BareClassifier:
     """A small network and AdamW."""
-
-    def __init__(self, network: str, root: Path) -> None:
-        super().__init__()
-        self.net, highest, _ = made(network, CLASSES, root)
-        self.rate = highest / 5  # of a schedule that rises and falls, which this training has not
-
-    def forward(self, images: Tensor) -> Any:
-        return self.net(images)
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        return F.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        self.log("accuracy", (self(batch[0]).argmax(dim=1) == batch[1]).float().mean())
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), self.rate)
+    network, highest, _ = made(name, CLASSES, root)
+    rate = highest / 5  # of a schedule that rises and falls, which this training has not
+    return BareClassifier(network, torch.optim.AdamW, rate)
 
 
 def batches(root: Path, split: str, per_class: int, seed: int, shuffle: bool = False) -> DataLoader[tuple[Tensor, ...]]:
@@ -76,11 +61,11 @@ def watched(network: str, seed: int, epochs: int, images: int, root: Path, devic
     train = batches(root, "train", images // CLASSES, seed, shuffle=True)
     with tempfile.TemporaryDirectory() as folder:
         trainer = bare_trainer(device, [detector], max_epochs=epochs, default_root_dir=folder)
-        trainer.fit(Learner(network, root), train, batches(root, "val", PER_CLASS, seed))
+        trainer.fit(learner(network, root), train, batches(root, "val", PER_CLASS, seed))
     return {
         "flagged": detector.flagged_since,
         "verdicts": [verdict.verdict for verdict in detector.verdicts],
-        "accuracy": 100 * float(trainer.callback_metrics["accuracy"]),
+        "accuracy": 100 * float(trainer.callback_metrics["val/accuracy"]),
     }
 
 

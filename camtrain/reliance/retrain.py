@@ -17,7 +17,7 @@ from camtrain.reliance.interventions import intervene
 from camtrain.reliance.looks import LOOKS, Look, look_of
 from camtrain.reliance.records import Design, Effects, Pool
 
-__all__ = ["Retrained", "find_head", "retrain_last_layer"]
+__all__ = ["Retrained", "find_head", "fit_logistic", "retrain_last_layer"]
 
 STRENGTHS = (1.0, 0.1, 0.01, 0.001, 0.0001)
 
@@ -171,7 +171,7 @@ def _refit(
 ) -> Retrained:
     mean, std = swapped.features.mean(dim=0), swapped.features.std(dim=0).clamp(min=1e-6)
     scaled = (swapped.features - mean) / std
-    fit = partial(_logistic, outputs=layer.out_features)
+    fit = partial(fit_logistic, outputs=layer.out_features)
     held_out = _half_of_each(swapped, generator)
     seen = _balanced(swapped.groups, ~held_out, generator)
     fits = [fit(scaled[seen], swapped.labels[seen], strength=strength) for strength in strengths]
@@ -216,8 +216,15 @@ def _distinct(values: Tensor) -> Tensor:
     return torch.tensor(sorted(set(values.tolist())), dtype=torch.int64)
 
 
-def _logistic(features: Tensor, labels: Tensor, *, outputs: int, strength: float) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a multinomial logistic regression with an L2 penalty."""
+def fit_logistic(
+    features: Float[Tensor, "N K"], labels: Int[Tensor, " N"], *, outputs: int, strength: float
+) -> tuple[Float[Tensor, "C K"], Float[Tensor, " C"]]:
+    """Weight and bias of a multinomial logistic regression with an L2 penalty on the weight, by L-BFGS.
+
+    >>> weight, bias = fit_logistic(torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 1]), outputs=2, strength=0.1)
+    >>> bool(weight[1, 0] > weight[0, 0])
+    True
+    """
     weight = features.new_zeros(outputs, features.shape[1], requires_grad=True)
     bias = features.new_zeros(outputs, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")

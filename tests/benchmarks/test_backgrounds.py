@@ -7,7 +7,7 @@ import backgrounds
 import numpy as np
 import pytest
 import torch
-from _backgrounds_groups import GroupDRO, balanced_subset, logistic, retrain_last_layer
+from _backgrounds_groups import GroupDRO, balanced_subset, retrain_last_layer
 from _backgrounds_table import shown, summarize, tabulate
 from _composites import (
     ALIGNED,
@@ -106,13 +106,6 @@ def test_balanced_subset__takes_the_smallest_group_whole():
     subset = balanced_subset(groups, torch.Generator().manual_seed(0))
     assert subset.shape == (GROUPS, 2)
     assert (groups[subset] == torch.arange(GROUPS).unsqueeze(1)).all()
-
-
-def test_logistic__of_two_points_satisfies_its_own_gradient():
-    features, labels = torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1])
-    weight, bias = logistic(features, labels, strength=0.1)
-    off = (features @ weight.T + bias).softmax(dim=1) - torch.nn.functional.one_hot(labels, len(CLASSES))
-    assert (off.T @ features / 2 + 0.2 * weight).abs().max() < 1e-3
 
 
 def test_retrain_last_layer__forgets_a_head_that_reads_the_place(monkeypatch):

@@ -4,6 +4,7 @@ from torch import nn
 
 from camtrain.errors import ConfigurationError
 from camtrain.reliance import Pool, examine, retrain_last_layer
+from camtrain.reliance.retrain import fit_logistic
 from tests.reliance.worlds import World
 
 
@@ -103,3 +104,10 @@ def test_retraining__from_lenders_of_another_correlation():
     found = retrain_last_layer(net, pool, lenders=lenders)
     assert found.worst_before < found.worst_after
     assert isinstance(pool, Pool)
+
+
+def test_fit_logistic__of_two_points_satisfies_its_own_gradient():
+    features, labels = torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1])
+    weight, bias = fit_logistic(features, labels, outputs=4, strength=0.1)
+    off = (features @ weight.T + bias).softmax(dim=1) - torch.nn.functional.one_hot(labels, 4)
+    assert (off.T @ features / 2 + 0.2 * weight).abs().max() < 1e-3
