@@ -13,7 +13,7 @@ BLOCK, HEADER = 32768, 7
 FULL, LAST = 1, 4
 
 
-def read_run(run_dir: str | Path, timeout: float = 10.0) -> dict[str, Any]:
+def read_run(run_dir: str | Path, timeout: float = 60.0) -> dict[str, Any]:
     """History, summary, config, metrics, alerts, artifacts and tables of the run in `run.sync_dir`.
 
     `run.finish()` returns before the file is flushed, so this waits for the record of the run's exit.
@@ -36,13 +36,18 @@ def _wait_for_records(file: Path, timeout: float) -> list[Any]:
 
 
 def _records(file: Path) -> Iterator[Any]:
-    """The records of a file: a 7-byte header, then LevelDB's log of chunks in blocks of 32 KiB."""
+    """The whole records of a file: a 7-byte header, then LevelDB's log of chunks in blocks of 32 KiB.
+
+    The end of a file that is being written may lie within a chunk.
+    """
     content, position, part = file.read_bytes(), HEADER, b""
     while position + HEADER <= len(content):
         if BLOCK - position % BLOCK < HEADER:
             position += BLOCK - position % BLOCK
             continue
         _crc, size, kind = struct.unpack_from("<IHB", content, position)
+        if position + HEADER + size > len(content):
+            return
         part, position = part + content[position + HEADER : position + HEADER + size], position + HEADER + size
         if kind in (FULL, LAST):
             yield pb.Record.FromString(part)
