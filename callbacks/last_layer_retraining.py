@@ -34,7 +34,7 @@ class LastLayerRetraining(Callback):
     Args:
         when: a condition on a logged metric at the end, "reliance/flagged" (above 0); None for always.
         cues: which to swap: "background" (its tint and brightness with it), "tint", "brightness", "sharpness".
-        images_per_class: so many annotated training images of each class are kept, in memory on the CPU.
+        images_per_class: so many annotated training images of each class are kept, of one epoch, in memory on the CPU.
         max_images: so many in all.
         donor_classes: with how many classes' cues each image is shown.
         head: dotted name of the last layer, where it is not the last linear layer of the network.
@@ -74,6 +74,7 @@ class LastLayerRetraining(Callback):
         self.images_per_class, self.max_images, self.donor_classes = images_per_class, max_images, donor_classes
         self.head, self.model, self.batch_adapter, self.seed = head, model, batch_adapter, seed
         self._collector: Collector | None = None
+        self._epoch = 0
         self._attempt = Attempt("LastLayerRetraining")
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -85,12 +86,13 @@ class LastLayerRetraining(Callback):
         """Begin to collect."""
         share = -(-self.images_per_class // trainer.world_size)
         self._collector = Collector(per_class=share, most=-(-self.max_images // trainer.world_size), least=2)
+        self._epoch = trainer.current_epoch
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the annotated images that are wanted."""
-        if self._collector is not None:
+        """Keep the annotated images that are wanted, in one epoch: an image seen twice would hold out nothing."""
+        if self._collector is not None and trainer.current_epoch == self._epoch:
             self._attempt(self._collect, batch)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

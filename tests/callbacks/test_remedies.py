@@ -1,5 +1,10 @@
 """The closed loop: flag, remedy, re-test."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -167,6 +172,47 @@ def test_randomization__of_the_background_without_masks_fails_in_the_first_step(
 def test_remedies__refuse_arguments_out_of_range(build, message):
     with pytest.raises(ConfigurationError, match=message):
         build()
+
+
+TWO_PROCESSES = """
+import sys
+import pytorch_lightning as pl, torch
+from torch.utils.data import DataLoader
+from camtrain.callbacks import CueRandomization, LastLayerRetraining
+from tests.callbacks.test_remedies import Net, Scenes
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+module, retraining = Net(), LastLayerRetraining(when=None)
+trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, logger=False,
+    callbacks=[CueRandomization("tint", start_when=1), retraining], enable_checkpointing=False,
+    enable_progress_bar=False, default_root_dir=sys.argv[1])
+trainer.fit(module, DataLoader(Scenes(96, 0), 24))
+found = {"weights": module.state_dict(), "images": len(retraining._pool(trainer).images),
+    "active": float(trainer.callback_metrics["randomization/active"])}
+torch.save(found, f"{sys.argv[1]}/rank{trainer.global_rank}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_remedies__of_two_processes_leave_the_same_network_in_both(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(TWO_PROCESSES)
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, script, tmp_path], cwd=tmp_path, env=environment, check=True, timeout=200)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first["active"] == second["active"] == 1
+    assert first["images"] == second["images"] == 96  # of both processes, each once
+    assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
+    kept = torch.load(tmp_path / "checkpoints" / "last_layer.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(kept["net.4.weight"], first["weights"]["net.4.weight"])
+
+
+def test_retraining__takes_an_image_once_however_many_epochs(make_trainer):
+    retraining = LastLayerRetraining(when=None)
+    trainer, _ = fit(make_trainer, retraining, max_epochs=2)
+    assert len(retraining._pool(trainer).images) == 240
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)])
