@@ -121,8 +121,7 @@ def describe(verdict: Verdict) -> str:
         f"{verdict.class_name}: {effect} points [{low}, {high}] depend on the {verdict.cue}; another of its own"
         f" class {'wins' if placebo < 0 else 'costs'} {abs(placebo)} ({verdict.images} images)"
     )
-    transplants = sentence(verdict)
-    return f"{said}; {transplants}" if transplants else said
+    return "; ".join(filter(None, [said, sentence(verdict), verdict.where]))
 
 
 def alert(verdicts: Sequence[Verdict], epoch: int, step: int) -> Alert:

@@ -16,6 +16,7 @@ from torch import Tensor
 from camtrain.callbacks._attempt import Attempt
 from camtrain.callbacks._reliance_images import Chosen, Images, choose_images
 from camtrain.callbacks._reliance_pictures import alert, examples
+from camtrain.callbacks._reliance_regions import Located, locate, strips
 from camtrain.callbacks._reliance_round import everywhere, progress_bar, take_census
 from camtrain.callbacks._trainer import (
     builds_later,
@@ -43,6 +44,7 @@ from camtrain.reliance import (
     examine,
     share_of_round,
 )
+from camtrain.reliance.regions import LEAST
 from camtrain.sinks import Record, Verdicts
 from camtrain.sinks.loggers import flush_sinks, sinks_for
 
@@ -80,14 +82,17 @@ class RelianceDetector(Callback):
     Logged, and open to `ModelCheckpoint` and `EarlyStopping`: `reliance/flagged` (how many classes are reliant),
     `reliance/effect` (the largest effect, in probability; NaN before the first round), `reliance/effect/<class>`; the
     last known values where a validation epoch is not examined. The verdicts with example pictures, and one alert at the
-    first flag, go to the run's sinks.
+    first flag, go to the run's sinks. So does where the cue of a reliant or suspect class lies, with a strip of the
+    windows that hold it and look alike: in one place, moving from image to image, or all over the background.
 
     `alpha` bounds the chance of any false flag in a whole run, over all rounds, classes, tests and cues: round j spends
     `alpha / (j * (j + 1))`, divided by Holm. With `spend_alpha=False` every round spends all of it.
 
     A round costs 21 forwards an image where nothing is found and 44 at most (less below 8 classes; 12 and 24 of them
     are for the looks), 29 with guessed masks, in batches of the validation's size. Of several processes each judges its
-    own images, and all reach the same verdict from all of them.
+    own images, and all reach the same verdict from all of them. Where the cue of a class lies costs 20 to 127 forwards
+    for each of `regions` images more, mostly 30 to 50, of at most twelve reliant or suspect classes, those with the
+    largest effects.
 
     Args:
         every_n_epochs: examine again after so many epochs; the last epoch of a fit always.
@@ -105,6 +110,8 @@ class RelianceDetector(Callback):
         limit: `not reliant` means below this, for sure; above `tau`.
         spend_alpha: let all rounds of a run share `alpha`; False gives it to each.
         num_examples: pictures per reliant class.
+        regions: images of each reliant or suspect class in which to look for the cue's place, at least 4; 0 does not
+            look.
         segmenter: makes the masks where batches have none: images (B, C, H, W), as the model takes them and on its
             device, to masks (B, H, W) in [0, 1], 1 on the object; all -1 where it cannot tell. Asked once per image.
         batch_adapter: reads a batch of another shape: returns (images, labels, masks), a mapping or a `Batch`.
@@ -138,6 +145,7 @@ class RelianceDetector(Callback):
         limit: float = 0.1,
         spend_alpha: bool = True,
         num_examples: int = 2,
+        regions: int = 12,
         segmenter: Callable[..., Any] | None = None,
         batch_adapter: Callable[..., Any] | None = None,
         model: str | None = None,
@@ -153,6 +161,7 @@ class RelianceDetector(Callback):
                 "max_images": (max_images, 2 * self.criteria.min_images),
                 "donor_classes": (donor_classes, 2),
                 "num_examples": (num_examples, 0),
+                "regions": (regions or LEAST, LEAST),
             }
         )
         unknown = [look for look in looks if look not in LOOKS]
@@ -174,6 +183,7 @@ class RelianceDetector(Callback):
         self.looks = tuple(looks)
         self.spend_alpha = spend_alpha
         self.num_examples = num_examples
+        self.regions = regions
         self.segmenter = segmenter
         self.batch_adapter = batch_adapter
         self.model = model
@@ -354,8 +364,12 @@ class RelianceDetector(Callback):
         lenders = chosen.training if census.training_lends else None
         names = names_of(trainer, census.classes[-1] + 1)
         findings = self._run(trainer, pl_module, chosen, chosen.pool, lenders, names, census.classes)
+        located = [Located(findings.verdicts, {})]
+        if self.regions:
+            self._attempt(self._locate, trainer, pl_module, findings, chosen, lenders or chosen.pool, located)
+        findings = replace(findings, verdicts=located[-1].verdicts)
         self._keep(findings.verdicts, trainer.current_epoch)
-        self._attempt(self._write, trainer, findings, chosen.pool, lenders or chosen.pool, names)
+        self._attempt(self._write, trainer, findings, chosen.pool, lenders or chosen.pool, names, located[-1])
 
     def _run(
         self,
@@ -367,11 +381,6 @@ class RelianceDetector(Callback):
         names: Sequence[str],
         classes: Sequence[int],
     ) -> Findings:
-        network = callable_network(network_of(pl_module, self.model))
-
-        def predict(images: Tensor) -> Tensor:
-            return find_logits(network(images.to(self._dtype)))
-
         def gather(compute: Callable[[], Effects]) -> Effects:
             return concatenate(everywhere(trainer, compute))
 
@@ -386,7 +395,7 @@ class RelianceDetector(Callback):
         )
         with untouched(trainer, pl_module), progress_bar(trainer) as progress:
             return examine(
-                predict,
+                self._predict(pl_module),
                 pool,
                 names,
                 classes,
@@ -396,6 +405,36 @@ class RelianceDetector(Callback):
                 gather=gather,
                 progress=progress,
             )
+
+    def _predict(self, pl_module: pl.LightningModule) -> Callable[[Tensor], Tensor]:
+        network = callable_network(network_of(pl_module, self.model))
+        return lambda images: find_logits(network(images.to(self._dtype)))
+
+    def _locate(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        findings: Findings,
+        chosen: Chosen,
+        lenders: Pool,
+        located: list[Located],
+    ) -> None:
+        """Where the cues lie, added to what was located."""
+        if chosen.pool is None:
+            return
+        with untouched(trainer, pl_module), progress_bar(trainer) as progress:
+            found = locate(
+                trainer,
+                self._predict(pl_module),
+                findings,
+                chosen.pool,
+                lenders,
+                images=self.regions,
+                batch_size=chosen.batch_size,
+                device=pl_module.device,
+                progress=progress,
+            )
+        located.append(found)
 
     def _mention(self, chosen: Chosen) -> None:
         """Each once a run: that classes are left out, that masks are guessed."""
@@ -419,12 +458,21 @@ class RelianceDetector(Callback):
         self._values = {**self._values, **totals, **effects}
         self._flagged_since = {**dict.fromkeys(flags, epoch), **self._flagged_since}
 
-    def _write(self, trainer: pl.Trainer, findings: Findings, pool: Pool, lenders: Pool, names: Sequence[str]) -> None:
+    def _write(
+        self,
+        trainer: pl.Trainer,
+        findings: Findings,
+        pool: Pool,
+        lenders: Pool,
+        names: Sequence[str],
+        located: Located,
+    ) -> None:
         if not trainer.is_global_zero:
             return
         epoch, step = trainer.current_epoch, trainer.global_step
-        shown = examples(findings, pool, lenders, names, denormalizer_of(trainer), self.num_examples)
-        records: list[Record] = [Verdicts.of(findings.verdicts, epoch, step, shown)]
+        denormalize = denormalizer_of(trainer)
+        shown = examples(findings, pool, lenders, names, denormalize, self.num_examples)
+        records: list[Record] = [Verdicts.of(findings.verdicts, epoch, step, shown, strips(located, denormalize))]
         if self._first_flag:
             records.append(alert(findings.verdicts, epoch, step))
         sinks_for(trainer, run_place(trainer)).write(*records)

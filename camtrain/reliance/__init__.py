@@ -4,6 +4,7 @@ from camtrain.reliance.collect import Collector
 from camtrain.reliance.decide import decide, decide_guessed, images_needed, rejected, share_of_round, verdict_of
 from camtrain.reliance.donors import choose_donors, usable
 from camtrain.reliance.examine import Findings, Instance, examine, illustrate
+from camtrain.reliance.exemplars import Exemplars, exemplars
 from camtrain.reliance.guesses import Guesser, barrier_distance, guess_masks
 from camtrain.reliance.infills import (
     blurred_background,
@@ -24,6 +25,7 @@ from camtrain.reliance.interventions import (
 )
 from camtrain.reliance.looks import LOOKS, Look, look_of
 from camtrain.reliance.records import Criteria, Design, Effects, Estimate, Pool, Verdict, concatenate
+from camtrain.reliance.regions import Evidence, Region, gather_evidence, join_evidence, region_of, with_regions
 from camtrain.reliance.remedies import Advice, Remedy, advice_for, remedies_of
 from camtrain.reliance.retrain import Retrained, find_head, retrain_last_layer
 from camtrain.reliance.rounds import Plan, Shown, guess_margins, margins
@@ -49,12 +51,15 @@ __all__ = [
     "Design",
     "Effects",
     "Estimate",
+    "Evidence",
+    "Exemplars",
     "Findings",
     "Guesser",
     "Instance",
     "Look",
     "Plan",
     "Pool",
+    "Region",
     "Remedy",
     "Retrained",
     "Shown",
@@ -71,9 +76,11 @@ __all__ = [
     "decide_guessed",
     "estimate",
     "examine",
+    "exemplars",
     "filled_background",
     "find_head",
     "flipped",
+    "gather_evidence",
     "guess_margins",
     "guess_masks",
     "holm",
@@ -81,6 +88,7 @@ __all__ = [
     "images_needed",
     "intervene",
     "intervened",
+    "join_evidence",
     "look_of",
     "margins",
     "necessity",
@@ -88,6 +96,7 @@ __all__ = [
     "place",
     "predict_before",
     "probabilities",
+    "region_of",
     "rejected",
     "remedies_of",
     "restrict",
@@ -100,5 +109,6 @@ __all__ = [
     "transplant",
     "usable",
     "verdict_of",
+    "with_regions",
     "with_transplants",
 ]

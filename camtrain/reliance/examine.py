@@ -115,26 +115,29 @@ def illustrate(effects: Effects, class_index: int, *, count: int = 2) -> tuple[I
     >>> [(one.test, one.donor, round(one.after, 2)) for one in illustrate(effects, 0)]
     [('necessity', 2, 0.25)]
     """
-    lost, won = _losses(effects, class_index), _wins(effects, class_index)
-    shown = max(lost, won, key=lambda group: sum(map(_change, group)) / max(1, len(group)))
+    lost, won = losses(effects, class_index), wins(effects, class_index)
+    shown = max(lost, won, key=lambda group: sum(map(change_of, group)) / max(1, len(group)))
     best: dict[int, Instance] = {}
-    for one in sorted(shown, key=_change, reverse=True):
+    for one in sorted(shown, key=change_of, reverse=True):
         best.setdefault(one.image, one)
     return tuple(best.values())[:count]
 
 
-def _change(one: Instance) -> float:
+def change_of(one: Instance) -> float:
+    """What the class loses or wins, whichever the test is about."""
     change = one.before - one.after
     return change if one.test == "necessity" else -change
 
 
-def _losses(effects: Effects, class_index: int) -> list[Instance]:
+def losses(effects: Effects, class_index: int) -> list[Instance]:
+    """Images of the class on other classes' backgrounds."""
     after = effects.after[:, 1:, 0]
     rows, arms = ((effects.labels == class_index).unsqueeze(1) & ~after.isnan()).nonzero().unbind(dim=1)
     return _instances(effects, class_index, "necessity", rows, arms + 1, torch.zeros_like(arms))
 
 
-def _wins(effects: Effects, class_index: int) -> list[Instance]:
+def wins(effects: Effects, class_index: int) -> list[Instance]:
+    """Other classes' images on backgrounds of the class."""
     met = (effects.classes == class_index) & (effects.donors >= 0)
     rows, arms = met.nonzero().unbind(dim=1)
     rows, arms = rows[arms > 0], arms[arms > 0]

@@ -117,7 +117,9 @@ class Verdict:
     with the interval [``low``, ``high``]. ``placebo`` is the loss on another background of the *same* class.
     ``p_value`` is Holm-adjusted, ``images`` the number of images of the class that were judged. Of ``transplants``
     images of other classes ``flips`` become this class when they are given its cue, and ``placebo_flips`` when they are
-    given that of a third class (NaN where there is none).
+    given that of a third class (NaN where there is none). ``where`` says in which part of the picture the cue lies,
+    empty where that was not asked or is not clear; ``box`` is (left, top, width, height) in fractions of the frame,
+    where it stays.
     """
 
     class_index: int
@@ -134,6 +136,8 @@ class Verdict:
     transplants: int = 0
     flips: int = 0
     placebo_flips: float = math.nan
+    where: str = ""
+    box: tuple[float, float, float, float] | None = None
 
 
 def concatenate(parts: Sequence[Effects]) -> Effects:

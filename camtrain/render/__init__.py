@@ -3,7 +3,7 @@
 from camtrain.render.colormaps import color_table, colorize
 from camtrain.render.overlays import draw_contours, hatched_frame, overlay
 from camtrain.render.pixels import quantize, to_uint8
-from camtrain.render.strips import film_strip, side_by_side
+from camtrain.render.strips import film_strip, region_strip, side_by_side
 
 __all__ = [
     "color_table",
@@ -13,6 +13,7 @@ __all__ = [
     "hatched_frame",
     "overlay",
     "quantize",
+    "region_strip",
     "side_by_side",
     "to_uint8",
 ]

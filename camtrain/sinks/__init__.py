@@ -14,6 +14,7 @@ from camtrain.sinks.records import (
     Panels,
     Record,
     Scalars,
+    Strip,
     VerdictRow,
     Verdicts,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "Scalars",
     "Sink",
     "SinkGroup",
+    "Strip",
     "VerdictRow",
     "Verdicts",
     "read_history",

@@ -116,9 +116,9 @@ def drop_oldest(waiting: "deque[tuple[Record, ...]]", most: int) -> int:
 
 
 def pictures_in(records: Sequence[Record]) -> int:
-    """How many panels and examples there are."""
+    """How many panels, examples and strips there are."""
     return sum(
-        len(record.panels) if isinstance(record, Panels) else len(record.examples)
+        len(record.panels) if isinstance(record, Panels) else len(record.examples) + len(record.strips)
         for record in records
         if isinstance(record, Panels | Verdicts)
     )
@@ -128,5 +128,6 @@ def _without_oldest(record: Record, count: int) -> Record:
     if isinstance(record, Panels):
         return replace(record, panels=record.panels[count:])
     if isinstance(record, Verdicts):
-        return replace(record, examples=record.examples[count:])
+        rest = max(0, count - len(record.examples))
+        return replace(record, examples=record.examples[count:], strips=record.strips[rest:])
     return record

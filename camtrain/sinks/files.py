@@ -29,6 +29,7 @@ from camtrain.sinks.records import (
     Record,
     Scalars,
     Setup,
+    Strip,
     Verdicts,
 )
 from camtrain.sinks.reserve import Appender
@@ -82,8 +83,8 @@ class FilesSink:
                 self._write(record)
             except OSError as error:
                 errors.append(error)
-                if isinstance(record, Verdicts) and record.examples:
-                    self._write(replace(record, examples=()))
+                if isinstance(record, Verdicts) and (record.examples or record.strips):
+                    self._write(replace(record, examples=(), strips=()))
         if errors:
             raise errors[0]
 
@@ -146,7 +147,9 @@ class FilesSink:
     @_line.register
     def _(self, record: Verdicts) -> Line:
         examples = [self._example(example, index, record.epoch) for index, example in enumerate(record.examples)]
-        return _head("verdicts", record) | {"rows": [asdict(row) for row in record.rows], "examples": examples}
+        strips = [self._strip(strip, record.epoch) for strip in record.strips]
+        rows = [asdict(row) for row in record.rows]
+        return _head("verdicts", record) | {"rows": rows, "examples": examples, "strips": strips}
 
     def _panel(self, panel: Panel, stem: str, epoch: int) -> Line:
         plain = {name: getattr(panel, name) for name in Panel.__dataclass_fields__ if name not in _PICTURES}
@@ -172,6 +175,11 @@ class FilesSink:
             "original": self._picture(f"{stem}-original", example.original),
             "intervened": self._picture(f"{stem}-intervened", example.intervened),
         }
+
+    def _strip(self, strip: Strip, epoch: int) -> Line:
+        plain = {name: getattr(strip, name) for name in Strip.__dataclass_fields__}
+        stem = f"reliance/regions/{slug(strip.class_name)}-{epoch:04d}"
+        return plain | {"picture": self._picture(stem, strip.picture)}
 
     def _picture(self, stem: str, image: UInt8[Tensor, "3 H W"]) -> str:
         pixels = to_pixels(image)

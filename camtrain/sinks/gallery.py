@@ -72,6 +72,16 @@ class Intervention:
     caption: str
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a class's cue lies: the picture that shows it, and what is said of it."""
+
+    picture: str
+    where: str
+    alike: int
+    images: int
+
+
 class Pictures:
     """The pictures in a folder as data URIs, no side longer than `side`; None for a file that is gone."""
 
@@ -90,6 +100,13 @@ class Pictures:
         except (OSError, ValueError):
             return self.plain(item["image"])
         return data_uri(jpeg(to_pixels(draw_contours(pixels.unsqueeze(0), mask.unsqueeze(0))[0]), QUALITY))
+
+    def strip(self, name: str) -> str | None:
+        """A picture of many side by side, in full."""
+        try:
+            return data_uri(jpeg(read_pixels(self.folder / name), QUALITY))
+        except (OSError, ValueError):
+            return None
 
     def overlays(self, item: Line) -> dict[str, str | None]:
         """A panel's overlays by method."""
@@ -156,6 +173,17 @@ def interventions(
         pair = pictures.plain(item["original"]), pictures.plain(item["intervened"])
         if len(shown) < most and pair[0] and pair[1]:
             shown.append(Intervention(pair[0], pair[1], item["before"], item["after"], item["caption"]))
+    return found
+
+
+def places(history: History, pictures: Pictures, epoch: int | None) -> dict[str, Place]:
+    """By class name, where its cue lay in the last detection up to an epoch."""
+    passes = [at for at in history.strips if epoch is not None and at <= epoch]
+    found: dict[str, Place] = {}
+    for item in history.strips[passes[-1]] if passes else []:
+        shown = pictures.strip(item["picture"])
+        if shown:
+            found[item["class_name"]] = Place(shown, item["where"], item["alike"], item["images"])
     return found
 
 

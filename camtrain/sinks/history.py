@@ -26,9 +26,9 @@ class History:
     """A run as read from its files: by name, key and epoch, epochs ascending; pictures are paths in the folder.
 
     `scalars[name][epoch]`, `panels[key][epoch].items`, `cells[epoch]` (counts by cell), `verdicts[epoch]`,
-    `examples[epoch].items`, `alerts` in order, `histograms[epoch][name]` (counts), `classes[epoch]` with `rows` and
-    `confusion`, `metrics[epoch]` with `rows` and `curves`, `setup` of the explanations. What was not finite is NaN in
-    scalars and None elsewhere.
+    `examples[epoch]` and `strips[epoch]`, `alerts` in order, `histograms[epoch][name]` (counts), `classes[epoch]` with
+    `rows` and `confusion`, `metrics[epoch]` with `rows` and `curves`, `setup` of the explanations. What was not finite
+    is NaN in scalars and None elsewhere.
 
     >>> History().epochs
     []
@@ -39,6 +39,7 @@ class History:
     cells: dict[int, dict[str, int]] = field(default_factory=dict)
     verdicts: dict[int, list[VerdictRow]] = field(default_factory=dict)
     examples: dict[int, list[Line]] = field(default_factory=dict)
+    strips: dict[int, list[Line]] = field(default_factory=dict)
     alerts: list[Line] = field(default_factory=list)
     histograms: dict[int, dict[str, list[int]]] = field(default_factory=dict)
     classes: dict[int, Line] = field(default_factory=dict)
@@ -66,7 +67,7 @@ def read_history(folder: str | Path) -> History:
         for line in _lines_that_count(Path(folder) / name):
             _READERS[line["kind"]](history, line)
     by_record = (history.cells, history.verdicts, history.examples, history.histograms, history.classes)
-    for table in (*by_record, history.metrics):
+    for table in (*by_record, history.strips, history.metrics):
         _sort(table)
     for by_name in (history.scalars, history.panels):
         for by_epoch in by_name.values():
@@ -129,9 +130,16 @@ def _read_cells(history: History, line: Line) -> None:
 def _read_verdicts(history: History, line: Line) -> None:
     numbers = ("effect", "low", "high", "placebo", "p_value", "placebo_flips")
     history.verdicts[line["epoch"]] = [
-        VerdictRow(**(row | {name: _number(row[name]) for name in numbers if name in row})) for row in line["rows"]
+        VerdictRow(**(row | _box(row) | {name: _number(row[name]) for name in numbers if name in row}))
+        for row in line["rows"]
     ]
     history.examples[line["epoch"]] = line["examples"]
+    history.strips[line["epoch"]] = line.get("strips", [])
+
+
+def _box(row: Line) -> dict[str, Any]:
+    """JSON has no tuples."""
+    return {"box": tuple(row["box"])} if row.get("box") else {}
 
 
 def _read_alert(history: History, line: Line) -> None:

@@ -109,3 +109,25 @@ class Example:
     before: float
     after: float
     caption: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """Where a class's cue lies, as one picture: what the windows of several images hold, above those images.
+
+    Of `images` that point to one window, so many look `alike`, and some of these are shown.
+
+    >>> import torch
+    >>> Strip("boat", torch.zeros(3, 2, 2, dtype=torch.uint8), "bottom right corner", 9, 11).caption()
+    'boat: bottom right corner · 9 of 11 windows look alike'
+    """
+
+    class_name: str
+    picture: UInt8[Tensor, "3 h w"]
+    where: str
+    alike: int
+    images: int
+
+    def caption(self) -> str:
+        """One line."""
+        return f"{self.class_name}: {self.where} · {self.alike} of {self.images} windows look alike"

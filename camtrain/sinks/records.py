@@ -10,6 +10,7 @@ from camtrain.sinks.panels import Drift as Drift
 from camtrain.sinks.panels import Example as Example
 from camtrain.sinks.panels import Panel as Panel
 from camtrain.sinks.panels import Panels as Panels
+from camtrain.sinks.panels import Strip as Strip
 
 RIGHT_GROUNDED = "right/grounded"
 RIGHT_UNGROUNDED = "right/ungrounded"
@@ -63,7 +64,8 @@ class VerdictRow:
     `verdict` is "reliant", "undecided" or "not reliant"; without masks "no evidence" instead of the last, and "suspect"
     for a person to look at; `effect` and its interval `low`..`high` say what the
     intervention changes beyond what the `placebo` does; `images` is how many were used. Of `transplants` images of
-    other classes `flips` become the class with its cue, and `placebo_flips` with that of a third class.
+    other classes `flips` become the class with its cue, and `placebo_flips` with that of a third class. `where` says in
+    which part of the picture the cue lies, and `box` is (left, top, width, height) in fractions, where it stays.
 
     >>> VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.02, 0.001, 64).cue
     'background'
@@ -83,6 +85,8 @@ class VerdictRow:
     transplants: int = 0
     flips: int = 0
     placebo_flips: float = nan
+    where: str = ""
+    box: tuple[float, float, float, float] | None = None
 
     @classmethod
     def of(cls, verdict: Any) -> "VerdictRow":
@@ -97,7 +101,7 @@ class VerdictRow:
 
 @dataclass(frozen=True, eq=False)
 class Verdicts:
-    """The verdicts of one pass, a row per class, with examples.
+    """The verdicts of one pass, a row per class, with examples, and strips that show where cues lie.
 
     >>> Verdicts((), epoch=0, step=0).flagged
     0
@@ -107,6 +111,7 @@ class Verdicts:
     epoch: int
     step: int
     examples: tuple[Example, ...] = ()
+    strips: tuple[Strip, ...] = ()
 
     @property
     def flagged(self) -> int:
@@ -114,13 +119,20 @@ class Verdicts:
         return sum(row.verdict == "reliant" for row in self.rows)
 
     @classmethod
-    def of(cls, verdicts: Iterable[Any], epoch: int, step: int, examples: Iterable[Example] = ()) -> "Verdicts":
+    def of(
+        cls,
+        verdicts: Iterable[Any],
+        epoch: int,
+        step: int,
+        examples: Iterable[Example] = (),
+        strips: Iterable[Strip] = (),
+    ) -> "Verdicts":
         """The record of a pass's verdicts, which may be `camtrain.reliance.Verdict` objects.
 
         >>> Verdicts.of([], epoch=2, step=20).epoch
         2
         """
-        return cls(tuple(map(VerdictRow.of, verdicts)), epoch, step, tuple(examples))
+        return cls(tuple(map(VerdictRow.of, verdicts)), epoch, step, tuple(examples), tuple(strips))
 
 
 @dataclass(frozen=True)

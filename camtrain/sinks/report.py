@@ -16,7 +16,17 @@ from camtrain.sinks.charts import Series, Unit, area_chart, line_chart
 from camtrain.sinks.class_tables import class_lines, energies_by_class, matrix
 from camtrain.sinks.environment import flatten, read_run_info
 from camtrain.sinks.formatting import FILTERS
-from camtrain.sinks.gallery import Case, Intervention, Pictures, failures, film_epochs, films, interventions
+from camtrain.sinks.gallery import (
+    Case,
+    Intervention,
+    Pictures,
+    Place,
+    failures,
+    film_epochs,
+    films,
+    interventions,
+    places,
+)
 from camtrain.sinks.history import History, read_history
 from camtrain.sinks.metric_table import curve_charts, metric_columns
 from camtrain.sinks.records import CELLS, HEATMAPS, VerdictRow
@@ -46,6 +56,7 @@ class ClassVerdict:
     earlier: VerdictRow | None
     examples: list[Intervention] = field(default_factory=list)
     earlier_examples: list[Intervention] = field(default_factory=list)
+    place: Place | None = None
 
     @property
     def pictured(self) -> bool:
@@ -149,8 +160,15 @@ def class_verdicts(history: History, pictures: Pictures) -> list[ClassVerdict]:
     earlier = {row.class_name: row for row in before if before is not rows}
     examples = interventions(history, pictures, run.after, most=2 if earlier else 4)
     shown = interventions(history, pictures, run.before) if earlier else {}
+    where = places(history, pictures, run.after)
     found = [
-        ClassVerdict(row, earlier.get(row.class_name), examples.get(row.class_name, []), shown.get(row.class_name, []))
+        ClassVerdict(
+            row,
+            earlier.get(row.class_name),
+            examples.get(row.class_name, []),
+            shown.get(row.class_name, []),
+            where.get(row.class_name),
+        )
         for row in rows
     ]
     return sorted(found, key=_worry)

@@ -70,6 +70,8 @@ class TensorBoardSink:
         for example in record.examples:
             pair = side_by_side([torch.stack([item.cpu()]) for item in (example.original, example.intervened)])[0]
             writer.add_image(f"reliance/examples/{example.class_name}", pair, record.step)
+        for strip in record.strips:
+            writer.add_image(f"reliance/regions/{strip.class_name}", strip.picture.cpu(), record.step)
 
 
 def _joined(panel: Panel) -> Any:

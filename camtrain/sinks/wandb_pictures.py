@@ -13,7 +13,7 @@ from torch import Tensor
 
 from camtrain.render import side_by_side
 from camtrain.sinks.images import Pixels, to_pixels
-from camtrain.sinks.panels import Example, Panel
+from camtrain.sinks.panels import Example, Panel, Strip
 from camtrain.sinks.records import Classes, ClassRow, VerdictRow
 
 IMAGES_PER_LIST = 108  # Weights & Biases shows no more
@@ -34,12 +34,16 @@ def panel_pictures(panels: Sequence[Panel], file_type: str = "jpg") -> list[wand
     A list is shown at one size: narrower pictures (a right answer has no heatmap for another class) are filled up.
     """
     joined = [to_pixels(side_by_side([part.cpu().unsqueeze(0) for part in _parts(panel)])[0]) for panel in panels]
-    width = max((pixels.shape[1] for pixels in joined), default=0)
-    filled = [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in joined]
+    filled = _filled_up(joined)
     return [
-        picture(pixels, panel.caption(), file_type, panel_masks(panel, width) or None)
+        picture(pixels, panel.caption(), file_type, panel_masks(panel, pixels.shape[1]) or None)
         for pixels, panel in zip(filled, panels, strict=True)
     ]
+
+
+def _filled_up(pictures: Sequence[Pixels]) -> list[Pixels]:
+    width = max((pixels.shape[1] for pixels in pictures), default=0)
+    return [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures]
 
 
 def _parts(panel: Panel) -> list[Tensor]:
@@ -71,6 +75,12 @@ def example_picture(example: Example, file_type: str = "jpg") -> wandb.Image:
     return picture(to_pixels(pixels), f"{change} · {example.caption}" if example.caption else change, file_type)
 
 
+def strip_pictures(strips: Sequence[Strip], file_type: str = "jpg") -> list[wandb.Image]:
+    """Where cues lie, all as wide as the widest."""
+    filled = _filled_up([to_pixels(strip.picture) for strip in strips])
+    return [picture(pixels, strip.caption(), file_type) for pixels, strip in zip(filled, strips, strict=True)]
+
+
 def panel_table(
     panels: Sequence[Panel], epoch: int, pictures: Sequence[Any], verdicts: Mapping[str, str]
 ) -> wandb.Table:
@@ -85,8 +95,9 @@ def panel_table(
 
 def verdict_table(rows: Sequence[VerdictRow], epoch: int) -> wandb.Table:
     """A row for each class."""
-    columns: Columns = ["epoch", *(item.name for item in fields(VerdictRow))]
-    return wandb.Table(columns=columns, data=[[epoch, *map(_number, astuple(row))] for row in rows][:ROWS_PER_TABLE])
+    names = [item.name for item in fields(VerdictRow) if item.name != "box"]
+    data = [[epoch, *(_number(getattr(row, name)) for name in names)] for row in rows]
+    return wandb.Table(columns=["epoch", *names], data=data[:ROWS_PER_TABLE])
 
 
 def class_table(classes: Classes, verdicts: Mapping[str, str]) -> wandb.Table:

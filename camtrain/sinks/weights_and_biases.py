@@ -26,6 +26,7 @@ from camtrain.sinks.wandb_pictures import (
     example_picture,
     panel_pictures,
     panel_table,
+    strip_pictures,
     verdict_table,
 )
 
@@ -125,7 +126,9 @@ class WandbSink:
     def _(self, record: Verdicts) -> Payload:
         images = [example_picture(item, self.pictures) for item in record.examples[:IMAGES_PER_LIST]]
         table = verdict_table(record.rows, record.epoch)
-        return {"reliance/verdicts": table} | ({"reliance/examples": images} if images else {})
+        strips = strip_pictures(record.strips[:IMAGES_PER_LIST], self.pictures)
+        shown = {"reliance/examples": images, "reliance/regions": strips}
+        return {"reliance/verdicts": table} | {key: some for key, some in shown.items() if some}
 
     @singledispatchmethod
     def _act(self, record: Record, run: Any) -> None:

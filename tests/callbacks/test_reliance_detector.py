@@ -134,6 +134,50 @@ def test_detector__flags_a_planted_background_and_writes_it_down(make_trainer):
     assert sum("lean on the background tint" in line.get("title", "") for line in lines) == 1
 
 
+def patched(images: int, seed: int = 0) -> TensorDataset:
+    """Gray discs on gray ground; a square in the class's color lies in the lower right corner."""
+    _, labels, masks = drawn(images, "object", seed).tensors
+    g = torch.Generator().manual_seed(seed)
+    pictures = 0.4 + 0.2 * masks[:, None] + 0.1 * torch.randn(images, 3, 32, 32, generator=g)
+    pictures[:, :, -5:, -5:] = COLORS[labels][..., None, None]
+    masks[:, -7:, -7:] = 0
+    return TensorDataset(pictures, labels, masks)
+
+
+def test_detector__says_where_a_patch_lies_and_shows_it(make_trainer):
+    data = DataLoader(patched(240), 24, shuffle=True), DataLoader(patched(72, seed=1), 24)
+    detector = RelianceDetector(images_per_class=20)
+    trainer, _ = fit(make_trainer, detector, data=data, max_epochs=3)
+    assert said(detector) == ["reliant"] * 3
+    assert [verdict.box for verdict in detector.verdicts] == [(0.75, 0.75, 0.25, 0.25)] * 3
+    lines = [json.loads(line) for line in records(trainer).splitlines()]
+    strips = [line for line in lines if "strips" in line][-1]["strips"]
+    assert {strip["class_name"] for strip in strips} == {"class 0", "class 1", "class 2"}
+    assert all("bottom right corner" in strip["where"] for strip in strips)
+    assert all((Path(run_folder(trainer)) / strip["picture"]).is_file() for strip in strips)
+    assert any("bottom right corner" in line.get("text", "") for line in lines)
+
+
+def test_detector__does_not_look_for_places_where_that_is_not_wanted(make_trainer, monkeypatch):
+    monkeypatch.setattr("camtrain.callbacks.reliance_detector.locate", None)
+    detector = RelianceDetector(images_per_class=20, regions=0)
+    fit(make_trainer, detector)
+    assert [verdict.where for verdict in detector.verdicts] == [""] * 3
+    assert said(detector) == ["reliant"] * 3
+
+
+def test_detector__keeps_its_verdicts_where_the_search_for_a_place_fails(make_trainer, monkeypatch):
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no place")
+
+    monkeypatch.setattr("camtrain.callbacks.reliance_detector.locate", fails)
+    detector = RelianceDetector(images_per_class=20)
+    with pytest.warns(UserWarning, match=r"failed in locate \(RuntimeError: no place\); training goes on"):
+        trainer, _ = fit(make_trainer, detector)
+    assert said(detector) == ["reliant"] * 3
+    assert trainer.current_epoch == 2
+
+
 def test_detector__clears_a_model_that_must_read_the_object(make_trainer):
     detector = RelianceDetector(images_per_class=20)
     trainer, _ = fit(make_trainer, detector, "object", max_epochs=6)
@@ -417,3 +461,4 @@ def test_detector__two_processes_reach_the_same_verdict_from_all_images(tmp_path
     assert first == second
     assert first.count("verdict='reliant'") == 3
     assert first.count("images=20") == 3  # ten of each process
+    assert first.count("where='all over the background'") == 3

@@ -3,7 +3,9 @@ import torch
 
 from camtrain.sinks import FAILURES, HEATMAPS, Alert, Example, FourCells, Panel, Panels, Scalars, VerdictRow, Verdicts
 from camtrain.sinks.panels import Drift
-from camtrain.sinks.records import CELLS, Classes, ClassRow, Document, Histograms, Setup
+from camtrain.sinks.records import CELLS, Classes, ClassRow, Document, Histograms, Setup, Strip
+
+CORNER = "bottom right corner, 25 % x 25 % (11 of 12 images)"
 
 
 def picture(seed: int = 0, size: int = 16) -> torch.Tensor:
@@ -39,19 +41,20 @@ def panel(sample="s0", label=0, predicted=1, energy=0.2, cell=CELLS[3], mask=Tru
 def one_pass(epoch: int, step: int, verdict: str = "reliant", energy: float = 0.2):
     """Every kind of record, as the callbacks write them after a validation."""
     rows = (
-        VerdictRow(0, "boat", verdict, 0.41, 0.35, 0.47, 0.02, 0.001, 64),
+        VerdictRow(0, "boat", verdict, 0.41, 0.35, 0.47, 0.02, 0.001, 64, where=CORNER, box=(0.75, 0.75, 0.25, 0.25)),
         VerdictRow(
             1, "car", "undecided", float("nan"), float("nan"), float("nan"), 0.0, float("nan"), 2, note="too few"
         ),
     )
     example = Example("boat", picture(1), picture(2), before=0.98, after=0.11, caption="background of s3")
+    strips = (Strip("boat", picture(3, 24), CORNER, 9, 11), Strip("car", picture(4, 24)[:, :, :16], "moves", 5, 8))
     scalars = {"val/accuracy": 0.8, "val/worst_group_accuracy": 0.4, "cam/inside_energy/grad_cam": energy}
     return (
         Scalars(scalars | {"reliance/flagged": float(verdict == "reliant")}, epoch, step),
         FourCells(dict(zip(CELLS, (5, 3, 1, 2), strict=True)), epoch, step),
         Panels(HEATMAPS, (panel("s0"), panel("s1", 0, 0, cell=CELLS[0])), epoch, step),
         Panels(FAILURES, (panel("s0"), panel("s2", 1, 1, cell=CELLS[1], energy=float("nan"))), epoch, step),
-        Verdicts(rows, epoch, step, (example,)),
+        Verdicts(rows, epoch, step, (example,), strips),
         Alert("boat leans on its background", "effect 0.41 [0.35, 0.47]", epoch, step),
         Histograms({"cam/inside_energy_histogram/grad_cam": [4, 0, 3, 1]}, epoch, step),
         Classes(

@@ -19,6 +19,9 @@ def test_files_sink__is_read_back_whole(tmp_path, make_pass):
     assert [row.verdict for row in history.verdicts[3]] == ["reliant", "undecided"]
     assert history.verdicts[3][1].effect != history.verdicts[3][1].effect  # NaN came back
     assert history.examples[3][0]["after"] == 0.11
+    assert [item["alike"] for item in history.strips[3]] == [9, 5]
+    assert history.verdicts[3][0].box == (0.75, 0.75, 0.25, 0.25)
+    assert history.verdicts[3][1].box is None
     assert history.alerts[0]["title"] == "boat leans on its background"
 
 

@@ -126,6 +126,16 @@ def test_report__says_what_to_do_about_verdicts(tmp_path):
     assert "What to do about it" not in write_report(tmp_path).read_text()
 
 
+def test_report__shows_where_cues_lie(run):
+    html = write_report(run).read_text()
+    assert html.count('<div class="places">') == 1
+    assert "where: <b>bottom right corner, 25 % x 25 % (11 of 12 images)</b>" in html
+    assert "9 of 11 windows look alike" in html
+    for strip in (run / "images/reliance/regions").iterdir():
+        strip.unlink()
+    assert '<div class="places">' not in write_report(run).read_text()
+
+
 def test_report__draws_the_effects_of_all_rounds_with_their_intervals(run):
     (chart,) = [one for one in curves(read_history(run), None) if "effects" in one.title]
     assert [one.name for one in chart.series] == ["boat"]  # of the other class nothing was measured

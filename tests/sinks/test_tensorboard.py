@@ -23,7 +23,13 @@ def test_tensorboard_sink__is_read_back(tmp_path, make_pass):
     sink.close()
     found = read(logger.log_dir)
     tags = found.Tags()
-    assert {f"{HEATMAPS}/s0", f"{HEATMAPS}/s1", f"{FAILURES}/s2", "reliance/examples/boat"} <= set(tags["images"])
+    assert {
+        f"{HEATMAPS}/s0",
+        f"{HEATMAPS}/s1",
+        f"{FAILURES}/s2",
+        "reliance/examples/boat",
+        "reliance/regions/car",
+    } <= set(tags["images"])
     assert [event.step for event in found.Images(f"{HEATMAPS}/s0")] == [0, 10]
     assert (found.Images(f"{HEATMAPS}/s0")[0].width, found.Images(f"{HEATMAPS}/s0")[0].height) == (70, 16)
     assert tags["scalars"] == ["own"]

@@ -48,6 +48,8 @@ def test_wandb_sink__logs_everything_of_a_pass_in_one_row(two_passes):
         assert row[HEATMAPS]["format"] == "jpg"
         assert (row[HEATMAPS]["width"], row[HEATMAPS]["height"]) == (4 * 16 + 3 * 2, 16)
         assert row["reliance/examples"]["captions"] == ["boat: 98 % to 11 % · background of s3"]
+        assert row["reliance/regions"]["captions"][0].startswith("boat: bottom right corner, 25 % x 25 %")
+        assert (row["reliance/regions"]["width"], row["reliance/regions"]["height"]) == (24, 24)
     assert rows[0][HEATMAPS]["captions"][0].startswith("boat taken for car 97 % (boat 2 %) · inside energy 0.20")
 
 
@@ -86,7 +88,7 @@ def test_wandb_sink__logs_fresh_tables_that_sort_and_group(two_passes):
     assert (row["verdict"], row["reason"], row["cell"]) == ("reliant", "surprise", CELLS[3])
     assert (row["shift_since_last"], row["rank_correlation_since_first"], row["flipped"]) == (0.125, None, False)
     assert dict(zip(table["columns"], table["data"][1], strict=True))["inside_energy/grad_cam"] is None  # NaN
-    assert verdicts[0]["columns"] == ["epoch", *VerdictRow.__dataclass_fields__]
+    assert verdicts[0]["columns"] == ["epoch", *(name for name in VerdictRow.__dataclass_fields__ if name != "box")]
     assert verdicts[0]["data"][0][1:6] == [0, "boat", "reliant", 0.41, 0.35]
     assert classes[0]["columns"] == ["epoch", "class", "verdict", "images", "accuracy", "inside_energy", *CELLS]
     assert classes[0]["data"][0] == [0, "boat", "reliant", 8, 0.75, 0.2, 4, 2, 1, 1]

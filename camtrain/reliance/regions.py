@@ -1,0 +1,253 @@
+"""Where a class's cue lies: windows of its background taken away one at a time, and what they take with them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.special import bdtr, bdtrc
+from torch import Tensor
+
+from camtrain.reliance.examine import Findings
+from camtrain.reliance.interventions import Predict, Progress
+from camtrain.reliance.looks import look_of
+from camtrain.reliance.records import Pool, Verdict
+from camtrain.reliance.sightings import Sighting, sightings
+from camtrain.reliance.windows import Fractions, apart, containing, fractions, place_name, window_masks, windows
+
+__all__ = [
+    "Evidence",
+    "Region",
+    "gather_evidence",
+    "hottest",
+    "join_evidence",
+    "log_odds",
+    "mean_window",
+    "pointing",
+    "region_of",
+    "with_regions",
+]
+
+SIDE, COARSE = 1 / 4, 1 / 2  # of the frame's side
+POINTS = 1 / 4  # of what the whole background brings, for a window to be a place
+STANDS_OUT = 2.0  # times the best window apart from it
+SOME, MOST = 1 / 3, 1 / 2  # of the images
+SAME_PLACE = 0.8  # of the images that point
+ALONE = 0.8  # of what the whole background brings
+ALPHA = 0.05
+LEAST = 4  # images
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What each window of a class's images holds of what their backgrounds bring to the class.
+
+    ``boxes`` are the windows as (top, left, height, width) in pixels. ``lost[i, w]`` is what taking window w away
+    takes from image i's evidence, as a share of what its whole background brings (1: all of it); 0 where a larger
+    window around it took too little for it to matter. ``won[i]`` is the most that one coarse window wins alone, NaN
+    where the image points anyway. ``images`` show the cue. ``forwards`` is what all this cost.
+    """
+
+    class_index: int
+    cue: str
+    boxes: Int[Tensor, "K 4"]
+    lost: Float[Tensor, "n K"]
+    won: Float[Tensor, " n"]
+    images: Float[Tensor, "n C H W"]
+    forwards: int = 0
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where a class's cue lies.
+
+    ``answer``: "stays" in ``box``, "moves" from image to image, is "spread" over the background, or "unclear".
+    ``box`` is (left, top, width, height) in fractions of the frame. Of the ``images`` so many are
+    ``pointing`` to one window.
+    """
+
+    class_index: int
+    answer: str
+    pointing: int
+    images: int
+    where: str = ""
+    box: Fractions | None = None
+
+
+def gather_evidence(
+    predict: Predict,
+    findings: Findings,
+    verdict: Verdict,
+    pool: Pool,
+    lenders: Pool,
+    *,
+    images: int = 12,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    progress: Progress = lambda what, done, total: None,
+) -> Evidence:
+    """Take windows of the background away from images on which a class's cue works, and see what goes with them.
+
+    The images are those whose background moves the class most: objects of other classes on a background of this one, or
+    its own images. A window is replaced by the backgrounds of two other classes, and what is lost with *both* counts: a
+    place where another class's cue happens to be pasted in is not where this class's cue was. Everything is measured in
+    log odds, where a sure answer does not hide what is lost. Windows have a quarter of the frame's side and overlap by
+    half; one is tried only where all windows of twice its side around it take a quarter of the effect. Costs 20
+    forwards an image and up to 107 more, 30 to 50 in all as a rule. Without images the evidence is empty.
+    """
+    seen = sightings(findings, verdict, pool, lenders, images)
+    run = _Run(predict, verdict.class_index, batch_size, device, progress)
+    height, width = pool.images.shape[-2:]
+    fine, coarse = windows(height, width, SIDE), windows(height, width, COARSE)
+    cued, bare = run.scores([one.cued for one in seen]), run.scores([one.bare for one in seen])
+    whole = (cued - bare).clamp(min=1e-6)
+    around = run.lost(seen, coarse, torch.ones(len(seen), len(coarse), dtype=torch.bool), cued) / whole[:, None]
+    inside = containing(fine, coarse)
+    tried = torch.stack([(around[:, rows] >= POINTS).all(dim=1) for rows in inside], dim=1)
+    lost = run.lost(seen, fine, tried, cued) / whole[:, None]
+    unsure = ~pointing(lost, fine)
+    won = run.won(seen, coarse, unsure, bare) / whole
+    images_seen = torch.stack([one.picture for one in seen]) if seen else pool.images[:0]
+    return Evidence(verdict.class_index, verdict.cue, fine, lost, won, images_seen, run.forwards)
+
+
+def join_evidence(parts: Sequence[Evidence]) -> Evidence:
+    """The evidence of several processes on one class as one."""
+    first = parts[0]
+    return Evidence(
+        first.class_index,
+        first.cue,
+        first.boxes,
+        torch.cat([part.lost for part in parts]),
+        torch.cat([part.won for part in parts]),
+        torch.cat([part.images for part in parts]),
+        sum(part.forwards for part in parts),
+    )
+
+
+def hottest(lost: Float[Tensor, "n K"]) -> Int[Tensor, " n"]:
+    """The window of each image that takes the most with it."""
+    return lost.argmax(dim=1)
+
+
+def pointing(lost: Float[Tensor, "n K"], boxes: Int[Tensor, "K 4"]) -> Bool[Tensor, " n"]:
+    """Which images point to one window: it takes a quarter of the whole effect, twice what any other apart from it.
+
+    >>> boxes = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1]])
+    >>> pointing(torch.tensor([[0.8, 0.1], [0.8, 0.7], [0.1, 0.0]]), boxes).tolist()
+    [True, False, False]
+    """
+    top = lost.amax(dim=1)
+    elsewhere = torch.where(apart(boxes)[hottest(lost)], lost, 0.0).amax(dim=1)
+    return (top >= POINTS) & (top >= STANDS_OUT * elsewhere)
+
+
+def region_of(evidence: Evidence) -> Region:
+    """Where the cue lies, if the images say so.
+
+    Surely more than a third of the images must point to one window (one-sided exact binomial test at 5 %). If four
+    fifths of those point within half a window of the window that takes the most with it on average, the cue "stays"
+    there, else it "moves". It is "spread" if surely fewer than half of the images point to any window, and none of
+    half the frame's side wins four fifths of the effect alone either (as it does where it covers another class's cue,
+    and a class is told by the lack of one). All else, and fewer than 4 images, is "unclear".
+    """
+    points = pointing(evidence.lost, evidence.boxes)
+    images, count = len(points), int(points.sum())
+    answer = Region(evidence.class_index, "unclear", count, images)
+    if images < LEAST:
+        return answer
+    if bdtrc(count - 1, images, SOME) <= ALPHA:
+        return _placed(evidence, points, answer)
+    alone = int((evidence.won >= ALONE).sum())
+    if bdtr(count + alone, images, MOST) <= ALPHA:
+        cue = "background" if look_of(evidence.cue) is not None else evidence.cue
+        return Region(evidence.class_index, "spread", count, images, f"all over the {cue}")
+    return answer
+
+
+def mean_window(evidence: Evidence) -> Int[Tensor, " 4"]:
+    """The window that takes the most with it on average over the images that point to one."""
+    points = pointing(evidence.lost, evidence.boxes)
+    return evidence.boxes[evidence.lost[points].mean(dim=0).argmax()]
+
+
+def with_regions(verdicts: Sequence[Verdict], regions: Sequence[Region]) -> tuple[Verdict, ...]:
+    """The verdicts with where their cues lie."""
+    known = {one.class_index: one for one in regions}
+    return tuple(
+        replace(one, where=known[one.class_index].where, box=known[one.class_index].box)
+        if one.class_index in known
+        else one
+        for one in verdicts
+    )
+
+
+def log_odds(logits: Float[Tensor, "B C"], class_index: int) -> Float[Tensor, " B"]:
+    """Of the class against all others; a single logit is read as the second of two classes.
+
+    >>> log_odds(torch.tensor([[2.0, 1.0]]), 0).tolist()
+    [1.0]
+    """
+    logits = logits.float()
+    if logits.shape[1] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    others = torch.cat([logits[:, :class_index], logits[:, class_index + 1 :]], dim=1)
+    return logits[:, class_index] - others.logsumexp(dim=1)
+
+
+def _placed(evidence: Evidence, points: Tensor, answer: Region) -> Region:
+    middle, found = mean_window(evidence), evidence.boxes[hottest(evidence.lost[points])]
+    near = ((found[:, :2] - middle[:2]).abs() <= (middle[2:] + 1) // 2).all(dim=1)
+    counted = f"{answer.pointing} of {answer.images} images"
+    if float(near.float().mean()) < SAME_PLACE:
+        return Region(
+            answer.class_index, "moves", answer.pointing, answer.images, f"moves from image to image ({counted})"
+        )
+    box = fractions(middle, *evidence.images.shape[-2:])
+    return Region(answer.class_index, "stays", answer.pointing, answer.images, f"{place_name(box)} ({counted})", box)
+
+
+@dataclass
+class _Run:
+    """Forwards in batches, counted."""
+
+    predict: Predict
+    class_index: int
+    batch_size: int
+    device: torch.device | str
+    progress: Progress
+    forwards: int = field(default=0)
+
+    def scores(self, images: Sequence[Tensor]) -> Tensor:
+        """The log odds of the class for each."""
+        found = []
+        for start in range(0, len(images), self.batch_size):
+            batch = torch.stack(list(images[start : start + self.batch_size])).to(self.device)
+            found.append(log_odds(self.predict(batch), self.class_index).cpu())
+            self.forwards += len(batch)
+            self.progress("where it lies", len(batch), len(images))
+        return torch.cat(found) if found else torch.zeros(0)
+
+    def lost(self, seen: Sequence[Sighting], boxes: Tensor, tried: Tensor, cued: Tensor) -> Tensor:
+        """(n, W): the least that is lost in each window that is tried, over two replacements; 0 elsewhere."""
+        taken = [self._changed(seen, boxes, tried, "cued", into) for into in ("bare", "other")]
+        return torch.where(tried, cued[:, None] - torch.maximum(*taken), 0.0)
+
+    def won(self, seen: Sequence[Sighting], boxes: Tensor, unsure: Tensor, bare: Tensor) -> Tensor:
+        """(n,): the most that one window with the cue's background wins alone; NaN where that was not asked."""
+        tried = unsure[:, None].expand(-1, len(boxes))
+        found = (self._changed(seen, boxes, tried, "bare", "cued") - bare[:, None]).amax(dim=1)
+        return torch.where(unsure, found, torch.nan)
+
+    def _changed(self, seen: Sequence[Sighting], boxes: Tensor, tried: Tensor, of: str, by: str) -> Tensor:
+        """The log odds where a window of one picture is replaced by the other's, 0 where it is not tried."""
+        found = torch.zeros(tried.shape)
+        pairs = tried.nonzero().tolist()
+        if pairs:
+            masks = window_masks(boxes, *seen[0].picture.shape[-2:])
+            found[tried] = self.scores([_mixed(getattr(seen[i], of), getattr(seen[i], by), masks[w]) for i, w in pairs])
+        return found
+
+
+def _mixed(image: Tensor, other: Tensor, window: Tensor) -> Tensor:
+    return torch.lerp(image, other, window.to(image.dtype))
