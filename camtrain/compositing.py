@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["composite", "dilate", "feathered", "fill_objects", "fill_with_texture"]
+__all__ = ["blend", "composite", "cutout", "dilate", "feathered", "fill_objects", "fill_with_texture"]
 
 Images = Float[Tensor, "B C H W"]
 Masks = Float[Tensor, "B H W"]
@@ -27,7 +27,25 @@ def composite(images: Images, masks: Masks, backgrounds: Images, *, feather: int
     >>> composite(images, masks, torch.zeros(1, 1, 1, 4)).flatten().tolist()
     [1.0, 1.0, 0.0, 0.0]
     """
-    kept = torch.where(masks < 0, 1.0, feathered(masks, feather)).to(images.dtype).unsqueeze(1)
+    return blend(images, cutout(masks, feather=feather), backgrounds)
+
+
+def cutout(masks: Masks, *, feather: int = 0) -> Masks:
+    """How much of each pixel stays in a composite: the feathered mask, and all of an image without an annotation.
+
+    >>> cutout(torch.tensor([[[1.0, 0.0]], [[-1.0, -1.0]]])).tolist()
+    [[[1.0, 0.0]], [[1.0, 1.0]]]
+    """
+    return torch.where(masks < 0, 1.0, feathered(masks, feather))
+
+
+def blend(images: Images, kept: Masks, backgrounds: Images) -> Images:
+    """``kept * image + (1 - kept) * background``, with a `cutout` that was made before.
+
+    >>> blend(torch.ones(1, 1, 1, 2), torch.tensor([[[0.75, 0.0]]]), torch.zeros(1, 1, 1, 2)).flatten().tolist()
+    [0.75, 0.0]
+    """
+    kept = kept.to(images.dtype).unsqueeze(1)
     return kept * images + (1 - kept) * backgrounds.to(images.dtype)
 
 
@@ -105,7 +123,9 @@ def dilate(masks: Masks, pixels: int) -> Masks:
     """
     if pixels == 0:
         return masks
-    return F.max_pool2d(masks.unsqueeze(1), 2 * pixels + 1, stride=1, padding=pixels).squeeze(1)
+    size = 2 * pixels + 1
+    rows = F.max_pool2d(masks.unsqueeze(1), (size, 1), stride=1, padding=(pixels, 0))  # by side: size steps, not size²
+    return F.max_pool2d(rows, (1, size), stride=1, padding=(0, pixels)).squeeze(1)
 
 
 def feathered(masks: Masks, pixels: int) -> Masks:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from camtrain.compositing import composite, dilate, fill_with_texture
+from camtrain.compositing import blend, cutout, dilate, fill_with_texture
 
 __all__ = ["Infill", "blurred_background", "filled_background", "noise_background", "place", "swap_background"]
 
@@ -44,7 +44,16 @@ def place(images: Images, masks: Masks, backgrounds: Images, *, margin: int = 1)
     >>> place(torch.ones(1, 1, 1, 4), mask, torch.zeros(1, 1, 1, 4), margin=0).flatten().tolist()
     [1.0, 1.0, 0.0, 0.0]
     """
-    return composite(images, dilate(masks, margin), backgrounds, feather=min(margin, 1))
+    return blend(images, kept_around(masks, margin), backgrounds)
+
+
+def kept_around(masks: Masks, margin: int) -> Masks:
+    """How much of each pixel `place` keeps: all of the object and of ``margin`` pixels around it, the last one blended.
+
+    >>> kept_around(torch.tensor([[[1.0, 0.0]]]), 0).tolist()
+    [[[1.0, 0.0]]]
+    """
+    return cutout(dilate(masks, margin), feather=min(margin, 1))
 
 
 def filled_background(images: Images, masks: Masks) -> Images:

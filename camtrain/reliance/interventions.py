@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from camtrain.compositing import dilate
+from camtrain.compositing import blend, dilate
 from camtrain.errors import BatchError
-from camtrain.reliance.infills import Infill, filled_background, place
+from camtrain.reliance.infills import Infill, filled_background, kept_around
 from camtrain.reliance.looks import Look
 from camtrain.reliance.records import Design, Effects, Pool
 
@@ -168,10 +168,10 @@ def _onto_backgrounds(
     """Images of the pool on lenders' backgrounds."""
     grown = 2 * margin if lent_margin is None else lent_margin
     backgrounds = _backgrounds(lenders, infill, grown, batch_size, device)
+    kept = kept_around(pool.masks, margin)
 
     def mix(rows: Tensor, donors: Tensor) -> Tensor:
-        images, masks = pool.images[rows].to(device), pool.masks[rows].to(device)
-        return place(images, masks, backgrounds[donors].to(device), margin=margin)
+        return blend(pool.images[rows].to(device), kept[rows].to(device), backgrounds[donors].to(device))
 
     return mix
 
@@ -193,11 +193,12 @@ def _with_looks(
         return torch.cat(parts) if parts else of.images.new_zeros(0, 1)
 
     own, lent = measured(pool), measured(lenders)
+    kept = kept_around(pool.masks, margin)
 
     def mix(rows: Tensor, donors: Tensor) -> Tensor:
-        images, masks = pool.images[rows].to(device), pool.masks[rows].to(device)
+        images = pool.images[rows].to(device)
         changed = look.give(images, own[rows.to(own.device)], lent[donors.to(lent.device)])
-        return changed if look.whole else place(images, masks, changed, margin=margin)
+        return changed if look.whole else blend(images, kept[rows].to(device), changed)
 
     return mix
 

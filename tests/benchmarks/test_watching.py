@@ -19,7 +19,7 @@ def drawn(base, root, split, count, size, seed):
 def test_watched__judges_every_epoch_and_leaves_no_files(monkeypatch, tmp_path):
     monkeypatch.setattr(watching, "scenes", drawn)
     monkeypatch.chdir(tmp_path)
-    found = watching.watched("plain", 0, 2, 80, tmp_path, "cpu")
+    found = watching.watched("none", "plain", 0, 2, 80, tmp_path, "cpu")
     assert len(found["verdicts"]) == watching.CLASSES
     assert found["flagged"] == {}
     assert list(tmp_path.iterdir()) == []
@@ -27,7 +27,12 @@ def test_watched__judges_every_epoch_and_leaves_no_files(monkeypatch, tmp_path):
 
 def test_tabulate__counts_a_run_once_however_often_it_was_flagged():
     runs = [
-        {"setting": {"network": name}, "flagged": flagged, "verdicts": ["undecided", "not reliant"], "accuracy": 50.0}
+        {
+            "setting": {"cue": "none", "network": name},
+            "flagged": flagged,
+            "verdicts": ["undecided", "not reliant"],
+            "accuracy": 50.0,
+        }
         for name, flagged in (("plain", {"a": 3, "b": 4}), ("plain", {}), ("small", {}))
     ]
     rows = {row["network"]: row for row in watching.tabulate(runs)}
@@ -35,3 +40,26 @@ def test_tabulate__counts_a_run_once_however_often_it_was_flagged():
     assert rows["all"]["flagged %"] == pytest.approx(100 / 3)
     assert rows["all"]["low %"] < 100 / 3 < rows["all"]["high %"]
     assert rows["small"]["not reliant"] == 1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_watched__plants_the_cue_in_training_and_validation(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(watching, "scenes", drawn)
+    monkeypatch.setattr(watching, "planted", lambda part, canary: given.append(canary) or part)
+    watched = {"network": "plain", "seed": 3, "epochs": 1, "images": 80, "root": tmp_path, "device": "cpu"}
+    watching.watched("corner", **watched)
+    watching.watched("none", **watched)
+    assert [canary and canary.kind for canary in given] == ["corner", "corner", None, None]
+    assert given[0] == given[1]
+
+
+def test_delays__count_from_one_and_never_where_nothing_was_found():
+    runs = [
+        {"setting": {"cue": "corner", "network": "plain"}, "flagged": flagged, "accuracy": 90.0}
+        for flagged in ({"a": 0, "b": 1, "c": 1, "d": 4}, {"a": 3}, {})
+    ]
+    (row,) = watching.delays(runs)
+    assert (row["first class"], row["latest"], row["median class"]) == ("4", "never", "never")
+    assert row["runs by epoch 3"] == 1
+    assert row["classes flagged %"] == pytest.approx(100 * 5 / 12)
