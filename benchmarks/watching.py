@@ -152,14 +152,14 @@ def describe(options: Namespace, runs: list[Run]) -> dict[str, Any]:
 
 def settings(options: Namespace) -> list[dict[str, Any]]:
     """What is to be run, in order: those with a cue are over soon."""
-    seeds = options.seeds or (5 if options.quick else 50)
+    seeds = options.seeds if options.seeds is not None else 5 if options.quick else 50
     cued = {"epochs": CUED_EPOCHS, "images": CUED_IMAGES}
     clean = {"epochs": options.epochs, "images": options.images}
-    kinds = [(cue, cued, range(min(seeds, options.cued_seeds))) for cue in CUES] + [(NOTHING, clean, range(seeds))]
+    kinds = [(cue, cued, options.cued_seeds) for cue in CUES] + [(NOTHING, clean, seeds)]
     return [
         {"cue": cue, "network": network, "seed": seed, **shape}
-        for cue, shape, chosen in kinds
-        for seed in chosen
+        for cue, shape, count in kinds
+        for seed in range(count)
         for network in NETWORKS
     ]
 
