@@ -22,6 +22,13 @@ other classes' backgrounds. Without masks `suspect` counts for nothing but its o
 image could be guessed is undecided. Stickers lie at random places, and without masks have a power of their own in the
 summary.
 
+For a class that is flagged, the detector also says where its cue lies. A watermark is hit where it is said to stay in a
+window whose middle lies in the planted region, grown by half a window; a patch in a random corner and a sticker where
+they are said to move, and four fifths of the windows lie so in their own images. Beside it `mean heatmap`: whether the
+hottest pixel of the class's mean Grad-CAM lies so (of patches, in any corner). `images hit` counts the hottest window
+of each image that was searched, `heatmaps` the hottest pixels of the same images. Runs of an older file, which did not
+ask for the place, are not in that table.
+
 `--seeds` makes new zoos. Every finished specimen is in the `--json` file at once, and a rerun skips it.
 """
 
@@ -38,6 +45,7 @@ from _report import environment, parser, report
 from _runs import Ledger, Run
 from _zoo_bases import BASES, Scenes, class_names
 from _zoo_masks import MASKS, pool_with
+from _zoo_places import located, summarize_places, tabulate_places
 from _zoo_specimens import Specimen, Trained, is_reliant, plan, raise_specimen
 from _zoo_table import summarize, tabulate, units_of
 from rich.progress import Progress
@@ -70,8 +78,13 @@ def judged(trained: Trained, specimen: Specimen, count: int, masks: str, device:
         findings = examine(trained.predict, pool, names, classes, criteria=criteria, plan=plan)
     seconds = time.perf_counter() - start
     scores = scores_of(findings, classes, criteria)
-    energy = outside_energy(trained, scenes, device) if masks == "exact" else None
+    heat = torch.cat([heatmaps(trained, scenes.of(rows), device) for rows in torch.arange(len(scenes)).split(100)])
+    energy = outside_energy(heat, scenes) if masks == "exact" else None
     said = {one.class_index: one for one in findings.verdicts}
+    flagged = {c: one for c, one in said.items() if one.verdict in ("reliant", "suspect")}
+    where = {
+        c: located(trained.predict, findings, one, pool, specimen, scenes, heat, device) for c, one in flagged.items()
+    }
     units = [
         {
             "class": names[c],
@@ -80,6 +93,7 @@ def judged(trained: Trained, specimen: Specimen, count: int, masks: str, device:
             "score": scores.get(c, -1e9),
             **(spoken(said[c], findings) if c in said else {"verdict": "undecided", "images": 0}),
             **({} if energy is None else {"energy": energy[c]}),
+            **where.get(c, {}),
         }
         for c in classes
     ]
@@ -115,14 +129,9 @@ def raw_drop(findings: Findings, class_index: int) -> float:
     return float((effects.before[rows, :1] - effects.after[rows, 1:, 0]).nanmean())
 
 
-def outside_energy(trained: Trained, pool: Scenes, device: str) -> list[float]:
-    """The mean share of Grad-CAM for the label outside the object, by class."""
-    shares = torch.cat(
-        [
-            1 - inside_energy(heatmaps(trained, pool.of(rows), device), pool.masks[rows])
-            for rows in torch.arange(len(pool)).split(100)
-        ]
-    )
+def outside_energy(heat: torch.Tensor, pool: Scenes) -> list[float]:
+    """The mean share of the heatmaps outside the object, by class."""
+    shares = 1 - inside_energy(heat, pool.masks)
     return [float(shares[pool.labels == c].nanmean().nan_to_num(0.0)) for c in range(pool.classes)]
 
 
@@ -150,6 +159,9 @@ def main() -> None:
             units = units_of(mine, count, masks)
             rows += [{"masks": masks, "images": count, **row} for row in tabulate(units)]
             summary |= summarize(units, masks) if count == options.images[0] else {}
+            if masks in ("exact", "none") and count == options.images[0]:
+                named = summarize_places(units).items()
+                summary |= {f"{name}_{'masks' if masks == 'exact' else 'no_masks'}": value for name, value in named}
         return {"rows": rows, "summary": summary, "environment": environment(options.device)}
 
     ledger = Ledger(options.json, contents)
@@ -166,7 +178,14 @@ def main() -> None:
     ledger.save()
     found = contents(ledger.runs)
     printed = argparse.Namespace(**{**vars(options), "json": None})  # the file is written, with its runs
-    report(found["rows"], found["summary"], printed, f"{len(planned)} networks")
+    mine = [one for one in ledger.runs if one["setting"] in settings]
+    places = [
+        {"masks": masks, "images": count, **row}
+        for count, masks in cases
+        for row in tabulate_places(units_of(mine, count, masks))
+    ]
+    tables = {f"{len(planned)} networks": found["rows"], "Where the cue of a flagged class lies": places}
+    report(found["rows"], found["summary"], printed, tables=tables)
 
 
 def setting_of(specimen: Specimen, case: Case) -> dict[str, Any]:
