@@ -1,6 +1,6 @@
 """Where a class's cue lies: windows of its background taken away one at a time, and what they take with them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -96,19 +96,18 @@ def gather_evidence(
     forwards an image and up to 107 more, 30 to 50 in all as a rule. Without images the evidence is empty.
     """
     seen = sightings(findings, verdict, pool, lenders, images)
-    run = _Run(predict, verdict.class_index, batch_size, device, progress)
+    search = _Search(predict, verdict, batch_size, device, progress)
     height, width = pool.images.shape[-2:]
     fine, coarse = windows(height, width, SIDE), windows(height, width, COARSE)
-    cued, bare = run.scores([one.cued for one in seen]), run.scores([one.bare for one in seen])
+    cued, bare = search.whole(seen)
     whole = (cued - bare).clamp(min=1e-6)
-    around = run.lost(seen, coarse, torch.ones(len(seen), len(coarse), dtype=torch.bool), cued) / whole[:, None]
-    inside = containing(fine, coarse)
-    tried = torch.stack([(around[:, rows] >= POINTS).all(dim=1) for rows in inside], dim=1)
-    lost = run.lost(seen, fine, tried, cued) / whole[:, None]
-    unsure = ~pointing(lost, fine)
-    won = run.won(seen, coarse, unsure, bare) / whole
-    images_seen = torch.stack([one.picture for one in seen]) if seen else pool.images[:0]
-    return Evidence(verdict.class_index, verdict.cue, fine, lost, won, images_seen, run.forwards)
+    everywhere = torch.ones(len(seen), len(coarse), dtype=torch.bool)
+    around = search.lost(seen, coarse, everywhere, cued, "half") / whole[:, None]
+    tried = torch.stack([(around[:, rows] >= POINTS).all(dim=1) for rows in containing(fine, coarse)], dim=1)
+    lost = search.lost(seen, fine, tried, cued, "quarter") / whole[:, None]
+    won = search.won(seen, coarse, ~pointing(lost, fine), bare) / whole
+    pictures = torch.stack([one.picture for one in seen]) if seen else pool.images[:0]
+    return Evidence(verdict.class_index, verdict.cue, fine, lost, won, pictures, search.forwards)
 
 
 def join_evidence(parts: Sequence[Evidence]) -> Evidence:
@@ -208,45 +207,63 @@ def _placed(evidence: Evidence, points: Tensor, answer: Region) -> Region:
 
 
 @dataclass
-class _Run:
+class _Search:
     """Forwards in batches, counted."""
 
     predict: Predict
-    class_index: int
+    verdict: Verdict
     batch_size: int
     device: torch.device | str
     progress: Progress
     forwards: int = field(default=0)
 
-    def scores(self, images: Sequence[Tensor]) -> Tensor:
-        """The log odds of the class for each."""
+    def scores(self, count: int, image_of: Callable[[int], Tensor], what: str) -> Tensor:
+        """The log odds of the class for so many images, each made when its batch comes."""
         found = []
-        for start in range(0, len(images), self.batch_size):
-            batch = torch.stack(list(images[start : start + self.batch_size])).to(self.device)
-            found.append(log_odds(self.predict(batch), self.class_index).cpu())
+        for start in range(0, count, self.batch_size):
+            rows = range(start, min(start + self.batch_size, count))
+            batch = torch.stack([image_of(row) for row in rows]).to(self.device)
+            found.append(log_odds(self.predict(batch), self.verdict.class_index).cpu())
             self.forwards += len(batch)
-            self.progress("where it lies", len(batch), len(images))
+            self.progress(f"where the cue of {self.verdict.class_name} lies, {what}", len(batch), count)
         return torch.cat(found) if found else torch.zeros(0)
 
-    def lost(self, seen: Sequence[Sighting], boxes: Tensor, tried: Tensor, cued: Tensor) -> Tensor:
-        """(n, W): the least that is lost in each window that is tried, over two replacements; 0 elsewhere."""
-        taken = [self._changed(seen, boxes, tried, "cued", into) for into in ("bare", "other")]
-        return torch.where(tried, cued[:, None] - torch.maximum(*taken), 0.0)
+    def whole(self, seen: Sequence[Sighting]) -> tuple[Tensor, Tensor]:
+        """(n,), (n,): with the cue's background, and without."""
+        found = self.scores(2 * len(seen), lambda n: (seen[n // 2].cued, seen[n // 2].bare)[n % 2], "whole")
+        cued, bare = found.view(-1, 2).unbind(dim=1)
+        return cued, bare
+
+    def lost(self, seen: Sequence[Sighting], boxes: Tensor, tried: Tensor, cued: Tensor, what: str) -> Tensor:
+        """(n, K): the least that is lost in each window that is tried, over two replacements; 0 elsewhere."""
+        pairs, masks = tried.nonzero().tolist(), _masks(seen, boxes)
+
+        def without(n: int) -> Tensor:
+            image, window = pairs[n // 2]
+            one = seen[image]
+            return _mixed(one.cued, (one.bare, one.other)[n % 2], masks[window])
+
+        left = self.scores(2 * len(pairs), without, what).view(-1, 2).amax(dim=1)
+        found = torch.zeros(tried.shape)
+        found[tried] = cued[:, None].expand(tried.shape)[tried] - left
+        return found
 
     def won(self, seen: Sequence[Sighting], boxes: Tensor, unsure: Tensor, bare: Tensor) -> Tensor:
         """(n,): the most that one window with the cue's background wins alone; NaN where that was not asked."""
-        tried = unsure[:, None].expand(-1, len(boxes))
-        found = (self._changed(seen, boxes, tried, "bare", "cued") - bare[:, None]).amax(dim=1)
-        return torch.where(unsure, found, torch.nan)
+        asked, masks = unsure.nonzero().flatten().tolist(), _masks(seen, boxes)
 
-    def _changed(self, seen: Sequence[Sighting], boxes: Tensor, tried: Tensor, of: str, by: str) -> Tensor:
-        """The log odds where a window of one picture is replaced by the other's, 0 where it is not tried."""
-        found = torch.zeros(tried.shape)
-        pairs = tried.nonzero().tolist()
-        if pairs:
-            masks = window_masks(boxes, *seen[0].picture.shape[-2:])
-            found[tried] = self.scores([_mixed(getattr(seen[i], of), getattr(seen[i], by), masks[w]) for i, w in pairs])
+        def alone(n: int) -> Tensor:
+            one = seen[asked[n // len(boxes)]]
+            return _mixed(one.bare, one.cued, masks[n % len(boxes)])
+
+        found = torch.full((len(seen),), torch.nan)
+        left = self.scores(len(asked) * len(boxes), alone, "alone").view(-1, len(boxes))
+        found[unsure] = (left - bare[unsure, None]).amax(dim=1)
         return found
+
+
+def _masks(seen: Sequence[Sighting], boxes: Tensor) -> Tensor:
+    return window_masks(boxes, *seen[0].picture.shape[-2:]) if seen else torch.zeros(len(boxes), 1, 1)
 
 
 def _mixed(image: Tensor, other: Tensor, window: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ SIDE, CLASSES = 24, 4
 PATCH = 4
 
 
+@cache
 def corners(images: int, seed: int, moving: bool) -> tuple[Pool, Tensor]:
     """Gray noise with a gray object in the middle and a patch in the class's color in a corner, and its places."""
     g = torch.Generator().manual_seed(seed)
@@ -56,9 +58,19 @@ def found(pool: Pool, predict=reads_patches, count: int = CLASSES) -> Findings:
     return examine(predict, pool, [f"class {c}" for c in range(count)], range(count), plan=Plan(looks=()))
 
 
-def evidence_of(pool: Pool, class_index: int = 1, predict=reads_patches, **kwargs) -> Evidence:
+@cache
+def found_in(images: int, moving: bool) -> Findings:
+    return found(corners(images, 0, moving)[0])
+
+
+def evidence_of(moving: bool, class_index: int = 1, **kwargs) -> Evidence:
+    findings, pool = found_in(15, moving), corners(15, 0, moving)[0]
+    return gather_evidence(reads_patches, findings, findings.verdicts[class_index], pool, pool, **kwargs)
+
+
+def evidence_by(predict, pool: Pool) -> Evidence:
     findings = found(pool, predict)
-    return gather_evidence(predict, findings, findings.verdicts[class_index], pool, pool, **kwargs)
+    return gather_evidence(predict, findings, findings.verdicts[1], pool, pool)
 
 
 def drawn(lost: list[list[float]], won: float = math.nan) -> Evidence:
@@ -71,7 +83,7 @@ def drawn(lost: list[list[float]], won: float = math.nan) -> Evidence:
 
 @pytest.mark.parametrize("class_index", range(CLASSES))
 def test_region_of__a_patch_that_stays_is_found_in_its_corner(class_index):
-    region = region_of(evidence_of(corners(15, 0, moving=False)[0], class_index))
+    region = region_of(evidence_of(False, class_index))
     assert (region.answer, region.pointing, region.images) == ("stays", 12, 12)
     assert region.box == (0.75, 0.75, 0.25, 0.25)
     assert region.where == "bottom right corner, 25 % x 25 % (12 of 12 images)"
@@ -79,7 +91,7 @@ def test_region_of__a_patch_that_stays_is_found_in_its_corner(class_index):
 
 def test_region_of__a_patch_that_moves_is_found_in_every_image():
     pool, places = corners(15, 0, moving=True)
-    evidence = evidence_of(pool)
+    evidence = evidence_of(True)
     region = region_of(evidence)
     assert region.answer == "moves"
     assert region.box is None
@@ -92,13 +104,13 @@ def test_region_of__a_patch_that_moves_is_found_in_every_image():
 
 def test_region_of__a_color_of_the_whole_background_has_no_place():
     pool = World(classes=4, images=15, seed=0).pool()
-    region = region_of(evidence_of(pool, predict=lambda images: 6 * images.mean(dim=(2, 3))))
+    region = region_of(evidence_by(lambda images: 6 * images.mean(dim=(2, 3)), pool))
     assert region.answer == "spread"
     assert region.where == "all over the background"
 
 
 def test_region_of__a_strip_that_is_read_has_no_place_either():
-    region = region_of(evidence_of(World(classes=4, images=15, seed=0).pool(), predict=read_background))
+    region = region_of(evidence_by(read_background, World(classes=4, images=15, seed=0).pool()))
     assert region.box is None
     assert region.answer in ("spread", "unclear")
 
@@ -150,8 +162,7 @@ def test_gather_evidence__costs_what_it_says():
         seen.append(len(images))
         return reads_patches(images)
 
-    pool, _ = corners(12, 0, moving=False)
-    findings = found(pool)
+    pool, findings = corners(15, 0, moving=False)[0], found_in(15, moving=False)
     evidence = gather_evidence(predict, findings, findings.verdicts[0], pool, pool, images=6, batch_size=16)
     assert evidence.forwards == sum(seen)
     assert max(seen) <= 16
@@ -159,8 +170,7 @@ def test_gather_evidence__costs_what_it_says():
 
 
 def test_gather_evidence__never_touches_the_object():
-    pool, _ = corners(12, 0, moving=False)
-    findings = found(pool)
+    pool, findings = corners(15, 0, moving=False)[0], found_in(15, moving=False)
     middles: list[Tensor] = []
 
     def predict(images: Tensor) -> Tensor:
@@ -172,17 +182,15 @@ def test_gather_evidence__never_touches_the_object():
 
 
 def test_join_evidence__of_two_processes_counts_both():
-    pool, _ = corners(12, 0, moving=False)
-    one = evidence_of(pool, images=5)
+    one = evidence_of(False, images=5)
     joined = join_evidence([one, one])
     assert region_of(joined).images == 10
     assert joined.forwards == 2 * one.forwards
 
 
 def test_with_regions__fills_in_the_verdicts_that_were_looked_for():
-    pool, _ = corners(12, 0, moving=False)
-    findings = found(pool)
-    told = with_regions(findings.verdicts, [region_of(evidence_of(pool, 2))])
+    pool, findings = corners(15, 0, moving=False)[0], found_in(15, moving=False)
+    told = with_regions(findings.verdicts, [region_of(evidence_of(False, 2))])
     assert [one.box is not None for one in told] == [False, False, True, False]
     assert told[2].where.startswith("bottom right corner")
 
@@ -227,7 +235,7 @@ def test_place_name__is_what_a_person_says(box, name):
 
 
 def test_exemplars__of_a_moving_patch_are_the_windows_that_hold_it():
-    evidence = evidence_of(corners(15, 1, moving=True)[0], 2)
+    evidence = evidence_of(True, 2)
     shown = exemplars(evidence, region_of(evidence))
     assert shown is not None
     assert len(shown.pictures) >= 0.8 * shown.images
