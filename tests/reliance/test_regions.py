@@ -189,7 +189,7 @@ def test_join_evidence__of_two_processes_counts_both():
 
 
 def test_with_regions__fills_in_the_verdicts_that_were_looked_for():
-    pool, findings = corners(15, 0, moving=False)[0], found_in(15, moving=False)
+    findings = found_in(15, moving=False)
     told = with_regions(findings.verdicts, [region_of(evidence_of(False, 2))])
     assert [one.box is not None for one in told] == [False, False, True, False]
     assert told[2].where.startswith("bottom right corner")
