@@ -18,7 +18,7 @@ from camtrain.reliance.statistics import screen
 
 __all__ = ["Gather", "Plan", "Round", "Shown", "guess_margins", "margins"]
 
-_LOOKED_AT = 30  # images of a class, for whether their masks are too small
+_LOOKED_AT, _AT_LEAST, _IN_ALL = 30, 10, 150  # images of a class, for whether their masks are too small
 
 Gather = Callable[[Callable[[], Effects]], Effects]
 
@@ -159,7 +159,8 @@ class Round:
     def _overhang(self, classes: list[int]) -> Effects:
         """This process's effects with the overhang of the first images of these classes."""
         found = self.mine["background"]
-        rows = [row for c in classes for row in (found.labels == c).nonzero().flatten()[:_LOOKED_AT].tolist()]
+        most = max(_AT_LEAST, min(_LOOKED_AT, _IN_ALL // len(classes)))
+        rows = [row for c in classes for row in (found.labels == c).nonzero().flatten()[:most].tolist()]
         measured = torch.full((len(found.labels),), torch.nan, dtype=torch.float32)
         if rows:
             measured[rows] = overhang(self.pool.images[rows], self.pool.masks[rows])
