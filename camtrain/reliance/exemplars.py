@@ -14,7 +14,7 @@ from camtrain.reliance.regions import Evidence, Region, hottest, mean_window, po
 __all__ = ["Exemplars", "clusters", "exemplars", "likeness"]
 
 ALIKE = 0.6  # the mean over the pairs of a cluster
-CELLS, DIRECTIONS, LEVELS = 4, 8, 4
+CELLS, DIRECTIONS, LEVELS = 4, 8, 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +51,12 @@ def exemplars(evidence: Evidence, region: Region) -> Exemplars | None:
 def likeness(pictures: Float[Tensor, "n C H W"], boxes: Int[Tensor, "n 4"]) -> Float[Tensor, "n n"]:
     """How alike the windows of two pictures look, 1 for equal ones: in outlines or in colors, whichever is more.
 
-    Outlines are directions of gradients in a grid of cells; colors are what a window has more and less of than its own
-    picture. Both are compared by cosine, and are blind to a picture's contrast and tint.
+    Outlines are directions of gradients in a grid of cells; colors are what a window has more of than its own picture.
+    Both are compared by cosine, and outlines are blind to a picture's contrast and tint.
     """
     if not len(pictures):
         return torch.zeros(0, 0)
-    pictures = _standardized(pictures)
+    pictures = _stretched(pictures)
     cut = [_cut(picture, box) for picture, box in zip(pictures, boxes, strict=True)]
     outlines = torch.stack([_outlines(window) for window in cut])
     colors = torch.stack([_colors(window, picture) for window, picture in zip(cut, pictures, strict=True)])
@@ -77,11 +77,10 @@ def clusters(alike: Float[Tensor, "n n"]) -> Int[Tensor, " n"]:
     return torch.from_numpy(np.asarray(found, np.int64) - 1)
 
 
-def _standardized(pictures: Tensor) -> Tensor:
-    """Each picture about its own mean, in its own deviations."""
-    flat = pictures.float().flatten(2)
-    spread = flat.flatten(1).std(dim=1).clamp(min=1e-6).view(-1, 1, 1, 1)
-    return (pictures.float() - flat.mean(dim=2)[..., None, None]) / spread
+def _stretched(pictures: Tensor) -> Tensor:
+    """All in [0, 1], by one range for all of them."""
+    low, high = pictures.min(), pictures.max()
+    return (pictures.float() - low) / (high - low).clamp(min=1e-6)
 
 
 def _cut(picture: Tensor, box: Tensor) -> Tensor:
@@ -99,13 +98,12 @@ def _outlines(window: Tensor) -> Tensor:
 
 
 def _colors(window: Tensor, picture: Tensor) -> Tensor:
-    """By how much each color is commoner in the window than in the picture, a unit vector."""
-    return F.normalize(_histogram(window) - _histogram(picture), dim=0)
+    """By how much each color is commoner in the window than in the picture, the most so above all: a unit vector."""
+    return F.normalize((_histogram(window) - _histogram(picture)).clamp(min=0).square(), dim=0)
 
 
 def _histogram(pixels: Tensor) -> Tensor:
-    """The share of pixels in each cell of a coarse grid of colors, from -2 to 2 deviations."""
-    known = pixels[:3].flatten(1)
-    level = ((known + 2) / 4 * LEVELS).floor().clamp(0, LEVELS - 1).long()
+    """The share of pixels in each cell of a coarse grid of colors."""
+    level = (LEVELS * pixels[:3].flatten(1)).floor().clamp(0, LEVELS - 1).long()
     place = (level * (LEVELS ** torch.arange(len(level))).view(-1, 1)).sum(dim=0)
     return place.bincount(minlength=LEVELS ** len(level)) / place.numel()
