@@ -266,8 +266,8 @@ class RelianceDetector(Callback):
             self._attempt(self._examine, trainer, pl_module)
         pl_module.log_dict(self._values, sync_dist=True)
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Wait until the verdicts and their pictures are written."""
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Wait until the verdicts and their pictures are written, whatever the stage."""
         flush_sinks(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from camtrain.callbacks.reliance_detector import RelianceDetector
 from camtrain.errors import ConfigurationError, MaskError
 from camtrain.reliance import Criteria, Findings, examine
+from camtrain.sinks import read_history
+from camtrain.sinks.files import FilesSink
 from camtrain.sinks.loggers import run_folder
 
 COLORS = torch.tensor([[1.0, 0.1, 0.1], [0.1, 1.0, 0.1], [0.1, 0.1, 1.0]])
@@ -433,8 +436,20 @@ def test_detector__trains_on_batches_that_hold_no_masks(make_trainer):
     assert said(detector) == ["reliant"] * 3
 
 
+@pytest.mark.parametrize(("verb", "folder"), [("fit", "."), ("validate", "validate"), ("test", "test")])
+def test_detector__has_written_everything_when_the_trainer_returns(make_trainer, monkeypatch, verb, folder):
+    write = FilesSink.write
+    monkeypatch.setattr(FilesSink, "write", lambda *args: time.sleep(0.3) or write(*args))
+    trainer = make_trainer(max_epochs=1, callbacks=[RelianceDetector(images_per_class=20)])
+    train, val = loaders("background")
+    given = (train, val) if verb == "fit" else (val,)
+    getattr(trainer, verb)(Net(), *given)
+    assert len(read_history(run_folder(trainer) / folder).verdicts) == 1
+
+
 TWO_PROCESSES = """
 import sys
+import time
 import pytorch_lightning as pl, torch
 from camtrain.callbacks.reliance_detector import RelianceDetector
 from tests.callbacks.test_reliance_detector import Net, loaders
