@@ -116,6 +116,40 @@ def test_audit__of_photos_without_masks_finds_a_network_that_reads_the_backgroun
     assert stopped.value.code == 3
     verdicts = json.loads((tmp_path / "out" / "camtrain" / "validate" / "verdicts.json").read_text())
     assert "reliant" in {row["verdict"] for row in verdicts["verdicts"]}
+    assert "all over the background" in {row["where"] for row in verdicts["verdicts"]}
+
+
+class ReadsCorner(torch.nn.Module):
+    """Answers with the color of the lower right corner."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.same = torch.nn.Conv2d(3, num_classes, 1, bias=False)
+        torch.nn.init.eye_(self.same.weight[..., 0, 0])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 4 * self.same(images)[:, :, -4:, -4:].mean(dim=(2, 3))
+
+
+def test_audit__says_where_the_cue_lies_and_shows_it(names, tmp_path):
+    generator = np.random.default_rng(0)
+    for label, name in enumerate(("boat", "car", "hen")):
+        for index in range(14):
+            image = generator.integers(80, 120, (32, 32, 3), np.uint8)
+            image[10:22, 10:22] = 200
+            image[-4:, -4:] = np.eye(3)[label] * 255
+            mask = np.zeros((32, 32), np.uint8)
+            mask[10:22, 10:22] = 255
+            for kind, picture in (("images", image[..., ::-1]), ("masks", mask)):
+                (tmp_path / "all" / kind / name).mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(tmp_path / "all" / kind / name / f"{index}.png"), picture)
+    words = ["audit", str(tmp_path / "all"), "--images", "images", "--masks", "masks", "--size", "32", *names]
+    words += ["--model", f"{__name__}.ReadsCorner", "--out", str(tmp_path / "out"), "--device", "cpu", "--metrics"]
+    main(words)
+    verdicts = json.loads((tmp_path / "out" / "camtrain" / "validate" / "verdicts.json").read_text())["verdicts"]
+    assert [row["box"] for row in verdicts] == [[0.75, 0.75, 0.25, 0.25]] * 3
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert html.count("12 of 12 windows look alike") == 3
 
 
 @pytest.mark.parametrize(
