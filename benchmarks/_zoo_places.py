@@ -123,8 +123,9 @@ def _row(kind: str, units: Sequence[Unit]) -> dict[str, Any]:
         "a wrong place": sum(unit["answer"] in ("stays", "moves") and not unit["hit"] for unit in units),
         "nothing said": sum(unit["answer"] == "unclear" for unit in units),
         "all over": sum(unit["answer"] == "spread" for unit in units),
-        "images hit": f"{_total(units, 'images_hit')} of {_total(units, 'images_searched')}",
-        "heatmaps": f"{_total(units, 'images_heatmap_hit')}",
+        "searched": _total(units, "images_searched"),
+        "images hit": _total(units, "images_hit"),
+        "heatmaps": _total(units, "images_heatmap_hit"),
         "forwards": round(_total(units, "search_forwards") / max(1, len(units))),
     }
 

@@ -25,8 +25,8 @@ summary.
 For a class that is flagged, the detector also says where its cue lies. A watermark is hit where it is said to stay in a
 window whose middle lies in the planted region, grown by half a window; a patch in a random corner and a sticker where
 they are said to move, and four fifths of the windows lie so in their own images. Beside it `mean heatmap`: whether the
-hottest pixel of the class's mean Grad-CAM lies so (of patches, in any corner). `images hit` counts the hottest window
-of each image that was searched, `heatmaps` the hottest pixels of the same images. Runs of an older file, which did not
+hottest pixel of the class's mean Grad-CAM lies so (of patches, in any corner). Of the images `searched`, `images hit`
+counts those whose hottest window, `heatmaps` those whose hottest pixel lies so. Runs of an older file, which did not
 ask for the place, are not in that table.
 
 `--seeds` makes new zoos. Every finished specimen is in the `--json` file at once, and a rerun skips it.
@@ -154,15 +154,18 @@ def main() -> None:
     def contents(runs: list[Run]) -> dict[str, Any]:
         mine = [one for one in runs if one["setting"] in settings]
         rows: list[dict[str, Any]] = []
+        places: list[dict[str, Any]] = []
         summary: dict[str, Any] = {}
         for count, masks in cases:
             units = units_of(mine, count, masks)
             rows += [{"masks": masks, "images": count, **row} for row in tabulate(units)]
+            places += [{"masks": masks, "images": count, **row} for row in tabulate_places(units)]
             summary |= summarize(units, masks) if count == options.images[0] else {}
             if masks in ("exact", "none") and count == options.images[0]:
                 named = summarize_places(units).items()
                 summary |= {f"{name}_{'masks' if masks == 'exact' else 'no_masks'}": value for name, value in named}
-        return {"rows": rows, "summary": summary, "environment": environment(options.device)}
+        found = {"rows": rows, "summary": summary, "environment": environment(options.device)}
+        return found | ({"places": places} if places else {})
 
     ledger = Ledger(options.json, contents)
     with Progress() as bar:
@@ -178,13 +181,8 @@ def main() -> None:
     ledger.save()
     found = contents(ledger.runs)
     printed = argparse.Namespace(**{**vars(options), "json": None})  # the file is written, with its runs
-    mine = [one for one in ledger.runs if one["setting"] in settings]
-    places = [
-        {"masks": masks, "images": count, **row}
-        for count, masks in cases
-        for row in tabulate_places(units_of(mine, count, masks))
-    ]
-    tables = {f"{len(planned)} networks": found["rows"], "Where the cue of a flagged class lies": places}
+    where = found.get("places", [])
+    tables = {f"{len(planned)} networks": found["rows"], "Where the cue of a flagged class lies": where}
     report(found["rows"], found["summary"], printed, tables=tables)
 
 
