@@ -131,24 +131,27 @@ def guess_masks(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
         return torch.stack([torch.from_numpy(mask) for mask in masks]).to(images.device)
 
 
-def overhang(images: Float[Tensor, "B C H W"], masks: Float[Tensor, "B H W"]) -> Float[Tensor, " B"]:
-    """The share of what stands out from the border that lies just outside the mask: is a mask too small.
+def overhang(
+    images: Float[Tensor, "B C H W"], masks: Float[Tensor, "B H W"], *, margin: int = 1
+) -> Float[Tensor, " B"]:
+    """The share of the rim around the mask that belongs to what stands out from the border: is a mask too small.
 
-    Counted up to 8 % of the side away from the mask, its next pixel left out. NaN where nothing can be guessed, or the
-    guess covers less than half of the mask and is something else.
+    The rim is ``margin`` pixels wide and ``margin`` pixels off: what lies nearer is kept with the object in every swap.
+    A shadow or a patch of grass covers a part of it, an object that the mask cuts off most. NaN where nothing can be
+    guessed, or the guess covers less than half of the mask and is something else.
 
     >>> image = torch.full((1, 3, 32, 32), 0.25)
     >>> image[:, 0, 8:24, 10:22] = 1.0
     >>> whole, part = torch.zeros(2, 1, 32, 32)
     >>> whole[:, 8:24, 10:22] = part[:, 12:20, 13:19] = 1
-    >>> [round(overhang(image, masks).item(), 1) for masks in (whole, part)]
-    [0.0, 0.4]
+    >>> [overhang(image, masks).item() for masks in (whole, part)]
+    [0.0, 1.0]
     """
     guesses, marked = guess_masks(images), (masks > 0.5).float()
-    band = dilate(marked, max(2, round(0.08 * min(masks.shape[1:])))) - dilate(marked, 1)
+    rim = dilate(marked, 2 * margin) - dilate(marked, margin)
     known, size = guesses.clamp(min=0), marked.sum(dim=(1, 2))
     same = (known * marked).sum(dim=(1, 2)) > size / 2
-    return torch.where(same, (known * band).sum(dim=(1, 2)) / known.sum(dim=(1, 2)), torch.nan)
+    return torch.where(same, (known * rim).sum(dim=(1, 2)) / rim.sum(dim=(1, 2)), torch.nan)
 
 
 def barrier_distance(images: Float[Tensor, "B C H W"], *, rounds: int = 2) -> Float[Tensor, "B H W"]:

@@ -49,7 +49,7 @@ class Effects:
     ``before[i, b]`` is the same on the untouched image. NaN where an arm has no donor. ``cue`` is what the donors lent:
     their background, or only its tint, brightness or sharpness. ``answers[i, a]`` is what image i is taken for on
     arm a's background, -1 without a donor; None where answers were not kept. ``exchanged[i]`` is the share of image i's
-    frame that lies off the mask as it was grown, ``overhang[i]`` how far something stands out beyond the mask, NaN
+    frame that lies off the mask as it was grown, ``overhang[i]`` how much of the mask's rim stands out too, NaN
     where that was not measured.
     """
 

@@ -113,7 +113,7 @@ class Round:
         return self.gather(partial(self._swap, cue, margin, arms or most, lent_margin, infill))
 
     def overhangs(self, classes: Iterable[int]) -> dict[int, float]:
-        """By class how far something stands out beyond the masks: the median over a few images; NaN if unknown."""
+        """By class how much of the masks' rim stands out as well: the median over a few images; NaN if unknown."""
         listed = list(classes)
         if not listed:
             return {}
@@ -163,7 +163,8 @@ class Round:
         rows = [row for c in classes for row in (found.labels == c).nonzero().flatten()[:most].tolist()]
         measured = torch.full((len(found.labels),), torch.nan, dtype=torch.float32)
         if rows:
-            measured[rows] = overhang(self.pool.images[rows], self.pool.masks[rows])
+            images, masks = self.pool.images[rows], self.pool.masks[rows]
+            measured[rows] = overhang(images, masks, margin=margins(images)[0])
         return replace(found, overhang=measured)
 
     @cached_property
