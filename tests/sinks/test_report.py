@@ -121,6 +121,7 @@ def test_report__says_what_to_do_about_verdicts(tmp_path):
     assert "<b>42 of 60</b> other images become <b>boat</b> with its background, placebo 2" in html
     assert html.count(" other images become ") == 1
     assert html.count('class="advice"') == 2
+    assert html.count("cue: background ·") == html.count("cue: sharpness ·") == 1  # what is not reliant has no cue
     assert "{cue: sharpness}" in html
     FilesSink(tmp_path).write(Verdicts((rows[2],), 1, 1))
     assert "What to do about it" not in write_report(tmp_path).read_text()
