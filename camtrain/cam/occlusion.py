@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from camtrain.cam.folding import batch_size, laid_out, quickened_for
 from camtrain.cam.passes import image_of, score_as_given, score_variants, undisturbed
 from camtrain.cam.targets import Target, predicted_class
 from camtrain.errors import MethodError
@@ -42,13 +43,16 @@ def occlusion_map(
         pictures = image_of(inputs)
         windows = windows.to(pictures.device)
         cover = torch.as_tensor(baseline, dtype=pictures.dtype, device=pictures.device)
-        whole, fixed = score_as_given(net, inputs, target, labels)
+        _, fixed = score_as_given(net, inputs, target, labels)
+        with_none = torch.cat([torch.zeros_like(windows[:1]), windows])
 
         def covered(start: int, stop: int) -> Tensor:
-            return torch.where(windows[start:stop, None, None], cover, pictures.unsqueeze(0))  # (n, B, C, *S)
+            return torch.where(with_none[start:stop, None, None], cover, pictures.unsqueeze(0))  # (n, B, C, *S)
 
-        scores = score_variants(net, inputs, covered, len(windows), fixed, labels, max_batch=max_batch)
-    falls = (whole - scores).to(torch.promote_types(scores.dtype, torch.float32))  # (N, B)
+        count, most = len(with_none), batch_size(pictures, max_batch)
+        with quickened_for(net, inputs, count) as layout:
+            scores = score_variants(net, inputs, laid_out(covered, layout), count, fixed, labels, max_batch=most)
+    falls = (scores[:1] - scores[1:]).to(torch.promote_types(scores.dtype, torch.float32))  # (N, B)
     flat = windows.flatten(1).to(falls)
     mean = torch.where(flat.sum(dim=0) > 0, falls.T @ flat / flat.sum(dim=0).clamp_min(1), 0)
     return mean.relu().reshape(len(pictures), *windows.shape[1:])

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from camtrain.cam.capture import record_activations
+from camtrain.cam.folding import batch_size, laid_out, quickened_for
 from camtrain.cam.layers import Layer, LayerSpec, resolve_layers
 from camtrain.cam.methods import _weighted_sum
 from camtrain.cam.passes import image_of, score_as_given, score_variants, undisturbed
@@ -52,7 +53,9 @@ def score_cam(
             masks = _rescaled(resize(channels.flatten(0, 1).to(_precision(channels)), size))
             return pictures.unsqueeze(0) * masks.reshape(*channels.shape[:2], 1, *size).to(pictures.dtype)
 
-        scores = score_variants(net, inputs, masked, activations.shape[1], fixed, labels, max_batch=max_batch)
+        count, most = activations.shape[1], batch_size(pictures, max_batch)
+        with quickened_for(net, inputs, count) as layout:
+            scores = score_variants(net, inputs, laid_out(masked, layout), count, fixed, labels, max_batch=most)
         return _combined(scores.T.to(_precision(activations)).softmax(dim=1), activations)
 
 

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from camtrain.cam import is_empty, normalize, resize
-from camtrain.cam.folding import Layout, quickened
+from camtrain.cam.folding import Layout, batch_size, laid_out, quickened_for
 from camtrain.cam.passes import image_of, score_as_given, score_variants, undisturbed
 from camtrain.cam.targets import Target, settled
 from camtrain.errors import BatchError
-
-QUICKEN_FROM = 64  # forwards; below, finding out how costs more than it saves
-CPU_PIXELS = 2**19  # in one forward pass on a CPU: what stays in its cache is done sooner (ten images of 224 x 224)
 
 
 @dataclass(frozen=True)
@@ -35,13 +32,8 @@ class Probe:
         """The confidences `(count, B)` in `count` changes of each image, which `change(start, stop)` makes."""
         if count == 0:
             return self.before.new_zeros(0, len(self.images))
-
-        def laid_out(start: int, stop: int) -> Tensor:
-            changed = change(start, stop)  # (n, B, C, *S)
-            return self.layout(changed.flatten(0, 1)).view(changed.shape)
-
-        most = _batch_size(self.images, self.max_batch)
-        return score_variants(self.model, self.inputs, laid_out, count, self.target, self.labels, max_batch=most)
+        changes, most = laid_out(change, self.layout), batch_size(self.images, self.max_batch)
+        return score_variants(self.model, self.inputs, changes, count, self.target, self.labels, max_batch=most)
 
 
 @contextmanager
@@ -67,10 +59,7 @@ def probing(
             before, fixed = target(logits, labels), settled(target, logits, labels)
         if before.shape != (len(pictures),):
             raise BatchError(f"A target gives one confidence for each of {len(pictures)} images, not {before.shape}.")
-        if changes * len(pictures) < QUICKEN_FROM:
-            yield Probe(net, inputs, pictures, before, fixed, labels, _as_given, max_batch)
-            return
-        with quickened(net, inputs) as layout:
+        with quickened_for(net, inputs, changes) as layout:
             yield Probe(net, inputs, pictures, before, fixed, labels, layout, max_batch)
 
 
@@ -88,12 +77,3 @@ def heat_at(heatmaps: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]
         empty = is_empty(maps).view(-1, *[1] * len(size))
         scaled[name] = torch.where(empty, torch.nan, normalize(resize(maps, size)))
     return scaled
-
-
-def _batch_size(images: Tensor, most: int) -> int:
-    pixels = max(1, images[0, 0].numel()) if images.numel() else 1
-    return most if images.device.type != "cpu" else min(most, max(1, CPU_PIXELS // pixels))
-
-
-def _as_given(images: Tensor) -> Tensor:
-    return images
