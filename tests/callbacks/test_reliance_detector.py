@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -466,13 +463,9 @@ with open(f"{sys.argv[1]}/rank{trainer.global_rank}.txt", "w") as file:
 
 
 @pytest.mark.slow
-def test_detector__two_processes_reach_the_same_verdict_from_all_images(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(TWO_PROCESSES)
-    root = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, script, tmp_path], cwd=tmp_path, env=environment, check=True, timeout=200)
-    first, second = ((tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1))
+def test_detector__two_processes_reach_the_same_verdict_from_all_images(run_script):
+    folder = run_script(TWO_PROCESSES)
+    first, second = ((folder / f"rank{rank}.txt").read_text() for rank in (0, 1))
     assert first == second
     assert first.count("verdict='reliant'") == 3
     assert first.count("images=20") == 3  # ten of each process

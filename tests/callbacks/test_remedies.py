@@ -1,10 +1,5 @@
 """The closed loop: flag, remedy, re-test."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -195,17 +190,13 @@ torch.save(found, f"{sys.argv[1]}/rank{trainer.global_rank}.pt")
 
 
 @pytest.mark.slow
-def test_remedies__of_two_processes_leave_the_same_network_in_both(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(TWO_PROCESSES)
-    root = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, script, tmp_path], cwd=tmp_path, env=environment, check=True, timeout=200)
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+def test_remedies__of_two_processes_leave_the_same_network_in_both(run_script):
+    folder = run_script(TWO_PROCESSES)
+    first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["active"] == second["active"] == 1
     assert first["images"] == second["images"] == 96  # of both processes, each once
     assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
-    kept = torch.load(tmp_path / "checkpoints" / "last_layer.ckpt", weights_only=True)["state_dict"]
+    kept = torch.load(folder / "checkpoints" / "last_layer.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(kept["net.4.weight"], first["weights"]["net.4.weight"])
 
 
