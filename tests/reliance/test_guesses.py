@@ -16,6 +16,7 @@ from camtrain.reliance import (
     examine,
     guess_margins,
     guess_masks,
+    margins,
     screen,
 )
 from camtrain.reliance.guesses import overhang
@@ -217,6 +218,22 @@ def test_examine__exact_masks_and_boxes_let_a_corner_be_found():
     pool = scenes(0, "corner")
     assert {one.verdict for one in told(pool, pool.masks, by_corner)} == {"reliant"}
     assert {one.verdict for one in told(pool, dilate(pool.masks, 2), by_corner)} == {"reliant"}
+
+
+def test_examine__looks_beyond_the_margin_on_some_images_of_each_class(monkeypatch):
+    asked = []
+
+    def noting(images, masks, *, margin):
+        asked.append((len(images), margin))
+        return torch.zeros(len(images))
+
+    monkeypatch.setattr("camtrain.reliance.rounds.overhang", noting)
+    pool = scenes(0, "corner")
+    told(pool, pool.masks, by_corner)
+    monkeypatch.setattr("camtrain.reliance.rounds._IN_ALL", 44)
+    told(pool, pool.masks, by_corner)
+    margin = margins(pool.images)[0]
+    assert asked == [(min(120, len(pool.images)), margin), (44, margin)]
 
 
 def test_overhang__is_nothing_for_exact_masks_and_much_for_eroded_ones():
