@@ -13,6 +13,7 @@ from _composites import BALANCED, CLASSES, Composites
 from torch import Tensor
 from torchvision import datasets
 
+from camtrain.data.cues import hsv_to_rgb
 from camtrain.data.decoy import read_digits
 from camtrain.data.subsets import SPLITS, permutation
 
@@ -52,6 +53,39 @@ def scenes(base: str, root: Path, split: str, count: int, size: int, seed: int) 
     images, masks = pictures.pictures
     keys = torch.arange(count) + 1_000_000 * SPLITS.index(split)
     return Scenes(images.float() / 255, pictures.labels, masks.float(), keys)
+
+
+def enlarged(data: Scenes, share: float = 0.85) -> Scenes:
+    """Each picture cropped around its object, whose longer side then is this share of the frame's."""
+    side = data.images.shape[-1]
+    thetas = torch.zeros(len(data), 2, 3)
+    for theta, mask in zip(thetas, data.masks, strict=True):
+        rows, columns = (mask.amax(dim=axis).nonzero().flatten() for axis in (1, 0))
+        ends = [(int(found[0]), int(found[-1]) + 1) if len(found) else (0, side) for found in (columns, rows)]
+        scale = min(1.0, max(high - low for low, high in ends) / share / side)
+        for axis, (low, high) in enumerate(ends):
+            theta[axis, axis] = scale
+            theta[axis, 2] = min(max((low + high) / side - 1, scale - 1), 1 - scale)
+    grid = F.affine_grid(thetas, [len(data), 1, side, side], align_corners=False)
+    images = F.grid_sample(data.images, grid, padding_mode="border", align_corners=False)
+    masks = F.grid_sample(data.masks[:, None], grid, align_corners=False)[:, 0]
+    return Scenes(images, data.labels, (masks >= 0.5).float(), data.keys)
+
+
+def marked(data: Scenes, seed: int) -> Scenes:
+    """A disc in the color of the class on each object, and nowhere else: what it wears is a part of it."""
+    g = torch.Generator().manual_seed(seed)
+    hues = torch.stack([data.labels / data.classes, *[torch.full((len(data),), 0.9)] * 2], dim=1)
+    colors = hsv_to_rgb(hues.view(-1, 3, 1, 1))
+    side, images = data.images.shape[-1], data.images.clone()
+    lines = torch.arange(side)
+    for image, mask, color in zip(images, data.masks, colors, strict=True):
+        inside = mask.nonzero()
+        if len(inside):
+            top, left = inside[torch.randint(len(inside), (1,), generator=g).item()].tolist()
+            disc = (lines[:, None] - top) ** 2 + (lines - left) ** 2 <= (side / 12) ** 2
+            image[:] = torch.where(disc & (mask > 0.5), color, image)
+    return Scenes(images, data.labels, data.masks, data.keys)
 
 
 def class_names(base: str) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from _zoo_bases import BASES, Scenes, scenes
+from _zoo_bases import BASES, Scenes, enlarged, marked, scenes
 from torch import Tensor, nn
 
 from camtrain.data import Canary
@@ -16,7 +16,7 @@ from camtrain.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from camtrain.networks import SmallResNet, build_network, load_weights
 
 RELIANT, CLEAN = 0.05, 0.01  # what a cue earns or wins, in accuracy
-CONTROLS = ("none", "independent")
+CONTROLS = ("none", "independent", "large", "on object")
 SIZES = {"fashion": 40, "photographs": 64}
 NETWORKS = {"fashion": ("small", "plain"), "photographs": ("small", "mobilenet_v2")}
 QUARTER = {"fashion": 2, "photographs": 1}  # of the classes
@@ -55,13 +55,20 @@ def plan(seed: int, bases: tuple[str, ...] = BASES) -> list[Specimen]:
 
 def canary_of(specimen: Specimen, classes: int) -> Canary | None:
     """What is planted; None for nothing."""
-    if specimen.kind == "none":
+    if specimen.kind in ("none", "large", "on object"):
         return None
     g = torch.Generator().manual_seed(specimen.number)
     chosen = tuple(sorted(torch.randperm(classes, generator=g)[: specimen.cued].tolist())) or None
     if specimen.kind == "independent":
         return Canary("corner", classes, independent=True, seed=specimen.number)
     return Canary(specimen.kind, classes, specimen.strength, classes=chosen, seed=specimen.number)
+
+
+def posed(data: Scenes, specimen: Specimen) -> Scenes:
+    """The scenes as a control asks for them: objects that fill the frame, or bear a mark of their class."""
+    if specimen.kind == "large":
+        return enlarged(data)
+    return marked(data, specimen.number) if specimen.kind == "on object" else data
 
 
 def planted(data: Scenes, canary: Canary | None) -> Scenes:
@@ -86,7 +93,7 @@ def raise_specimen(specimen: Specimen, root: Path, device: str) -> Trained:
     """Train it, and measure on the test set what its cues are worth."""
     size = SIZES[specimen.base]
     train, val, test = (
-        scenes(specimen.base, root, split, count, size, specimen.seed)
+        posed(scenes(specimen.base, root, split, count, size, specimen.seed), specimen)
         for split, count in zip(("train", "val", "test"), COUNTS[specimen.base], strict=True)
     )
     canary = canary_of(specimen, train.classes)

@@ -4,10 +4,11 @@
     python benchmarks/reliance.py --seeds 3 --json reliance.json
 
 A zoo of networks is trained on data with a planted cue (`camtrain.data.Canary`): eight kinds, for all classes or for a
-quarter of them, at strengths from 0.7 to 1; and on controls, without a cue or with one that has nothing to do with the
-label. The data are eight garments on painted canvases and four kinds of real objects cut out in front of real skies,
-neither with a cue of its own. Two networks for each: for garments two small ones, for photographs a small one from
-scratch and a MobileNetV2 from pretrained weights.
+quarter of them, at strengths from 0.7 to 1; and on controls: without a cue, with one that has nothing to do with the
+label, with objects that fill the frame, or with the mark of a class on its objects, which is theirs. The data are eight
+garments on painted canvases and four kinds of real objects cut out in front of real skies, neither with a cue of its
+own. Two networks for each: for garments two small ones, for photographs a small one from scratch and a MobileNetV2 from
+pretrained weights.
 
 The generator knows the truth: on test images a class's cue, in place of a random one, earns the class some accuracy
 on its own images (cost) and wins it some of the others (win). A class is reliant if either is at least 5 points, not

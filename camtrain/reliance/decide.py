@@ -104,18 +104,30 @@ def decide_guessed(
     close: Sequence[Estimate],
     class_names: Sequence[str],
     *,
+    guarded: Sequence[Estimate] | None = None,
     criteria: Criteria = Criteria(),  # noqa: B008  frozen
 ) -> tuple[Verdict, ...]:
     """One verdict for each class of the effects, in order, where the masks are guesses.
 
-    ``reliant``: something among ``estimates``, all measured far off the masks, exceeds tau. ``suspect``: only something
-    among ``close`` does, in the border or next to the masks, where an object that was cut off would look the same.
+    ``reliant``: something among ``estimates``, on backgrounds taken far off their own objects, exceeds tau, and still
+    does with the grown masks of ``guarded`` (at level alpha alone, since both must hold). ``suspect``: it does not
+    there, or only something among ``close`` does, in the border or next to the donors' masks, where an object that
+    was cut off would look the same.
     ``no evidence``, and never "not reliant": every upper bound lies below ``criteria.limit``; the note says over which
     share of the frame. All else is undecided.
     """
     present = sorted(set(effects.labels.tolist()))
     return tuple(
-        _guessed_verdict(effects, c, class_names[c], _of(c, estimates), _of(c, close), criteria, tests=len(estimates))
+        _guessed_verdict(
+            effects,
+            c,
+            class_names[c],
+            _of(c, estimates),
+            _of(c, close),
+            None if guarded is None else _of(c, guarded),
+            criteria,
+            tests=len(estimates),
+        )
         for c in present
     )
 
@@ -126,6 +138,7 @@ def _guessed_verdict(
     name: str,
     estimates: Sequence[Estimate],
     close: Sequence[Estimate],
+    guarded: Sequence[Estimate] | None,
     criteria: Criteria,
     *,
     tests: int,
@@ -134,14 +147,16 @@ def _guessed_verdict(
         return _answer(effects, class_index, name, "undecided", None, _too_few(effects, class_index, criteria))
     share = _share_exchanged(effects, class_index)
     found = rejected(estimates, criteria)
-    if found:
-        one = _most_telling(found)
-        note = f"{_evidence(one, ())}, far from what was taken for the object; {share} of the frame exchanged"
+    confirmed = [one for one in found if guarded is None or _confirms(one, guarded, criteria)]
+    if confirmed:
+        one = _most_telling(confirmed)
+        note = f"{_evidence(one, ())}, off what was taken for the object; {share} of the frame exchanged"
         return _answer(effects, class_index, name, "reliant", one, note)
     doubtful = rejected(close, criteria)
-    if doubtful:
-        one = max(doubtful, key=lambda e: e.effect)
-        note = f"shows in the {one.cue} only, where it may be part of the object: look at the pictures"
+    if found or doubtful:
+        one = max([*found, *doubtful], key=lambda e: e.effect)
+        where = f"in the {one.cue} only" if one in doubtful else "next to what was taken for the object only"
+        note = f"shows {where}, and may be part of the object: look at the pictures"
         return _answer(effects, class_index, name, "suspect", one, note)
     verdict = _not_found(effects, class_index, name, estimates, criteria, tests=tests)
     if verdict.verdict != "not reliant":

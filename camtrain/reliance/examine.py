@@ -56,9 +56,12 @@ def examine(
     ``gather`` joins the effects of several processes. Costs 1 + arms + 3 look_arms forwards an image, and where
     something is found arms + 3, or look_arms for a look, more.
 
-    Where the plan says that the masks are `guessed`, everything is swapped off masks grown by the wider of
-    `guess_margins`, and what is found there counts. The border alone, and what lies close to the masks, are swapped
-    with half the arms; what is found only there is suspect. Costs 1 + 2 arms + 3 look_arms forwards an image.
+    Where the plan says that the masks are `guessed`, donors are taken off masks grown by the wider of `guess_margins`
+    before they lend: what a guess missed of the *donor's* object would tell its class. What it missed of an image's own
+    object is lost on every background alike; so that is kept with the narrow margin, and only what is found is tried
+    again with the wider. The border alone, and what lies close to the donors' masks, are swapped with half the arms.
+    What is found only there, or not again, is suspect. Costs 1 + 2 arms + 3 look_arms forwards an image, and where
+    something is found arms, or look_arms for a look, more.
     """
     run = Round(predict, pool, lenders, tuple(classes), criteria, plan, gather, progress)
     return _examine_guessed(run, class_names) if plan.guessed else _examine_annotated(run, class_names)
@@ -88,21 +91,25 @@ def _examine_annotated(run: Round, class_names: Sequence[str]) -> Findings:
 def _examine_guessed(run: Round, class_names: Sequence[str]) -> Findings:
     narrow, wide = guess_margins(run.pool.images)
     few = -(-run.plan.arms // 2)
-    sure = {cue: run.swap(cue, wide, lent_margin=wide + 1) for cue in ("background", *run.looks)}
-    run.shown.update(dict.fromkeys(sure, Shown(wide, wide + 1)))
+    far = {cue: run.swap(cue, narrow, lent_margin=wide + 1) for cue in ("background", *run.looks)}
+    run.shown.update(dict.fromkeys(far, Shown(narrow, wide + 1)))
+    estimates = run.judge(far.values())
+    doubted = dict.fromkeys(one.cue for one in rejected(estimates, run.criteria))
+    guarded = run.judge([run.swap(cue, wide, lent_margin=wide + 1) for cue in doubted]) if doubted else None
     close = {
         NEAR_OBJECT: run.swap(NEAR_OBJECT, narrow, arms=few, lent_margin=2 * narrow),
         FRAME: run.swap(FRAME, 0, arms=few),
     }
     run.shown.update({NEAR_OBJECT: Shown(narrow, 2 * narrow), FRAME: Shown(0, 0)})
     told = decide_guessed(
-        sure["background"],
-        run.judge(sure.values()),
+        far["background"],
+        estimates,
         run.judge(close.values()),
         class_names,
+        guarded=guarded,
         criteria=run.criteria,
     )
-    return Findings(with_transplants(told, sure | close), run.mine, run.shown)
+    return Findings(with_transplants(told, far | close), run.mine, run.shown)
 
 
 def illustrate(effects: Effects, class_index: int, *, count: int = 2) -> tuple[Instance, ...]:

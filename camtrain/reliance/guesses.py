@@ -34,6 +34,7 @@ COVERED = 0.5  # of what stands out from the border lies in or near the guess, e
 NEAR = 0.12  # of the side
 FRAME = 0.12  # of the side, the widest plain frame that is taken off
 PLAIN = 6  # the standard deviation of a plain frame, of 255
+STANDS_OUT = 0.1  # of the frame: what stands out more than so much of it counts no more than that
 KEPT = 0.2  # of the largest part's weight: smaller parts are none of the object
 
 
@@ -238,8 +239,9 @@ def _guess(picture: np.ndarray, distance: np.ndarray) -> np.ndarray:
 
 
 def _salient(distance: np.ndarray) -> np.ndarray:
-    """Where the distance is large, by Otsu's threshold."""
-    levels = np.round(255 * distance / max(1e-6, float(distance.max()))).astype(np.uint8)
+    """Where the distance is large, by Otsu's threshold; a small bright thing does not hide an object."""
+    most = max(1e-6, float(np.quantile(distance, 1 - STANDS_OUT)))
+    levels = np.round(255 * np.minimum(distance / most, 1)).astype(np.uint8)
     return cv2.threshold(levels, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1].astype(np.uint8)
 
 

@@ -6,7 +6,7 @@ import _zoo_specimens
 import pytest
 import reliance
 import torch
-from _zoo_bases import Scenes
+from _zoo_bases import Scenes, enlarged, marked
 from _zoo_masks import pool_with, sloppy
 from _zoo_specimens import Specimen, canary_of, is_reliant, plan, planted, truth_of
 from _zoo_table import auroc, row_of, summarize
@@ -34,8 +34,30 @@ def reads_object(images):
 def test_plan__has_every_kind_for_all_classes_and_for_two_and_controls():
     specimens = plan(0, ("fashion",))
     assert {(one.kind, one.cued) for one in specimens if one.kind in KINDS} == {(k, n) for k in KINDS for n in (0, 2)}
-    assert sum(one.kind not in KINDS for one in specimens) == 4
+    assert sum(one.kind not in KINDS for one in specimens) == 8
     assert len({one.number for one in plan(0) + plan(1)}) == len(plan(0)) * 2
+
+
+def test_enlarged__objects_fill_the_frame_and_keep_their_colors():
+    found = enlarged(drawn())
+    assert found.masks.shape == (60, 16, 16)
+    assert 0.6 < found.masks.mean() < 0.9
+    assert torch.equal(reads_object(found.images).argmax(dim=1), found.labels)
+    assert found.masks[:, 0].sum() == 0  # 0.85 of the side
+
+
+def test_marked__changes_objects_only_each_class_in_its_color():
+    data = drawn()
+    found = marked(data, seed=3)
+    changed = (found.images != data.images).any(dim=1)
+    assert changed.flatten(1).any(dim=1).all()
+    assert not changed[data.masks == 0].any()
+    colors = {
+        label: found.images[data.labels == label].permute(1, 0, 2, 3)[:, changed[data.labels == label]]
+        for label in range(3)
+    }
+    assert all(bool((seen == seen[:, :1]).all()) for seen in colors.values())
+    assert len({tuple(seen[:, 0].tolist()) for seen in colors.values()}) == 3
 
 
 def test_canary_of__two_classes_has_two():
