@@ -71,10 +71,11 @@ class RelianceDetector(Callback):
     the whole picture, which may be read from the object; of that only what it wins for a class counts.
 
     Where no validation image has a mask (a box is one), masks are guessed, by `segmenter` or by GrabCut from the
-    border, and everything is exchanged far off the guess, 12 % of the side away. What is found there is `reliant`. What
-    shows only in the border or close to the guess is `suspect`, for a person to look at: an object that was cut off
-    looks the same. `no evidence` takes the place of `not reliant`; its note says over which share of the frame. Images
-    of which no guess can be trusted are left out.
+    border, and backgrounds are taken far off the guess of their own object, 12 % of the side away. What is found, and
+    again where images keep as much around their own guess, is `reliant`. What is not found again, or shows only in the
+    border or close to the guess, is `suspect`, for a person to look at: an object that was cut off looks the same. `no
+    evidence` takes the place of `not reliant`; its note says over which share of the frame. Images of which no guess
+    can be trusted are left out.
 
     The backgrounds come from annotated training images where there are enough of them: a validation set may be balanced
     on purpose, and then its classes do not go with their backgrounds as they did in training.
@@ -89,10 +90,10 @@ class RelianceDetector(Callback):
     `alpha / (j * (j + 1))`, divided by Holm. With `spend_alpha=False` every round spends all of it.
 
     A round costs 21 forwards an image where nothing is found and 44 at most (less below 8 classes; 12 and 24 of them
-    are for the looks), 29 with guessed masks, in batches of the validation's size. Of several processes each judges its
-    own images, and all reach the same verdict from all of them. Where the cue of a class lies costs 20 to 127 forwards
-    for each of `regions` images more, mostly 30 to 50, of at most twelve reliant or suspect classes, those with the
-    largest effects.
+    are for the looks), with guessed masks 29 and 49, in batches of the validation's size. Of several processes each
+    judges its own images, and all reach the same verdict from all of them. Where the cue of a class lies costs 20 to
+    127 forwards for each of `regions` images more, mostly 30 to 50, of at most twelve reliant or suspect classes, those
+    with the largest effects.
 
     Args:
         every_n_epochs: examine again after so many epochs; the last epoch of a fit always.
