@@ -8,6 +8,7 @@ from functools import partial
 from scipy.special import stdtrit
 
 from camtrain.reliance.records import Answer, Criteria, Effects, Estimate, Verdict
+from camtrain.reliance.statistics import indifferent
 
 __all__ = ["decide", "decide_guessed", "images_needed", "rejected", "share_of_round", "verdict_of"]
 
@@ -50,7 +51,7 @@ def decide(
     undecided, with the number of images that would settle it. ``other_infill`` enters the note only.
     """
     present = sorted(set(effects.labels.tolist()))
-    return tuple(
+    told = tuple(
         verdict_of(
             effects,
             c,
@@ -64,6 +65,7 @@ def decide(
         )
         for c in present
     )
+    return _with_exceptions(told, effects, class_names, criteria)
 
 
 def verdict_of(
@@ -117,7 +119,7 @@ def decide_guessed(
     share of the frame. All else is undecided.
     """
     present = sorted(set(effects.labels.tolist()))
-    return tuple(
+    told = tuple(
         _guessed_verdict(
             effects,
             c,
@@ -130,6 +132,22 @@ def decide_guessed(
         )
         for c in present
     )
+    return _with_exceptions(told, effects, class_names, criteria)
+
+
+def _with_exceptions(
+    told: Sequence[Verdict], effects: Effects, class_names: Sequence[str], criteria: Criteria
+) -> tuple[Verdict, ...]:
+    """The verdicts; of a class that leans on its background the note names those on whose it loses nothing."""
+    noted = []
+    for one in told:
+        alike = indifferent(effects, one.class_index, criteria.tau) if one.verdict == "reliant" else ()
+        if alike and one.cue == effects.cue:
+            names = ", ".join(class_names[c] for c in alike)
+            note = f"{one.note}; nothing lost on backgrounds of {names}: one cue for both, or none but others'"
+            one = replace(one, note=note)
+        noted.append(one)
+    return tuple(noted)
 
 
 def _guessed_verdict(

@@ -11,7 +11,7 @@ from torch import Tensor
 from camtrain.reliance.looks import look_of
 from camtrain.reliance.records import Criteria, Effects, Estimate, Test
 
-__all__ = ["Contrast", "bootstrap", "estimate", "holm", "necessity", "screen", "sufficiency"]
+__all__ = ["Contrast", "bootstrap", "estimate", "holm", "indifferent", "necessity", "screen", "sufficiency"]
 
 TESTS: tuple[Test, ...] = ("necessity", "sufficiency")
 
@@ -41,6 +41,28 @@ def necessity(effects: Effects, class_index: int) -> Contrast:
     """
     after = effects.after[effects.of(class_index)].double()
     return _by_unit(after[:, :1, 0] - after[:, 1:, 0])
+
+
+def indifferent(effects: Effects, class_index: int, tau: float) -> tuple[int, ...]:
+    """The classes on whose backgrounds the class loses nothing, where it does lose on those of most.
+
+    Nothing is at most ``tau``, or a tenth of the median. They share its cue, as boats and ducks share the water; or it
+    has none, and neither have they: then it is told by the lack of the others'.
+
+    >>> effects = Effects("fill", torch.tensor([0]), torch.tensor([[0, 1, 2, 3]]), torch.tensor([[1, 2, 3, 4]]),
+    ...     torch.full((1, 4), 0.9), torch.tensor([0.9, 0.1, 0.9, 0.1]).view(1, 4, 1).expand(1, 4, 4))
+    >>> indifferent(effects, 0, tau=0.02)
+    (2,)
+    """
+    rows, contrast = effects.of(class_index), necessity(effects, class_index)
+    if not len(contrast.sums):
+        return ()
+    means = contrast.sums.sum(dim=0) / contrast.counts.sum(dim=0)
+    median = float(means.nanmedian())
+    if not median > tau:
+        return ()
+    met = effects.classes[rows][0, 1:]
+    return tuple(met[means <= max(tau, median / 10)].tolist())
 
 
 def sufficiency(effects: Effects, class_index: int) -> Contrast:

@@ -220,6 +220,23 @@ def test_examine__exact_masks_and_boxes_let_a_corner_be_found():
     assert {one.verdict for one in told(pool, dilate(pool.masks, 2), by_corner)} == {"reliant"}
 
 
+def test_examine__names_the_classes_on_whose_backgrounds_a_class_loses_nothing():
+    pool = scenes(0, "corner")
+    cued = pool.labels >= 2
+    pool.images[~cued, :, :5, :5] = scenes(0).images[~cued, :, :5, :5]
+
+    def by_patch_or_else_object(images: Tensor) -> Tensor:
+        colors = (torch.eye(4)[2:, :3] + 0.2).view(1, 2, 3, 1, 1)
+        near = (images[:, None, :, 1:4, 1:4] - colors).abs().amax(dim=(2, 3, 4)).amin(dim=1) < 0.05
+        return torch.where(near[:, None], by_corner(images), by_object(images))
+
+    notes = [(one.verdict, one.note) for one in told(pool, pool.masks, by_patch_or_else_object)]
+    assert [verdict for verdict, _ in notes] == ["reliant"] * 4
+    assert "nothing lost on backgrounds of b:" in notes[0][1]
+    assert "nothing lost on backgrounds of a:" in notes[1][1]
+    assert not any("nothing lost" in note for _, note in notes[2:])
+
+
 def test_examine__looks_beyond_the_margin_on_some_images_of_each_class(monkeypatch):
     asked = []
 
