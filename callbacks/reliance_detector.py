@@ -1,6 +1,7 @@
 """Does any class lean on its background: told during training, by interventions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from math import isfinite, nan
@@ -28,6 +29,7 @@ from camtrain.callbacks._trainer import (
     untouched,
 )
 from camtrain.cam import find_logits
+from camtrain.cam.folding import quickened
 from camtrain.data.batches import Batch, check_masks, read_batch
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.reliance import (
@@ -89,11 +91,11 @@ class RelianceDetector(Callback):
     `alpha` bounds the chance of any false flag in a whole run, over all rounds, classes, tests and cues: round j spends
     `alpha / (j * (j + 1))`, divided by Holm. With `spend_alpha=False` every round spends all of it.
 
-    A round costs 21 forwards an image where nothing is found and 44 at most (less below 8 classes; 12 and 24 of them
-    are for the looks), with guessed masks 29 and 49, in batches of the validation's size. Of several processes each
-    judges its own images, and all reach the same verdict from all of them. Where the cue of a class lies costs 20 to
-    127 forwards for each of `regions` images more, mostly 30 to 50, of at most twelve reliant or suspect classes, those
-    with the largest effects.
+    A round costs 21 forwards an image where nothing is found (less below 8 classes; 12 of them are for the looks), 28
+    where a background is, and 48 at most; with guessed masks 29, 33 and 53; in batches of the validation's size. Of
+    several processes each judges its own images, and all reach the same verdict from all of them. Where the cue of a
+    class lies costs 20 to 127 forwards for each of `regions` images more, mostly 30 to 50, of at most twelve reliant or
+    suspect classes, those with the largest effects.
 
     Args:
         every_n_epochs: examine again after so many epochs; the last epoch of a fit always.
@@ -394,9 +396,10 @@ class RelianceDetector(Callback):
             device=pl_module.device,
             guessed=chosen.guessed,
         )
-        with untouched(trainer, pl_module), progress_bar(trainer) as progress:
+        quick = self._predicting(pl_module, pool)
+        with untouched(trainer, pl_module), progress_bar(trainer) as progress, quick as predict:
             return examine(
-                self._predict(pl_module),
+                predict,
                 pool,
                 names,
                 classes,
@@ -407,9 +410,13 @@ class RelianceDetector(Callback):
                 progress=progress,
             )
 
-    def _predict(self, pl_module: pl.LightningModule) -> Callable[[Tensor], Tensor]:
+    @contextmanager
+    def _predicting(self, pl_module: pl.LightningModule, pool: Pool) -> Iterator[Callable[[Tensor], Tensor]]:
+        """The module's logits, in many forwards of which each costs less."""
         network = callable_network(network_of(pl_module, self.model))
-        return lambda images: find_logits(network(images.to(self._dtype)))
+        first = pool.images[:1].to(pl_module.device, self._dtype)
+        with quickened(network, first) as layout:
+            yield lambda images: find_logits(network(layout(images.to(self._dtype))))
 
     def _locate(
         self,
@@ -423,10 +430,11 @@ class RelianceDetector(Callback):
         """Where the cues lie, added to what was located."""
         if chosen.pool is None:
             return
-        with untouched(trainer, pl_module), progress_bar(trainer) as progress:
+        quick = self._predicting(pl_module, chosen.pool)
+        with untouched(trainer, pl_module), progress_bar(trainer) as progress, quick as predict:
             found = locate(
                 trainer,
-                self._predict(pl_module),
+                predict,
                 findings,
                 chosen.pool,
                 lenders,

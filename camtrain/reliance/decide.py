@@ -10,7 +10,7 @@ from scipy.special import stdtrit
 from camtrain.reliance.records import Answer, Criteria, Effects, Estimate, Verdict
 from camtrain.reliance.statistics import indifferent
 
-__all__ = ["decide", "decide_guessed", "images_needed", "rejected", "share_of_round", "verdict_of"]
+__all__ = ["confirms", "decide", "decide_guessed", "images_needed", "rejected", "share_of_round", "verdict_of"]
 
 MOST_OVERHANG = 0.4  # in the median over a class's images; exact masks have up to 0.25, eroded ones over 0.55
 
@@ -85,7 +85,7 @@ def verdict_of(
     if not estimates:
         return answer("undecided", None, _too_few(effects, class_index, criteria))
     found = rejected(estimates, criteria)
-    confirmed = [one for one in found if guarded is None or _confirms(one, guarded, criteria)]
+    confirmed = _confirmed(found, guarded, criteria)
     if confirmed and overhang > MOST_OVERHANG:
         note = f"masks too small: {100 * overhang:.0f} % of the rim around them belongs to what stands out as well"
         return answer("undecided", _most_telling(confirmed), note)
@@ -165,7 +165,7 @@ def _guessed_verdict(
         return _answer(effects, class_index, name, "undecided", None, _too_few(effects, class_index, criteria))
     share = _share_exchanged(effects, class_index)
     found = rejected(estimates, criteria)
-    confirmed = [one for one in found if guarded is None or _confirms(one, guarded, criteria)]
+    confirmed = _confirmed(found, guarded, criteria)
     if confirmed:
         one = _most_telling(confirmed)
         note = f"{_evidence(one, ())}, off what was taken for the object; {share} of the frame exchanged"
@@ -251,8 +251,18 @@ def _of(class_index: int, estimates: Sequence[Estimate]) -> list[Estimate]:
     return [one for one in estimates if one.class_index == class_index]
 
 
-def _confirms(one: Estimate, guarded: Sequence[Estimate], criteria: Criteria) -> bool:
-    alike = (other for other in guarded if (other.test, other.cue) == (one.test, one.cue))
+def _confirmed(found: Sequence[Estimate], guarded: Sequence[Estimate] | None, criteria: Criteria) -> Sequence[Estimate]:
+    """What was seen again; all of it where the background was: the looks then only say what it is of the background."""
+    if guarded is None:
+        return found
+    seen = [one for one in found if confirms(one, guarded, criteria)]
+    return found if any(one.cue == "background" for one in seen) else seen
+
+
+def confirms(one: Estimate, guarded: Sequence[Estimate], criteria: Criteria) -> bool:
+    """Whether the same test of the same class and cue exceeds tau in a second measurement, at level alpha alone."""
+    wanted = (one.class_index, one.test, one.cue)
+    alike = (other for other in guarded if (other.class_index, other.test, other.cue) == wanted)
     return any(other.p_value <= criteria.alpha for other in alike)
 
 

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from camtrain.reliance.decide import decide, decide_guessed, rejected
+from camtrain.reliance.decide import confirms, decide, decide_guessed, rejected
 from camtrain.reliance.interventions import FRAME, NEAR_OBJECT, Predict, Progress
-from camtrain.reliance.records import Criteria, Effects, Pool, Test, Verdict
+from camtrain.reliance.records import Criteria, Effects, Estimate, Pool, Test, Verdict
 from camtrain.reliance.rounds import Gather, Plan, Round, Shown, guess_margins, margins
 from camtrain.reliance.transplants import with_transplants
 
 __all__ = ["Findings", "Instance", "examine", "illustrate"]
+
+_FEWEST_ARMS = 3  # its own class, the one to win for, and one to compare with
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,14 @@ def examine(
     pool itself by default. Beside whole backgrounds their tint, brightness and sharpness are swapped alone. Whatever a
     first round rejects is tried again with grown masks, a background with noise in the donor's color as well.
     ``gather`` joins the effects of several processes. Costs 1 + arms + 3 look_arms forwards an image, and where
-    something is found arms + 3, or look_arms for a look, more.
+    something is found arms / 2 + 3 more; where it is not seen again at once, arms, and look_arms for each look.
 
     Where the plan says that the masks are `guessed`, donors are taken off masks grown by the wider of `guess_margins`
     before they lend: what a guess missed of the *donor's* object would tell its class. What it missed of an image's own
     object is lost on every background alike; so that is kept with the narrow margin, and only what is found is tried
     again with the wider. The border alone, and what lies close to the donors' masks, are swapped with half the arms.
     What is found only there, or not again, is suspect. Costs 1 + 2 arms + 3 look_arms forwards an image, and where
-    something is found arms, or look_arms for a look, more.
+    something is found as much more as above, but for the noise.
     """
     run = Round(predict, pool, lenders, tuple(classes), criteria, plan, gather, progress)
     return _examine_guessed(run, class_names) if plan.guessed else _examine_annotated(run, class_names)
@@ -72,10 +74,11 @@ def _examine_annotated(run: Round, class_names: Sequence[str]) -> Findings:
     effects = {cue: run.swap(cue, margin) for cue in ("background", *run.looks)}
     run.shown.update(dict.fromkeys(effects, Shown(margin)))
     estimates = run.judge(effects.values())
-    doubted = dict.fromkeys(one.cue for one in rejected(estimates, run.criteria))
-    guarded = run.judge([run.swap(cue, guard) for cue in doubted]) if doubted else None
-    colored = run.judge([run.swap("background", margin, arms=3, infill=run.noise())]) if "background" in doubted else ()
-    overhangs = run.overhangs(dict.fromkeys(one.class_index for one in rejected(estimates, run.criteria)))
+    found = rejected(estimates, run.criteria)
+    guarded = _seen_again(run, found, Shown(guard))
+    by_background = any(one.cue == "background" for one in found)
+    colored = run.judge([run.swap("background", margin, arms=3, infill=run.noise())]) if by_background else ()
+    overhangs = run.overhangs(dict.fromkeys(one.class_index for one in found))
     told = decide(
         effects["background"],
         estimates,
@@ -94,8 +97,7 @@ def _examine_guessed(run: Round, class_names: Sequence[str]) -> Findings:
     far = {cue: run.swap(cue, narrow, lent_margin=wide + 1) for cue in ("background", *run.looks)}
     run.shown.update(dict.fromkeys(far, Shown(narrow, wide + 1)))
     estimates = run.judge(far.values())
-    doubted = dict.fromkeys(one.cue for one in rejected(estimates, run.criteria))
-    guarded = run.judge([run.swap(cue, wide, lent_margin=wide + 1) for cue in doubted]) if doubted else None
+    guarded = _seen_again(run, rejected(estimates, run.criteria), Shown(wide, wide + 1))
     close = {
         NEAR_OBJECT: run.swap(NEAR_OBJECT, narrow, arms=few, lent_margin=2 * narrow),
         FRAME: run.swap(FRAME, 0, arms=few),
@@ -110,6 +112,28 @@ def _examine_guessed(run: Round, class_names: Sequence[str]) -> Findings:
         criteria=run.criteria,
     )
     return Findings(with_transplants(told, far | close), run.mine, run.shown)
+
+
+def _seen_again(run: Round, found: Sequence[Estimate], shown: Shown) -> tuple[Estimate, ...]:
+    """What the swaps that found something find with grown masks; the dearest only where it is needed.
+
+    Backgrounds are swapped with half the arms, and with all where a class was not seen again by that; looks only for
+    classes whose background was not.
+    """
+
+    def again(cue: str, arms: int | None = None) -> tuple[Estimate, ...]:
+        return run.judge([run.swap(cue, shown.margin, lent_margin=shown.lent_margin, arms=arms)])
+
+    backgrounds = [one for one in found if one.cue == "background"]
+    all_arms = run.design.classes.shape[1]
+    few = max(_FEWEST_ARMS, -(-all_arms // 2))
+    guarded = again("background", few) if backgrounds else ()
+    if few < all_arms and not all(confirms(one, guarded, run.criteria) for one in backgrounds):
+        guarded += again("background")
+    seen = {one.class_index for one in backgrounds if confirms(one, guarded, run.criteria)}
+    for cue in dict.fromkeys(one.cue for one in found if one.cue != "background" and one.class_index not in seen):
+        guarded += again(cue)
+    return guarded
 
 
 def illustrate(effects: Effects, class_index: int, *, count: int = 2) -> tuple[Instance, ...]:

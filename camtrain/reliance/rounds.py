@@ -18,7 +18,7 @@ from camtrain.reliance.statistics import screen
 
 __all__ = ["Gather", "Plan", "Round", "Shown", "guess_margins", "margins"]
 
-_LOOKED_AT, _AT_LEAST, _IN_ALL = 30, 10, 150  # images of a class, for whether their masks are too small
+_LOOKED_AT, _AT_LEAST, _IN_ALL = 30, 10, 100  # images of a class, for whether their masks are too small
 
 Gather = Callable[[Callable[[], Effects]], Effects]
 

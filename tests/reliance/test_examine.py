@@ -1,11 +1,13 @@
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from camtrain.reliance import Plan, Pool, concatenate, examine, illustrate, margins
+from camtrain.reliance.rounds import Round
 from tests.reliance.worlds import World, mixture, read_background, read_background_for, read_object
 
 SEEDS = range(4)
@@ -119,8 +121,26 @@ def test_examine__costs_what_it_says():
     assert seen["images"] == 40 * (1 + 4 + 3 * 4)
     seen.clear()
     verdicts(lambda images: predict(images) * 0 + read_background(images), World(classes=4, images=10, seed=0))
-    looks = 3 * 4
-    assert seen["images"] in [40 * (1 + 4 + looks + 4 + 3 + again) for again in (0, 4, 8, 12)]
+    assert seen["images"] == 40 * (1 + 4 + 3 * 4 + 3 + 3)
+
+
+def test_examine__looks_again_with_every_arm_where_half_of_them_do_not_show_it(monkeypatch):
+    world = World(classes=4, images=24, seed=0)
+    asked: list[tuple[str, int, int | None]] = []
+    swap = Round.swap
+
+    def noting(run, cue, margin, *, arms=None, **kwargs):
+        if margin > 1:
+            asked.append((cue, margin, arms))
+            if arms == 3:
+                found = swap(run, cue, margin, arms=arms, **kwargs)
+                return replace(found, after=torch.full_like(found.after, 0.5))
+        return swap(run, cue, margin, arms=arms, **kwargs)
+
+    monkeypatch.setattr(Round, "swap", noting)
+    found = examine(read_background, world.pool(), list("abcd"), range(4))
+    assert {one.verdict for one in found.verdicts} == {"reliant"}
+    assert [(cue, arms) for cue, _, arms in asked] == [("background", 3), ("background", None)]
 
 
 def test_illustrate__shows_different_images_that_lost_most_first():

@@ -250,7 +250,7 @@ def test_examine__looks_beyond_the_margin_on_some_images_of_each_class(monkeypat
     monkeypatch.setattr("camtrain.reliance.rounds._IN_ALL", 44)
     told(pool, pool.masks, by_corner)
     margin = margins(pool.images)[0]
-    assert asked == [(min(120, len(pool.images)), margin), (44, margin)]
+    assert asked == [(min(100, len(pool.images)), margin), (44, margin)]
 
 
 def test_overhang__is_nothing_for_exact_masks_and_much_for_eroded_ones():
