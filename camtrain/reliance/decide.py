@@ -44,8 +44,9 @@ def decide(
     """One verdict for each class of the effects, in order.
 
     ``reliant``: necessity or sufficiency exceeds tau, and still does with the grown masks of ``guarded`` (each at level
-    alpha alone, since both must hold). An effect that vanishes there may be the object's own edge: undecided. So is one
-    of a class whose ``overhangs`` say that the rim around its masks belongs to the object as well.
+    alpha alone, since both must hold; where the background does, its looks need not). An effect that vanishes there may
+    be the object's own edge: undecided. So is one of a class whose ``overhangs`` say that the rim around its masks
+    belongs to the object as well.
     ``not reliant``: every upper bound lies below ``criteria.limit``, and other backgrounds do not swing the class any
     way either, as they would where donors' classes do not go with their backgrounds (a balanced set). All else is
     undecided, with the number of images that would settle it. ``other_infill`` enters the note only.

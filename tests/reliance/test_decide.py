@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from camtrain.reliance import Criteria, Effects, Estimate, decide, images_needed
+from camtrain.reliance.decide import decide_guessed
 
 CLEAR = Estimate(0, "necessity", 0.31, 0.03, 30, 0.24, 0.38, 1e-9, 1e-8)
 NOTHING = Estimate(0, "necessity", 0.001, 0.004, 30, -0.007, 0.009, 0.9, 1.0)
@@ -43,6 +44,18 @@ def test_decide__an_effect_that_persists_under_grown_masks_is_reliant():
 
 def test_decide__the_other_test_does_not_confirm():
     assert verdict(CLEAR, guarded=[replace(CLEAR, test="sufficiency")]).verdict == "undecided"
+
+
+def test_decide__a_look_needs_no_second_look_where_the_background_stood_one():
+    tint = replace(CLEAR, cue="background tint", effect=0.25)
+    assert verdict(CLEAR, tint, guarded=[CLEAR]).cue == "background tint"
+    assert verdict(tint, guarded=[CLEAR]).verdict == "undecided"
+
+
+def test_decide_guessed__what_is_not_seen_again_is_suspect():
+    (found,) = decide_guessed(effects(), [CLEAR], [], ["boat"], guarded=[NOTHING])
+    assert found.verdict == "suspect"
+    assert "next to what was taken for the object only" in found.note
 
 
 def test_decide__sufficiency_alone_suffices():

@@ -19,7 +19,8 @@ from camtrain.reliance import (
     margins,
     screen,
 )
-from camtrain.reliance.guesses import overhang
+from camtrain.reliance.guesses import _salient, overhang
+from camtrain.reliance.rounds import Round
 
 
 def drawn(count: int = 6, side: int = 40, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -44,6 +45,13 @@ def overlap(found: Tensor, masks: Tensor) -> Tensor:
 def test_guess_masks__finds_what_stands_out_from_the_border():
     images, masks = drawn()
     assert overlap(guess_masks(images), masks).min() > 0.8
+
+
+def test_salient__a_small_bright_thing_does_not_hide_a_dim_object():
+    distance = np.zeros((40, 40), np.float32)
+    distance[10:24, 10:24] = 0.3
+    distance[30:35, 30:35] = 1.2
+    assert np.array_equal(_salient(distance) > 0, distance > 0)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -218,6 +226,21 @@ def test_examine__exact_masks_and_boxes_let_a_corner_be_found():
     pool = scenes(0, "corner")
     assert {one.verdict for one in told(pool, pool.masks, by_corner)} == {"reliant"}
     assert {one.verdict for one in told(pool, dilate(pool.masks, 2), by_corner)} == {"reliant"}
+
+
+def test_examine_guessed__takes_donors_far_off_their_guess_and_looks_again_with_as_much_kept(monkeypatch):
+    asked, swap = [], Round.swap
+
+    def noting(run, cue, margin, *, lent_margin=None, **kwargs):
+        asked.append((cue, margin, lent_margin))
+        return swap(run, cue, margin, lent_margin=lent_margin, **kwargs)
+
+    monkeypatch.setattr(Round, "swap", noting)
+    pool = scenes(0, "corner")
+    narrow, wide = guess_margins(pool.images)
+    assert {verdict for verdict, _ in verdicts(pool, by_corner)} == {"reliant"}
+    assert [call[1:] for call in asked if call[0] == "background"] == [(narrow, wide + 1), (wide, wide + 1)]
+    assert {call[1:] for call in asked if call[0].startswith("background ")} >= {(narrow, wide + 1)}
 
 
 def test_examine__names_the_classes_on_whose_backgrounds_a_class_loses_nothing():
