@@ -5,6 +5,7 @@ the object alone, all of it. A changed object may be harder to recognize for rea
 pictures only that counts which it *wins* for the class it comes from.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 __all__ = ["LOOKS", "Look", "look_of"]
+
+BLURS = (1 / 128, 1 / 64, 1 / 32, 1 / 16)  # of the side: standard deviations of Gaussians
 
 Images = Float[Tensor, "B C H W"]
 Masks = Float[Tensor, "B H W"]
@@ -52,14 +55,16 @@ def brightness(images: Images, masks: Masks) -> Float[Tensor, "B 1"]:
     return _mean(images, masks).mean(dim=1, keepdim=True)
 
 
-def sharpness(images: Images, masks: Masks) -> Float[Tensor, "B 1"]:
+def sharpness(images: Images, masks: Masks) -> Float[Tensor, "B 5"]:
     """How far the background's pixels are from their neighborhood's mean: the root of the mean square.
 
+    First of the images as they are, then as they would be when blurred by Gaussians of 1/128 to 1/16 of the side.
+
     >>> sharpness(torch.full((1, 1, 4, 4), 7.0), torch.zeros(1, 4, 4)).tolist()
-    [[0.0]]
+    [[0.0, 0.0, 0.0, 0.0, 0.0]]
     """
-    fine = (images - _coarse(images)).square()
-    return _mean(fine, masks).mean(dim=1, keepdim=True).sqrt()
+    blurred = (images, *(_blurred(images, share) for share in BLURS))
+    return torch.cat([_detail(one, masks) for one in blurred], dim=1)
 
 
 def shift(images: Images, own: Float[Tensor, "B K"], wanted: Float[Tensor, "B K"]) -> Images:
@@ -67,11 +72,26 @@ def shift(images: Images, own: Float[Tensor, "B K"], wanted: Float[Tensor, "B K"
     return images + (wanted - own).unsqueeze(-1).unsqueeze(-1).to(images.dtype)
 
 
-def sharpen(images: Images, own: Float[Tensor, "B 1"], wanted: Float[Tensor, "B 1"]) -> Images:
-    """What differs from its neighborhood's mean, made so much larger or smaller; at most eight times."""
-    factor = (wanted / own.clamp(min=1e-6)).clamp(max=8).unsqueeze(-1).unsqueeze(-1).to(images.dtype)
-    coarse = _coarse(images)
-    return coarse + factor * (images - coarse)
+def sharpen(images: Images, own: Float[Tensor, "B 5"], wanted: Float[Tensor, "B 5"]) -> Images:
+    """Blurred until the background is as sharp as is wanted; or what differs from its neighborhood's mean made larger.
+
+    Between two Gaussians of `sharpness` an image is mixed of both. Details are made at most eight times larger.
+    """
+    level, own = wanted[:, :1], own.cummin(dim=1).values
+    step = (own > level).sum(dim=1, keepdim=True)  # how many of them are still too sharp
+    above, below = own.gather(1, (step - 1).clamp(min=0)), own.gather(1, step.clamp(max=len(BLURS)))
+    part = ((above - level) / (above - below).clamp(min=1e-6)).clamp(0, 1)
+    place = torch.where(step == 0, 0.0, (step - 1 + part).clamp(max=len(BLURS)))
+    weights = (1 - (place - torch.arange(len(BLURS) + 1, device=own.device)).abs()).clamp(min=0).to(images.dtype)
+    changed = weights[:, 0].view(-1, 1, 1, 1) * images
+    for weight, share in zip(weights[:, 1:].unbind(dim=1), BLURS, strict=True):
+        rows = weight.nonzero().flatten()
+        changed[rows] += weight[rows].view(-1, 1, 1, 1) * _blurred(images[rows], share)
+    factor = (level / own[:, :1].clamp(min=1e-6)).clamp(1, 8).view(-1, 1, 1, 1).to(images.dtype)
+    rows = (factor.flatten() > 1).nonzero().flatten()
+    coarse = _coarse(images[rows])
+    changed[rows] = coarse + factor[rows] * (images[rows] - coarse)
+    return changed
 
 
 LOOKS = {
@@ -95,6 +115,28 @@ def _mean(images: Tensor, masks: Tensor) -> Tensor:
     weights = 1 - masks.clamp(min=0).unsqueeze(1).to(images.dtype)
     weights = torch.where(weights.amax(dim=(2, 3), keepdim=True) > 0, weights, 1.0)
     return (weights * images).sum(dim=(2, 3)) / weights.sum(dim=(2, 3))
+
+
+def _detail(images: Tensor, masks: Tensor) -> Tensor:
+    fine = (images - _coarse(images)).square()
+    return _mean(fine, masks).mean(dim=1, keepdim=True).sqrt()
+
+
+def _blurred(images: Tensor, share: float) -> Tensor:
+    """By a Gaussian whose standard deviation is that share of the shorter side, the border mirrored."""
+    height, width = images.shape[-2:]
+    down, across = (_gaussian(side, share * min(height, width)).to(images) for side in (height, width))
+    return down @ images @ across.T
+
+
+def _gaussian(side: int, sigma: float) -> Tensor:
+    """(side, side): how much each pixel of a line gives to each."""
+    reach = min(math.ceil(2.5 * sigma), side - 1)
+    offsets = torch.arange(-reach, reach + 1)
+    kernel = torch.exp(-0.5 * (offsets / sigma).square())
+    source = (torch.arange(side)[:, None] + offsets).abs()
+    source = torch.where(source > side - 1, 2 * (side - 1) - source, source)
+    return torch.zeros(side, side).scatter_add(1, source, (kernel / kernel.sum()).expand(side, -1))
 
 
 def _coarse(images: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from camtrain.reliance import LOOKS, Pool, examine
 from tests.reliance.worlds import World, read_object
@@ -29,12 +30,20 @@ def test_give__makes_the_look_that_was_wanted(name):
     torch.testing.assert_close(look.measure(look.give(images, own, wanted), masks), wanted)
 
 
-def test_sharpen__of_a_flat_neighborhood_scales_the_detail():
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.2, 3.0])
+def test_sharpen__makes_the_sharpness_that_was_wanted(share):
     images, masks = images_and_masks()
     look = LOOKS["sharpness"]
     own = look.measure(images, masks)
-    half = look.measure(look.give(images, own, own / 2), masks)
-    assert ((half / own) < 0.6).all()
+    found = look.measure(look.give(images, own, share * own), masks)
+    torch.testing.assert_close(found[:, 0] / own[:, 0], torch.full((3,), share), atol=0.1, rtol=0.1)
+
+
+def test_sharpen__to_less_blurs_as_a_lens_does():
+    images, masks = images_and_masks()
+    blurred, look = gaussian_blur(images, [9, 9], [1.0, 1.0]), LOOKS["sharpness"]
+    found = look.give(images, look.measure(images, masks), look.measure(blurred, masks))
+    assert (found - blurred).square().mean() < 0.05 * (images - blurred).square().mean()
 
 
 @pytest.mark.parametrize("look", LOOKS.values(), ids=list(LOOKS))
@@ -42,7 +51,7 @@ def test_measure__does_not_see_the_object(look):
     images, masks = images_and_masks()
     changed = images.clone()
     changed[:, :, 11:13, 11:13] = 9.0  # deep enough inside that no neighborhood reaches out
-    torch.testing.assert_close(look.measure(changed, masks), look.measure(images, masks))
+    torch.testing.assert_close(look.measure(changed, masks)[:, 0], look.measure(images, masks)[:, 0])
 
 
 def pictures(seed: int, images: int = 30) -> tuple[Tensor, Tensor, Tensor]:
