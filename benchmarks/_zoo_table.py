@@ -11,6 +11,7 @@ from camtrain.data.canary import KINDS
 from camtrain.metrics.intervals import share_interval
 
 NAMES = {"tint": "background tint", "brightness": "background brightness", "sharpness": "sharpness"}
+SMALL = dict.fromkeys(("corner", "watermark", "sticker"), ("sticker",))
 SCORES = {"interventions": "score", "heatmap energy": "energy", "raw drop": "drop"}
 CLEARED = ("not reliant", "no evidence")
 Unit = dict[str, Any]
@@ -33,7 +34,9 @@ def row_of(name: str, units: Sequence[Unit]) -> dict[str, Any]:
     """Shares in %, each with the ends of its 95 % interval."""
     reliant, clean = ([unit for unit in units if unit["reliant"] is truth] for truth in (True, False))
     found = [unit for unit in reliant if unit["verdict"] == "reliant"]
-    named = [unit for unit in found if unit["cue"] == NAMES.get(unit["kind"], "background")]
+    named = [
+        unit for unit in found if unit["cue"] in (NAMES.get(unit["kind"], "background"), *SMALL.get(unit["kind"], ()))
+    ]
     return {
         "cue": name,
         "reliant": len(reliant),

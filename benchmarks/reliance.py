@@ -54,7 +54,7 @@ from rich.progress import Progress
 from camtrain import explain
 from camtrain.cam import true_class
 from camtrain.metrics import inside_energy
-from camtrain.reliance import FRAME, NEAR_OBJECT, Criteria, Findings, Plan, Verdict, examine, screen
+from camtrain.reliance import FRAME, NEAR_OBJECT, STICKER, Criteria, Findings, Plan, Verdict, examine, placement, screen
 
 Case = tuple[int, str]  # how many images a class, which masks
 
@@ -118,6 +118,8 @@ def scores_of(findings: Findings, classes: Sequence[int], criteria: Criteria) ->
     found: dict[int, float] = {}
     effects = [found for cue, found in findings.effects.items() if cue not in (NEAR_OBJECT, FRAME)]
     for one in screen(effects, classes, criteria, generator=torch.Generator().manual_seed(0)):
+        if one.cue == STICKER and not placement(findings.effects[STICKER], one.class_index).convinces(criteria):
+            continue
         distance = (one.effect - criteria.tau) / max(one.error, 1e-6)
         found[one.class_index] = max(found.get(one.class_index, -1e9), distance)
     return found

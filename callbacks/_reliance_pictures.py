@@ -8,6 +8,7 @@ from torch import Tensor
 
 from camtrain.reliance import (
     FRAME,
+    STICKER,
     Effects,
     Findings,
     Instance,
@@ -79,15 +80,9 @@ def _example(
     names: Sequence[str],
     denormalize: Callable[[Tensor], Tensor] | None,
 ) -> Example:
-    look = look_of(cue)
-    shown = findings.shown[cue]
-    of, by = (bordered(pool), bordered(lenders)) if cue == FRAME else (pool, lenders)
-    changed = intervened(
-        of, instance.image, by, instance.donor, look=look, margin=shown.margin, lent_margin=shown.lent_margin
-    )
-    pair = torch.stack([pool.images[instance.image], changed])
+    pair, label = _pair(findings, instance, cue, pool, lenders)
     original, swapped = to_uint8(pair if denormalize is None else denormalize(pair))
-    held, lent = names[int(pool.labels[instance.image])], names[int(lenders.labels[instance.donor])]
+    held, lent = names[label], names[int(lenders.labels[instance.donor])]
     given = f"{held} on a background of {lent}" if cue == "background" else f"{held} with the {cue} of {lent}"
     return Example(
         names[instance.class_index],
@@ -97,6 +92,19 @@ def _example(
         instance.after,
         given + _answer(findings.effects[cue], instance, names),
     )
+
+
+def _pair(findings: Findings, instance: Instance, cue: str, pool: Pool, lenders: Pool) -> tuple[Tensor, int]:
+    """(2, C, H, W): the image before and after, and its label."""
+    if cue == STICKER and findings.stickers is not None:
+        image, changed = findings.stickers.changed(instance.image, instance.donor)
+        return torch.stack([lenders.images[image], changed]), int(lenders.labels[image])
+    shown = findings.shown[cue]
+    of, by = (bordered(pool), bordered(lenders)) if cue == FRAME else (pool, lenders)
+    changed = intervened(
+        of, instance.image, by, instance.donor, look=look_of(cue), margin=shown.margin, lent_margin=shown.lent_margin
+    )
+    return torch.stack([pool.images[instance.image], changed]), int(pool.labels[instance.image])
 
 
 def _answer(effects: Effects, instance: Instance, names: Sequence[str]) -> str:

@@ -108,6 +108,7 @@ class RelianceDetector(Callback):
         classes: indices of the classes to compare with each other; all by default.
         donor_classes: on how many classes' backgrounds each image is put, its own included.
         looks: which cues of the whole picture to try beside the background: "tint", "brightness", "sharpness".
+        stickers: without masks, to look for small things that win a class wherever they lie as well.
         alpha: false alarm rate of a run.
         tau: an effect up to this is taken for nothing.
         limit: `not reliant` means below this, for sure; above `tau`.
@@ -143,6 +144,7 @@ class RelianceDetector(Callback):
         classes: list[int] | None = None,
         donor_classes: int = 8,
         looks: Sequence[str] = ("tint", "brightness", "sharpness"),
+        stickers: bool = True,
         alpha: float = 0.05,
         tau: float = 0.02,
         limit: float = 0.1,
@@ -184,6 +186,7 @@ class RelianceDetector(Callback):
         self.classes = classes
         self.donor_classes = donor_classes
         self.looks = tuple(looks)
+        self.stickers = stickers
         self.spend_alpha = spend_alpha
         self.num_examples = num_examples
         self.regions = regions
@@ -395,6 +398,7 @@ class RelianceDetector(Callback):
             seed=self.seed,
             device=pl_module.device,
             guessed=chosen.guessed,
+            stickers=self.stickers,
         )
         quick = self._predicting(pl_module, pool)
         with untouched(trainer, pl_module), progress_bar(trainer) as progress, quick as predict:

@@ -24,7 +24,7 @@ from camtrain.reliance.interventions import (
     restrict,
 )
 from camtrain.reliance.looks import LOOKS, Look, look_of
-from camtrain.reliance.records import Criteria, Design, Effects, Estimate, Pool, Verdict, concatenate
+from camtrain.reliance.records import STICKER, Criteria, Design, Effects, Estimate, Pool, Verdict, concatenate
 from camtrain.reliance.regions import Evidence, Region, gather_evidence, join_evidence, region_of, with_regions
 from camtrain.reliance.remedies import Advice, Remedy, advice_for, remedies_of
 from camtrain.reliance.retrain import Retrained, find_head, retrain_last_layer
@@ -38,12 +38,14 @@ from camtrain.reliance.statistics import (
     screen,
     sufficiency,
 )
+from camtrain.reliance.stickers import Placement, Stickers, find_stickers, placement
 from camtrain.reliance.transplants import Transplant, flipped, sentence, transplant, with_transplants
 
 __all__ = [
     "FRAME",
     "LOOKS",
     "NEAR_OBJECT",
+    "STICKER",
     "Advice",
     "Collector",
     "Contrast",
@@ -57,12 +59,14 @@ __all__ = [
     "Guesser",
     "Instance",
     "Look",
+    "Placement",
     "Plan",
     "Pool",
     "Region",
     "Remedy",
     "Retrained",
     "Shown",
+    "Stickers",
     "Transplant",
     "Verdict",
     "advice_for",
@@ -79,6 +83,7 @@ __all__ = [
     "exemplars",
     "filled_background",
     "find_head",
+    "find_stickers",
     "flipped",
     "gather_evidence",
     "guess_margins",
@@ -94,6 +99,7 @@ __all__ = [
     "necessity",
     "noise_background",
     "place",
+    "placement",
     "predict_before",
     "probabilities",
     "region_of",

@@ -7,8 +7,9 @@ from functools import partial
 
 from scipy.special import stdtrit
 
-from camtrain.reliance.records import Answer, Criteria, Effects, Estimate, Verdict
+from camtrain.reliance.records import STICKER, Answer, Criteria, Effects, Estimate, Verdict
 from camtrain.reliance.statistics import indifferent
+from camtrain.reliance.stickers import Placement
 
 __all__ = ["confirms", "decide", "decide_guessed", "images_needed", "rejected", "share_of_round", "verdict_of"]
 
@@ -108,14 +109,16 @@ def decide_guessed(
     class_names: Sequence[str],
     *,
     guarded: Sequence[Estimate] | None = None,
+    placements: Mapping[int, Placement] | None = None,
     criteria: Criteria = Criteria(),  # noqa: B008  frozen
 ) -> tuple[Verdict, ...]:
     """One verdict for each class of the effects, in order, where the masks are guesses.
 
     ``reliant``: something among ``estimates``, on backgrounds taken far off their own objects, exceeds tau, and still
-    does with the grown masks of ``guarded`` (at level alpha alone, since both must hold). ``suspect``: it does not
-    there, or only something among ``close`` does, in the border or next to the donors' masks, where an object that
-    was cut off would look the same.
+    does with the grown masks of ``guarded`` (at level alpha alone, since both must hold); or a sticker does, and the
+    ``placements`` of its class say that it lies off the object (at level alpha as well). Whichever wins more is named.
+    ``suspect``: it does not there, or only something among ``close`` does, in the border or next to the donors' masks,
+    where an object that was cut off would look the same.
     ``no evidence``, and never "not reliant": every upper bound lies below ``criteria.limit``; the note says over which
     share of the frame. All else is undecided.
     """
@@ -128,6 +131,7 @@ def decide_guessed(
             _of(c, estimates),
             _of(c, close),
             None if guarded is None else _of(c, guarded),
+            (placements or {}).get(c),
             criteria,
             tests=len(estimates),
         )
@@ -158,19 +162,28 @@ def _guessed_verdict(
     estimates: Sequence[Estimate],
     close: Sequence[Estimate],
     guarded: Sequence[Estimate] | None,
+    placed: Placement | None,
     criteria: Criteria,
     *,
     tests: int,
 ) -> Verdict:
-    if not estimates:
+    stuck = [one for one in rejected(estimates, criteria) if one.cue == STICKER]
+    estimates = [one for one in estimates if one.cue != STICKER]
+    if not estimates and not stuck:
         return _answer(effects, class_index, name, "undecided", None, _too_few(effects, class_index, criteria))
     share = _share_exchanged(effects, class_index)
     found = rejected(estimates, criteria)
     confirmed = _confirmed(found, guarded, criteria)
-    if confirmed:
-        one = _most_telling(confirmed)
-        note = f"{_evidence(one, ())}, off what was taken for the object; {share} of the frame exchanged"
-        return _answer(effects, class_index, name, "reliant", one, note)
+    telling = _most_telling(confirmed) if confirmed else None
+    more = [one for one in stuck if telling is None or one.effect > telling.effect]
+    if more and placed is not None and placed.convinces(criteria):
+        note = f"{_evidence(more[0], ())}; off the object in {placed.off} of {placed.images} images"
+        return _answer(effects, class_index, name, "reliant", more[0], note)
+    if telling is not None:
+        note = f"{_evidence(telling, ())}, off what was taken for the object; {share} of the frame exchanged"
+        return _answer(effects, class_index, name, "reliant", telling, note)
+    if not estimates:
+        return _answer(effects, class_index, name, "undecided", None, _too_few(effects, class_index, criteria))
     doubtful = rejected(close, criteria)
     if found or doubtful:
         one = max([*found, *doubtful], key=lambda e: e.effect)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 __all__ = ["Criteria", "Design", "Effects", "Estimate", "Pool", "Verdict", "concatenate"]
 
+STICKER = "sticker"  # a small thing that wins its class wherever it lies
+
 Answer = Literal["reliant", "suspect", "undecided", "not reliant", "no evidence"]
 Test = Literal["necessity", "sufficiency"]
 
@@ -50,7 +52,7 @@ class Effects:
     their background, or only its tint, brightness or sharpness. ``answers[i, a]`` is what image i is taken for on
     arm a's background, -1 without a donor; None where answers were not kept. ``exchanged[i]`` is the share of image i's
     frame that lies off the mask as it was grown, ``overhang[i]`` how much of the mask's rim stands out too, NaN
-    where that was not measured.
+    where that was not measured. ``off[i]`` is 1 where the donor's sticker lies off its object, else 0, NaN for unknown.
     """
 
     infill: str
@@ -63,6 +65,7 @@ class Effects:
     answers: Int[Tensor, "N D"] | None = None
     exchanged: Float[Tensor, " N"] | None = None
     overhang: Float[Tensor, " N"] | None = None
+    off: Float[Tensor, " N"] | None = None
 
     def of(self, class_index: int) -> Bool[Tensor, " N"]:
         """Which rows are images of this class with a measured placebo (a background of the same class)."""
@@ -157,6 +160,7 @@ def concatenate(parts: Sequence[Effects]) -> Effects:
         None if first.answers is None else torch.cat([part.answers for part in parts if part.answers is not None]),
         None if first.exchanged is None else torch.cat([p.exchanged for p in parts if p.exchanged is not None]),
         _overhangs(parts),
+        None if first.off is None else torch.cat([part.off for part in parts if part.off is not None]),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from scipy.special import bdtr, bdtrc
 from torch import Tensor
@@ -11,8 +12,9 @@ from torch import Tensor
 from camtrain.reliance.examine import Findings
 from camtrain.reliance.interventions import Predict, Progress
 from camtrain.reliance.looks import look_of
-from camtrain.reliance.records import Pool, Verdict
+from camtrain.reliance.records import STICKER, Pool, Verdict
 from camtrain.reliance.sightings import Sighting, sightings
+from camtrain.reliance.stickers import Stickers
 from camtrain.reliance.windows import Fractions, apart, containing, fractions, place_name, window_masks, windows
 
 __all__ = [
@@ -93,8 +95,11 @@ def gather_evidence(
     place where another class's cue happens to be pasted in is not where this class's cue was. Everything is measured in
     log odds, where a sure answer does not hide what is lost. Windows have a quarter of the frame's side and overlap by
     half; one is tried only where all windows of twice its side around it take a quarter of the effect. Costs 20
-    forwards an image and up to 107 more, 30 to 50 in all as a rule. Without images the evidence is empty.
+    forwards an image and up to 107 more, 30 to 50 in all as a rule. Of a sticker the windows are known, and nothing is
+    forwarded. Without images the evidence is empty.
     """
+    if verdict.cue == STICKER and findings.stickers is not None:
+        return _of_stickers(findings.stickers, verdict, images)
     seen = sightings(findings, verdict, pool, lenders, images)
     search = _Search(predict, verdict, batch_size, device, progress)
     height, width = pool.images.shape[-2:]
@@ -192,6 +197,18 @@ def log_odds(logits: Float[Tensor, "B C"], class_index: int) -> Float[Tensor, " 
         logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
     others = torch.cat([logits[:, :class_index], logits[:, class_index + 1 :]], dim=1)
     return logits[:, class_index] - others.logsumexp(dim=1)
+
+
+def _of_stickers(stickers: Stickers, verdict: Verdict, count: int) -> Evidence:
+    """All in the window that is nearest to the sticker."""
+    height, width = stickers.pool.images.shape[-2:]
+    boxes = windows(height, width, SIDE)
+    donors = stickers.showing(verdict.class_index, count)
+    middles, found = (part[:, :2] + part[:, 2:] / 2 for part in (boxes, stickers.boxes[donors]))
+    nearest = (found[:, None] - middles).square().sum(dim=2).argmin(dim=1)
+    lost = F.one_hot(nearest, len(boxes)).float()
+    unknown = torch.full((len(donors),), torch.nan)
+    return Evidence(verdict.class_index, verdict.cue, boxes, lost, unknown, stickers.pool.images[donors])
 
 
 def _placed(evidence: Evidence, points: Tensor, answer: Region) -> Region:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from camtrain.reliance.looks import LOOKS, look_of
+from camtrain.reliance.records import STICKER
 
 __all__ = ["Advice", "Remedy", "advice_for", "remedies_of"]
 
 _ORDER = {"reliant": 0, "suspect": 1, "undecided": 2}
-REGIONS = ("region", "frame")  # cues that have a place of their own beside the object
+REGIONS = ("region", "frame", STICKER)  # cues that have a place of their own beside the object
 
 
 @runtime_checkable

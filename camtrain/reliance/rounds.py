@@ -13,8 +13,9 @@ from camtrain.reliance.guesses import overhang
 from camtrain.reliance.infills import Infill, filled_background, noise_background
 from camtrain.reliance.interventions import FRAME, Predict, Progress, bordered, intervene, predict_before, restrict
 from camtrain.reliance.looks import LOOKS, look_of
-from camtrain.reliance.records import Criteria, Design, Effects, Estimate, Pool
+from camtrain.reliance.records import STICKER, Criteria, Design, Effects, Estimate, Pool
 from camtrain.reliance.statistics import screen
+from camtrain.reliance.stickers import Stickers, find_stickers
 
 __all__ = ["Gather", "Plan", "Round", "Shown", "guess_margins", "margins"]
 
@@ -28,7 +29,8 @@ class Plan:
     """How a round is run: donor classes per image, mask margins in pixels (None: from the side), memory, seed.
 
     ``looks`` are the cues of the whole picture that are tried beside the background, with ``look_arms`` donor classes.
-    ``guessed`` says that the masks are guesses (`guess_masks`), not annotations: then more margin, and more doubt.
+    ``guessed`` says that the masks are guesses (`guess_masks`), not annotations: then more margin, and more doubt, and
+    a search for ``stickers``.
     """
 
     arms: int = 8
@@ -40,6 +42,7 @@ class Plan:
     seed: int = 0
     device: torch.device | str = "cpu"
     guessed: bool = False
+    stickers: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Round:
     progress: Progress
     mine: dict[str, Effects] = field(default_factory=dict)
     shown: dict[str, Shown] = field(default_factory=dict)
+    stuck: list[Stickers] = field(default_factory=list)
 
     @cached_property
     def design(self) -> Design:
@@ -111,6 +115,10 @@ class Round:
         look = look_of(cue)
         most = self.plan.arms if look is None else self.plan.look_arms
         return self.gather(partial(self._swap, cue, margin, arms or most, lent_margin, infill))
+
+    def stick(self) -> Effects:
+        """What the most telling windows win over all processes."""
+        return self.gather(self._stick)
 
     def overhangs(self, classes: Iterable[int]) -> dict[int, float]:
         """By class how much of the masks' rim stands out as well: the median over a few images; NaN if unknown."""
@@ -155,6 +163,20 @@ class Round:
         )
         self.mine.setdefault(cue, found)
         return found
+
+    def _stick(self) -> Effects:
+        found = find_stickers(
+            self.predict,
+            self.pool if self.lenders is None else self.lenders,
+            self.classes if self.plan.stickers else (),
+            seed=self.plan.seed,
+            batch_size=self.plan.batch_size,
+            device=self.plan.device,
+            progress=self.progress,
+        )
+        self.stuck.append(found)
+        self.mine[STICKER] = found.effects
+        return found.effects
 
     def _overhang(self, classes: list[int]) -> Effects:
         """This process's effects with the overhang of the first images of these classes."""

@@ -9,7 +9,7 @@ from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
 from camtrain.reliance.looks import look_of
-from camtrain.reliance.records import Criteria, Effects, Estimate, Test
+from camtrain.reliance.records import STICKER, Criteria, Effects, Estimate, Test
 
 __all__ = ["Contrast", "bootstrap", "estimate", "holm", "indifferent", "necessity", "screen", "sufficiency"]
 
@@ -149,11 +149,13 @@ def screen(
 def tests_of(cue: str) -> tuple[Test, ...]:
     """Which tests tell of a cue: a look on whole pictures changes the object too, and only what it wins is its own.
 
-    >>> tests_of("background"), tests_of("sharpness")
-    (('necessity', 'sufficiency'), ('sufficiency',))
+    A sticker is only ever put onto other classes' images.
+
+    >>> tests_of("background"), tests_of("sharpness"), tests_of("sticker")
+    (('necessity', 'sufficiency'), ('sufficiency',), ('sufficiency',))
     """
     look = look_of(cue)
-    return ("sufficiency",) if look is not None and look.whole else TESTS
+    return ("sufficiency",) if cue == STICKER or (look is not None and look.whole) else TESTS
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from camtrain.callbacks.reliance_detector import RelianceDetector
+from camtrain.compositing import dilate
 from camtrain.errors import ConfigurationError, MaskError
 from camtrain.reliance import Criteria, Findings, examine
 from camtrain.sinks import read_history
@@ -470,3 +471,47 @@ def test_detector__two_processes_reach_the_same_verdict_from_all_images(run_scri
     assert first.count("verdict='reliant'") == 3
     assert first.count("images=20") == 3  # ten of each process
     assert first.count("where='all over the background'") == 3
+
+
+def stuck(images: int, seed: int = 0) -> TensorDataset:
+    """Gray squares on gray, and close to each, on any side, a dot in the color of the class; no masks."""
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.arange(images) % 3
+    pictures = 0.2 + 0.02 * torch.randn(images, 3, 48, 48, generator=g)
+    for picture, label in zip(pictures, labels.tolist(), strict=True):
+        top, left, along = (int(torch.randint(11, 18, (1,), generator=g)) for _ in range(3))
+        picture[:, top : top + 20, left : left + 20] = 0.6
+        side, back = int(torch.randint(4, (1,), generator=g)), along - 14
+        y, x = ((top - 9, left + 7 + back), (top + 24, left + 7 + back), (top + 7 + back, left - 9), (0, 0))[side]
+        y, x = (top + 7 + back, left + 24) if side == 3 else (y, x)
+        picture[:, y : y + 5, x : x + 5] = 0.1 + 0.8 * F.one_hot(torch.tensor(label), 3)[:, None, None]
+    return TensorDataset(pictures, labels)
+
+
+class ByDot(Net):
+    """Reads how much of each class's color there is where there is most of it."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 20 * F.avg_pool2d(images - images.mean(dim=1, keepdim=True), 3, stride=1).flatten(2).amax(dim=2)
+
+
+def generously(images: Tensor) -> Tensor:
+    """The squares and three pixels around them."""
+    return dilate((images.amin(dim=1) > 0.45).float(), 3)
+
+
+def test_detector__without_masks_finds_stickers_close_to_the_object_and_shows_them(make_trainer):
+    detector = RelianceDetector(images_per_class=30, segmenter=generously)
+    trainer = make_trainer(callbacks=[detector])
+    trainer.validate(ByDot(), DataLoader(stuck(90), 30), verbose=False)
+    assert {(one.verdict, one.cue) for one in detector.verdicts} == {("reliant", "sticker")}
+    assert all(one.where.startswith("moves from image to image") for one in detector.verdicts)
+    found = next(line for line in map(json.loads, records(trainer).splitlines()) if "rows" in line)
+    assert len(found["strips"]) == 3
+    assert any("with the sticker of" in one["caption"] for one in found["examples"])
+
+
+def test_detector__need_not_look_for_stickers(make_trainer):
+    detector = RelianceDetector(images_per_class=30, segmenter=generously, stickers=False)
+    make_trainer(callbacks=[detector]).validate(ByDot(), DataLoader(stuck(90), 30), verbose=False)
+    assert "reliant" not in said(detector)

@@ -297,5 +297,5 @@ def test_examine_guessed__costs_what_it_says():
         return by_object(images)
 
     pool = scenes(0)
-    examine(predict, pool, list("abcd"), range(4), plan=Plan(guessed=True, arms=4))
+    examine(predict, pool, list("abcd"), range(4), plan=Plan(guessed=True, arms=4, stickers=False))
     assert sum(asked) == len(pool.labels) * (1 + 4 + 3 * 4 + 2 * 2)
