@@ -38,7 +38,8 @@ from camtrain.reliance.statistics import (
     screen,
     sufficiency,
 )
-from camtrain.reliance.stickers import Placement, Stickers, find_stickers, placement
+from camtrain.reliance.sticker_search import find_stickers
+from camtrain.reliance.stickers import Placement, Stickers, placement
 from camtrain.reliance.transplants import Transplant, flipped, sentence, transplant, with_transplants
 
 __all__ = [

@@ -15,7 +15,8 @@ from camtrain.reliance.interventions import FRAME, Predict, Progress, bordered, 
 from camtrain.reliance.looks import LOOKS, look_of
 from camtrain.reliance.records import STICKER, Criteria, Design, Effects, Estimate, Pool
 from camtrain.reliance.statistics import screen
-from camtrain.reliance.stickers import Stickers, find_stickers
+from camtrain.reliance.sticker_search import find_stickers
+from camtrain.reliance.stickers import Stickers
 
 __all__ = ["Gather", "Plan", "Round", "Shown", "guess_margins", "margins"]
 

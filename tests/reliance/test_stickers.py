@@ -26,7 +26,8 @@ from camtrain.reliance import (
     region_of,
     transplant,
 )
-from camtrain.reliance.stickers import FIRST, no_stickers
+from camtrain.reliance.sticker_search import FIRST
+from camtrain.reliance.stickers import no_stickers
 
 NAMES, SIDE, DOT = list("abc"), 36, 5
 
