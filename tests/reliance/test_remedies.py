@@ -4,12 +4,12 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from camtrain.reliance import LOOKS, Verdict, remedies_of
+from camtrain.reliance import LOOKS, STICKER, Verdict, remedies_of
 from camtrain.sinks import VerdictRow
 from tests.layout import ROOT
 
 VERDICT = Verdict(0, "boat", "reliant", 0.3, 0.2, 0.4, 0.0, 0.001, 30, "background", "")
-CUES = ["background", *(look.name for look in LOOKS.values()), "frame", "region at the lower right"]
+CUES = ["background", *(look.name for look in LOOKS.values()), "frame", STICKER, "region at the lower right"]
 
 
 @pytest.mark.parametrize("cue", CUES)
@@ -30,6 +30,7 @@ def test_remedies__are_configurations_that_build(cue):
         ("background brightness", "randomize the cue"),
         ("sharpness", "randomize the cue"),
         ("frame", "align attention"),
+        (STICKER, "align attention"),
     ],
 )
 def test_remedies__begin_with_what_reaches_the_cue(cue, first):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from camtrain.compositing import dilate
 from camtrain.reliance import (
     STICKER,
     Criteria,
@@ -32,7 +33,7 @@ from camtrain.reliance.stickers import no_stickers
 NAMES, SIDE, DOT = list("abc"), 36, 5
 
 
-def scenes(where: str, images: int = 30, seed: int = 0) -> tuple[Pool, Tensor]:
+def scenes(where: str, images: int = 30, seed: int = 0, size: int = 16) -> tuple[Pool, Tensor]:
     """Gray squares on dark noise, and a dot in the color of the class: on the square, anywhere off it, or not at all.
 
     The pool's masks are guesses; (top, left) of every dot.
@@ -43,11 +44,11 @@ def scenes(where: str, images: int = 30, seed: int = 0) -> tuple[Pool, Tensor]:
     places = torch.zeros(len(labels), 2, dtype=torch.int64)
     for n, label in enumerate(labels.tolist()):
         top, left = torch.randint(2, 18, (2,), generator=g).tolist()
-        pictures[n, :, top : top + 16, left : left + 16] = 0.6
+        pictures[n, :, top : top + size, left : left + size] = 0.6
         while True:
             y, x = torch.randint(1, SIDE - DOT - 1, (2,), generator=g).tolist()
-            inside = top + 1 <= y <= top + 10 and left + 1 <= x <= left + 10
-            outside = y + DOT + 3 < top or y > top + 19 or x + DOT + 3 < left or x > left + 19
+            inside = top + 1 <= y <= top + size - 6 and left + 1 <= x <= left + size - 6
+            outside = y + DOT + 3 < top or y > top + size + 3 or x + DOT + 3 < left or x > left + size + 3
             if (inside and where == "on") or (outside and where != "on"):
                 break
         places[n] = torch.tensor([y, x])
@@ -73,12 +74,40 @@ def test_find_stickers__finds_the_windows_and_that_they_lie_off_the_object():
         assert placed.off > 0.7 * placed.images
 
 
+def test_find_stickers__sees_those_that_the_guess_took_for_a_part_of_the_object():
+    pool, places = scenes("off", size=8)
+    taken = [n for n, (y, x) in enumerate(places.tolist()) if pool.masks[n, y + 2, x + 2] == 1]
+    assert len(taken) > 40
+    effects = find_stickers(by_dot, pool, range(3)).effects
+    off = dict(zip(effects.donors[:, 1].tolist(), effects.off.tolist(), strict=True))
+    known = [off[n] for n in taken if off[n] == off[n]]
+    assert len(known) > 20
+    assert sum(known) > 0.6 * len(known)
+
+
 def test_find_stickers__of_what_the_object_wears_are_not_off_it():
     pool, _ = scenes("on")
     found = find_stickers(by_dot, pool, range(3))
     placed = [placement(found.effects, c) for c in range(3)]
     assert all(one.images > 10 for one in placed)  # their windows do win the class
     assert not any(one.convinces(Criteria()) for one in placed)
+
+
+def test_find_stickers__where_the_object_is_guessed_elsewhere_anew_says_nothing():
+    pool, _ = scenes("off")
+    elsewhere = dilate(pool.masks, 2) == 0
+    found = find_stickers(by_dot, Pool(pool.images, pool.labels, elsewhere.float()), range(3))
+    assert [placement(found.effects, c).images for c in range(3)] == [0] * 3
+
+
+def test_find_stickers__of_objects_no_larger_than_a_window_says_nothing():
+    pool, places = scenes("off")
+    small = torch.where(pool.images.amin(dim=1, keepdim=True) > 0.45, 0.2, pool.images)
+    masks = torch.zeros_like(pool.masks)
+    for mask, (top, left) in zip(masks, places.tolist(), strict=True):
+        mask[top : top + DOT, left : left + DOT] = 1
+    found = find_stickers(by_dot, Pool(small, pool.labels, masks), range(3))
+    assert not any(placement(found.effects, c).convinces(Criteria()) for c in range(3))
 
 
 def test_find_stickers__searches_few_images_where_no_window_wins():
