@@ -72,6 +72,7 @@ def test_find_stickers__finds_the_windows_and_that_they_lie_off_the_object():
         placed = placement(found.effects, c)
         assert placed.convinces(Criteria())
         assert placed.off > 0.7 * placed.images
+    assert (found.effects.labels != found.effects.classes[:, 1]).all()  # on other classes' images only
 
 
 def test_find_stickers__sees_those_that_the_guess_took_for_a_part_of_the_object():
