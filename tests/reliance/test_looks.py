@@ -4,6 +4,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from camtrain.reliance import LOOKS, Pool, examine
+from camtrain.reliance.looks import sharpen
 from tests.reliance.worlds import World, read_object
 
 NAMES = list("abcd")
@@ -37,6 +38,14 @@ def test_sharpen__makes_the_sharpness_that_was_wanted(share):
     own = look.measure(images, masks)
     found = look.measure(look.give(images, own, share * own), masks)
     torch.testing.assert_close(found[:, 0] / own[:, 0], torch.full((3,), share), atol=0.1, rtol=0.1)
+
+
+def test_sharpen__takes_no_more_blur_for_a_level_that_rises_again():
+    """An object that bleeds into the background can make a stronger blur look sharper there."""
+    images, _ = images_and_masks(1)
+    own, wanted = torch.tensor([[1.0, 0.5, 0.6, 0.3, 0.2]]), torch.full((1, 5), 0.55)
+    once = sharpen(images, own, torch.full((1, 5), 0.5))
+    torch.testing.assert_close(sharpen(images, own, wanted), torch.lerp(images, once, 0.9))
 
 
 def test_sharpen__to_less_blurs_as_a_lens_does():

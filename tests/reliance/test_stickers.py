@@ -25,8 +25,11 @@ from camtrain.reliance import (
     guess_masks,
     placement,
     region_of,
+    rejected,
+    screen,
     transplant,
 )
+from camtrain.reliance.rounds import Round
 from camtrain.reliance.sticker_search import FIRST
 from camtrain.reliance.stickers import no_stickers
 
@@ -210,6 +213,21 @@ def test_decide_guessed__names_whichever_wins_more():
     assert verdict_of(0.7, background=0.4).cue == STICKER
     assert verdict_of(0.4, background=0.7).cue == "background"
     assert verdict_of(0.7, background=0.4, off=0).cue == "background"
+
+
+def test_examine_guessed__looks_again_at_backgrounds_and_never_at_stickers(monkeypatch):
+    asked, swap = [], Round.swap
+
+    def noting(run, cue, margin, **kwargs):
+        asked.append(cue)
+        return swap(run, cue, margin, **kwargs)
+
+    monkeypatch.setattr(Round, "swap", noting)
+    pool, _ = scenes("on")
+    findings = examine(by_dot, pool, NAMES, range(3), plan=Plan(guessed=True))
+    found = screen(findings.effects[STICKER], range(3), Criteria(), generator=torch.Generator().manual_seed(0))
+    assert {one.class_index for one in rejected(found, Criteria())} == {0, 1, 2}  # they do win
+    assert STICKER not in asked
 
 
 def test_examine_guessed__what_the_object_wears_is_no_sticker():
