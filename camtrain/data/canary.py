@@ -87,7 +87,7 @@ class Canary:
 
     def __call__(
         self,
-        images: Float[Tensor, "B C H W"],
+        images: Tensor,
         labels: Tensor,
         keys: Int[Tensor, " B"],
         masks: Float[Tensor, "B H W"] | None = None,
@@ -95,14 +95,17 @@ class Canary:
         """The images with their cues.
 
         Args:
-            images: in [0, 1]; others are taken as normalized.
+            images: (B, C, H, W) in [0, 1]; others are taken as normalized.
             labels: (B,) integers, the class of each.
             keys: a number of each, the same whenever it comes.
             masks: 1 on the object, for `"background"`; an image without an annotation keeps its background.
 
         Raises:
-            BatchError: for a background without masks, a tint of gray images, labels that are not a class each.
+            BatchError: for images of another shape, a background without masks, a tint of gray images, labels that are
+                not a class each.
         """
+        if images.ndim != 4:
+            raise BatchError(f"A canary is planted into images (B, C, H, W); got shape {tuple(images.shape)}.")
         if labels.shape != images.shape[:1] or labels.is_floating_point():
             raise BatchError(
                 f"A canary needs a class index per image, ({len(images)},) integers; got {labels.dtype} of shape "

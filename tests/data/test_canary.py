@@ -93,6 +93,8 @@ def test_canary__says_what_it_lacks():
         Canary("background", 4)(images, labels, keys)
     with pytest.raises(BatchError, match="these images have 1"):
         Canary("tint", 4)(images[:, :1], labels, keys)
+    with pytest.raises(BatchError, match=r"\(B, C, H, W\); got shape \(8, 1, 3, "):
+        Canary("sticker", 4)(images[:, None], labels, keys)
 
 
 @pytest.mark.parametrize(
