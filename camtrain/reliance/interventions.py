@@ -192,7 +192,8 @@ def _with_looks(
         parts = [look.measure(of.images[r].to(device), masks[r].to(device)) for r in _chunks(len(masks), batch_size)]
         return torch.cat(parts) if parts else of.images.new_zeros(0, 1)
 
-    own, lent = measured(pool), measured(lenders)
+    own = measured(pool)
+    lent = own if lenders is pool else measured(lenders)
     kept = kept_around(pool.masks, margin)
 
     def mix(rows: Tensor, donors: Tensor) -> Tensor:
