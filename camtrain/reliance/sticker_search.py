@@ -47,12 +47,13 @@ def find_stickers(
     one is pasted over the telling windows of 4 images of other classes, and a window of the same image apart from it as
     well: what it wins more than that is measured. Where it works on fewer than a sixth of the first 12 images of a
     class, no more of them are searched. ``pool.masks`` are guesses; where the window works they are made anew without
-    it. Costs 39 forwards an image that is searched. Of fewer than two classes nothing is searched.
+    it. Costs 39 forwards an image that is searched. Of fewer than two classes, and of images of a single row or column,
+    nothing is searched.
     """
     search = _Search(predict, pool, torch.Generator().manual_seed(seed), batch_size, device, progress)
     own = {c: search.shuffled((pool.labels == c).nonzero().flatten()) for c in classes}
     own = {c: rows for c, rows in own.items() if len(rows)}
-    if len(own) < 2:
+    if len(own) < 2 or min(pool.images.shape[-2:]) < 2:
         return no_stickers(pool)
     first = {c: rows[:FIRST] for c, rows in own.items()}
     search.place(first)

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from camtrain.reliance import LOOKS, Pool, examine
+from camtrain.reliance import LOOKS, Pool, choose_donors, examine, intervene
 from camtrain.reliance.looks import sharpen
 from tests.reliance.worlds import World, read_object
 
@@ -61,6 +61,21 @@ def test_measure__does_not_see_the_object(look):
     changed = images.clone()
     changed[:, :, 11:13, 11:13] = 9.0  # deep enough inside that no neighborhood reaches out
     torch.testing.assert_close(look.measure(changed, masks)[:, 0], look.measure(images, masks)[:, 0])
+
+
+def test_intervene__gives_images_the_look_of_the_lenders():
+    images, masks = images_and_masks(2)
+    labels, seen = torch.tensor([0, 1]), []
+    pool, lenders = Pool(images, labels, masks), Pool(images + 3, labels, masks)
+    design = choose_donors(labels, (0, 1), lenders=labels, generator=torch.Generator().manual_seed(0))
+
+    def predict(shown: Tensor) -> Tensor:
+        seen.append(shown[:, :, :4].mean())
+        return shown.mean(dim=(2, 3))
+
+    before = torch.full(design.classes.shape, 0.5)
+    intervene(predict, pool, design, before=before, lenders=lenders, look=LOOKS["brightness"])
+    assert all(2.5 < level - images[:, :, :4].mean() < 3.5 for level in seen)
 
 
 def pictures(seed: int, images: int = 30) -> tuple[Tensor, Tensor, Tensor]:

@@ -157,6 +157,13 @@ def test_find_stickers__of_less_than_two_classes_finds_nothing(kept):
     assert placement(found.effects, 0).images == 0
 
 
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 9])
+def test_find_stickers__of_tiny_images_ends_well(side):
+    pool = Pool(torch.rand(8, 3, side, side), torch.arange(8) % 2, torch.zeros(8, side, side))
+    found = find_stickers(lambda images: images.mean(dim=(2, 3)), pool, range(2))
+    assert ((found.boxes >= 0).all() if side > 1 else (found.boxes == -1).all()).item()
+
+
 def test_find_stickers__reads_a_single_logit():
     pool, _ = scenes("off", images=20)
     two = pool.labels < 2
