@@ -16,7 +16,6 @@ from camtrain.data.batches import read_batch
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.reliance import Collector, Pool, find_head, retrain_last_layer
 from camtrain.reliance.looks import LOOKS, look_of
-from camtrain.reliance.rounds import margins
 from camtrain.sinks import Scalars
 from camtrain.sinks.loggers import flush_sinks, run_folder, sinks_for
 
@@ -131,7 +130,6 @@ class LastLayerRetraining(Callback):
                 cues=self.cues,
                 head=self.head,
                 arms=self.donor_classes,
-                margin=margins(pool.images)[0],
                 device=pl_module.device,
                 seed=self.seed,
             )

@@ -48,7 +48,7 @@ def make_twins(
         labels: with them, a background from another class is preferred.
         infill: what the background becomes.
         generator: on the CPU; the global one if None.
-        feather: half width in pixels of the ramp between object and background.
+        feather: width in pixels of the ramp from object to background, within the object: nothing around it stays.
         grow: pixels around an object that are filled in with it.
         jitter: objects are scaled by up to this fraction and moved by up to this fraction of the free space; 0 leaves
             them where they are. The object's shape goes with it, its background does not.

@@ -33,10 +33,10 @@ def test_composite__of_an_empty_mask_is_the_background():
     assert torch.equal(composite(torch.rand(1, 3, 4, 4), torch.zeros(1, 4, 4), backgrounds), backgrounds)
 
 
-def test_composite__feathers_half_way_at_the_edge():
+def test_composite__feathers_within_the_object_and_keeps_nothing_around_it():
     mask = torch.tensor([[[0.0, 0, 0, 1, 1, 1]]])
     mixed = composite(torch.ones(1, 1, 1, 6), mask, torch.zeros(1, 1, 1, 6), feather=1)
-    torch.testing.assert_close(mixed.flatten(), torch.tensor([0, 0, 1 / 3, 2 / 3, 1, 1]))
+    torch.testing.assert_close(mixed.flatten(), torch.tensor([0.0, 0, 0, 2 / 3, 1, 1]))
 
 
 def test_composite__keeps_the_images_dtype():

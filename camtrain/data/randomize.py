@@ -59,7 +59,7 @@ class RandomizeCue(v2.Transform):
         measured = look.measure(images, dilate(known, 2 * margin))
         changed = look.give(images, measured, measured[donors])
         if not look.whole:
-            kept = place(images, known, changed, margin=margin)
+            kept = place(images, known, changed, margin=0)  # a rim of the old look would tell of it
             changed = torch.where(annotated(known).view(-1, 1, 1, 1), kept, changed)
         chosen = (torch.rand(len(images)) < self.p).to(images.device)
         return torch.where(chosen.view(-1, 1, 1, 1), changed, images)

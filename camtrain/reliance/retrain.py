@@ -55,7 +55,7 @@ def retrain_last_layer(
     cues: Sequence[str] = ("background",),
     head: str | None = None,
     arms: int = 8,
-    margin: int = 1,
+    margin: int = 0,
     strengths: Sequence[float] = STRENGTHS,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
@@ -70,7 +70,8 @@ def retrain_last_layer(
 
     ``model`` maps images to logits (B, classes) through a linear layer, ``head`` by name, or the last one. ``cues`` are
     "background", "tint", "brightness" or "sharpness", or what verdicts call them. Annotated images of every class are
-    needed, at least two of each. Costs ``arms`` forwards an image and cue.
+    needed, at least two of each. Masks are grown by ``margin`` pixels; a rim of its own background around the object
+    would tell its class, and the layer would read that. Costs ``arms`` forwards an image and cue.
 
     Raises ConfigurationError for a head that is no linear layer or not the last, or a pool that lacks classes.
     """

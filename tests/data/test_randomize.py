@@ -81,3 +81,12 @@ def test_randomize_cue__refuses_what_it_does_not_know(arguments, said):
 def test_randomize_cue__of_the_background_needs_masks():
     with pytest.raises(ConfigurationError, match="needs masks"):
         RandomizeCue()(torch.zeros(2, 3, 8, 8), torch.arange(2), None)
+
+
+def test_randomize_cue__leaves_no_rim_of_the_old_look_around_the_object():
+    images, masks = torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8)
+    images[1] = 0.5
+    masks[:, 3:5, 3:5] = 1
+    changed, _, _ = RandomizeCue("brightness", p=1.0)(images, torch.tensor([0, 1]), masks)
+    assert (changed[0][:, masks[0] == 0] == 0.5).all()
+    assert (changed[0][:, masks[0] == 1] == 0).all()

@@ -24,6 +24,15 @@ def test_make_twins__keep_the_object_and_take_a_clean_background():
     assert torch.equal(twins[0][~inside], images[1][~inside])
 
 
+@pytest.mark.parametrize("feather", [1, 2])
+def test_make_twins__keep_nothing_of_what_lay_around_the_object(feather):
+    images, masks = scene(2)
+    backgrounds = images.clone()
+    backgrounds[0] = torch.where(masks[0] > 0, images[0], 77.0)  # only image 0's own background differs
+    twins, others = (make_twins(of, masks, feather=feather, limit=None)[0][0] for of in (images, backgrounds))
+    assert torch.equal(twins, others)
+
+
 def test_make_twins__remove_the_donors_object():
     images, masks = scene(2)
     masks[0] = 0

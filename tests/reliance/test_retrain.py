@@ -46,6 +46,15 @@ def test_retraining__removes_what_was_flagged(seed):
     assert (found.head, found.images) == ("5", 4 * 4 * 60)
     assert found.worst_before < 0.2 < 0.8 < found.worst_after
     assert "reliant" not in answers(net)
+    alone, along = (recognized(net, World(4, 100, 77, correlation)) for correlation in (0.0, 1.0))
+    assert along - alone < 0.1
+
+
+def recognized(net, world):
+    """The mean probability of the true class."""
+    pool = world.pool()
+    with torch.no_grad():
+        return net.eval()(pool.images).softmax(1).gather(1, pool.labels[:, None]).mean().item()
 
 
 def test_retraining__fits_the_swapped_images_as_the_network_sees_them():
