@@ -88,14 +88,15 @@ class RelianceDetector(Callback):
     first flag, go to the run's sinks. So does where the cue of a reliant or suspect class lies, with a strip of the
     windows that hold it and look alike: in one place, moving from image to image, or all over the background.
 
-    `alpha` bounds the chance of any false flag in a whole run, over all rounds, classes, tests and cues: round j spends
-    `alpha / (j * (j + 1))`, divided by Holm. With `spend_alpha=False` every round spends all of it.
+    Where nothing is there, `alpha` bounds the chance of any false flag in a whole run, over all rounds, classes, tests
+    and cues; where something is, the expected share of innocent classes among those that a round flags. Round j spends
+    `alpha / (j * (j + 1))`, see `camtrain.reliance.adjust_families`; with `spend_alpha=False` every round all of it.
 
-    A round costs 21 forwards an image where nothing is found (less below 8 classes; 12 of them are for the looks), 28
-    where a background is, and 48 at most; with guessed masks 29, 33 and 53; in batches of the validation's size. Of
-    several processes each judges its own images, and all reach the same verdict from all of them. Where the cue of a
-    class lies costs 20 to 127 forwards for each of `regions` images more, mostly 30 to 50, of at most twelve reliant or
-    suspect classes, those with the largest effects.
+    A round costs 21 forwards an image where nothing is found (less below 8 classes; 12 of them are for the looks), 22
+    to 24 where a background is and masks fit, and 48 at most; with guessed masks 29, 33 and 53; in batches of the
+    validation's size. Of several processes each judges its own images, and all reach the same verdict from all of them.
+    Where the cue of a class lies costs 20 to 127 forwards for each of `regions` images more, mostly 30 to 50, of at
+    most twelve reliant or suspect classes, those with the largest effects.
 
     Args:
         every_n_epochs: examine again after so many epochs; the last epoch of a fit always.

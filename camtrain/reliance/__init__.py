@@ -31,6 +31,7 @@ from camtrain.reliance.retrain import Retrained, find_head, retrain_last_layer
 from camtrain.reliance.rounds import Plan, Shown, guess_margins, margins
 from camtrain.reliance.statistics import (
     Contrast,
+    adjust_families,
     bootstrap,
     estimate,
     holm,
@@ -70,6 +71,7 @@ __all__ = [
     "Stickers",
     "Transplant",
     "Verdict",
+    "adjust_families",
     "advice_for",
     "barrier_distance",
     "blurred_background",

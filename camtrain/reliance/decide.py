@@ -7,6 +7,7 @@ from functools import partial
 
 from scipy.special import stdtrit
 
+from camtrain.reliance.looks import look_of
 from camtrain.reliance.records import STICKER, Answer, Criteria, Effects, Estimate, Verdict
 from camtrain.reliance.statistics import indifferent
 from camtrain.reliance.stickers import Placement
@@ -14,6 +15,7 @@ from camtrain.reliance.stickers import Placement
 __all__ = ["confirms", "decide", "decide_guessed", "images_needed", "rejected", "share_of_round", "verdict_of"]
 
 MOST_OVERHANG = 0.4  # in the median over a class's images; exact masks have up to 0.25, eroded ones over 0.55
+FITTING = 0.05  # up to here the rim is known to be background, and masks need not be grown to see what an edge does
 
 
 def rejected(estimates: Sequence[Estimate], criteria: Criteria) -> tuple[Estimate, ...]:
@@ -46,8 +48,9 @@ def decide(
 
     ``reliant``: necessity or sufficiency exceeds tau, and still does with the grown masks of ``guarded`` (each at level
     alpha alone, since both must hold; where the background does, its looks need not). An effect that vanishes there may
-    be the object's own edge: undecided. So is one of a class whose ``overhangs`` say that the rim around its masks
-    belongs to the object as well.
+    be the object's own edge: undecided. A class whose ``overhangs`` say that its masks fit needs no such guard: what
+    vanishes lies close to the object, but off it. One whose overhangs say that the rim around its masks belongs to the
+    object as well is undecided, but for a look on whole pictures, which cuts nothing out.
     ``not reliant``: every upper bound lies below ``criteria.limit``, and other backgrounds do not swing the class any
     way either, as they would where donors' classes do not go with their backgrounds (a balanced set). All else is
     undecided, with the number of images that would settle it. ``other_infill`` enters the note only.
@@ -63,7 +66,7 @@ def decide(
             _of(c, other_infill),
             criteria,
             tests=len(estimates),
-            overhang=(overhangs or {}).get(c, 0.0),
+            overhang=(overhangs or {}).get(c, math.nan),
         )
         for c in present
     )
@@ -80,19 +83,20 @@ def verdict_of(
     criteria: Criteria,
     *,
     tests: int,
-    overhang: float = 0.0,
+    overhang: float = math.nan,
 ) -> Verdict:
     """The verdict on one class from its own estimates; ``tests`` is how many the round holds in all."""
     answer = partial(_answer, effects, class_index, name)
     if not estimates:
         return answer("undecided", None, _too_few(effects, class_index, criteria))
     found = rejected(estimates, criteria)
-    confirmed = _confirmed(found, guarded, criteria)
-    if confirmed and overhang > MOST_OVERHANG:
+    confirmed = found if overhang <= FITTING else _confirmed(found, guarded, criteria)
+    whole = [one for one in confirmed if _is_whole(one.cue)]
+    if confirmed and overhang > MOST_OVERHANG and not whole:
         note = f"masks too small: {100 * overhang:.0f} % of the rim around them belongs to what stands out as well"
         return answer("undecided", _most_telling(confirmed), note)
     if confirmed:
-        one = _most_telling(confirmed)
+        one = _most_telling(whole if overhang > MOST_OVERHANG else confirmed)
         return answer("reliant", one, _evidence(one, other_infill))
     if found:
         one = max(found, key=lambda e: e.effect)
@@ -278,6 +282,11 @@ def confirms(one: Estimate, guarded: Sequence[Estimate], criteria: Criteria) -> 
     wanted = (one.class_index, one.test, one.cue)
     alike = (other for other in guarded if (other.class_index, other.test, other.cue) == wanted)
     return any(other.p_value <= criteria.alpha for other in alike)
+
+
+def _is_whole(cue: str) -> bool:
+    look = look_of(cue)
+    return look is not None and look.whole
 
 
 def _most_telling(confirmed: Sequence[Estimate]) -> Estimate:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from camtrain.reliance.decide import confirms, decide, decide_guessed, rejected
+from camtrain.reliance.decide import FITTING, confirms, decide, decide_guessed, rejected
 from camtrain.reliance.interventions import FRAME, NEAR_OBJECT, Predict, Progress
 from camtrain.reliance.records import STICKER, Criteria, Effects, Estimate, Pool, Test, Verdict
 from camtrain.reliance.rounds import Gather, Plan, Round, Shown, guess_margins, margins
@@ -16,6 +16,7 @@ from camtrain.reliance.transplants import with_transplants
 __all__ = ["Findings", "Instance", "examine", "illustrate"]
 
 _FEWEST_ARMS = 3  # its own class, the one to win for, and one to compare with
+_COLORED = 20  # images of a class on noise in the donor's color: for a remark
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,10 @@ def examine(
 
     The backgrounds come from ``lenders``, in which classes should go with backgrounds as they did in training; from the
     pool itself by default. Beside whole backgrounds their tint, brightness and sharpness are swapped alone. Whatever a
-    first round rejects is tried again with grown masks, a background with noise in the donor's color as well.
-    ``gather`` joins the effects of several processes. Costs 1 + arms + 3 look_arms forwards an image, and where
-    something is found arms / 2 + 3 more; where it is not seen again at once, arms, and look_arms for each look.
+    first round rejects is tried again with grown masks, unless the masks of its class are known to fit; a background
+    with noise in the donor's color as well. ``gather`` joins the effects of several processes. Costs 1 + arms +
+    3 look_arms forwards an image; where a background is found 3 more for 20 images of each class; where masks may not
+    fit arms / 2 more, and where it is not seen again at once, arms, and look_arms for each look.
 
     Where the plan says that the masks are `guessed`, donors are taken off masks grown by the wider of `guess_margins`
     before they lend: what a guess missed of the *donor's* object would tell its class. What it missed of an image's own
@@ -82,10 +84,12 @@ def _examine_annotated(run: Round, class_names: Sequence[str]) -> Findings:
     run.shown.update(dict.fromkeys(effects, Shown(margin)))
     estimates = run.judge(effects.values())
     found = rejected(estimates, run.criteria)
-    guarded = _seen_again(run, found, Shown(guard))
-    by_background = any(one.cue == "background" for one in found)
-    colored = run.judge([run.swap("background", margin, arms=3, infill=run.noise())]) if by_background else ()
     overhangs = run.overhangs(dict.fromkeys(one.class_index for one in found))
+    guarded = _seen_again(run, [one for one in found if not overhangs[one.class_index] <= FITTING], Shown(guard))
+    by_background = any(one.cue == "background" for one in found)
+    colored = (
+        run.judge([run.swap("background", margin, arms=3, infill=run.noise(), most=_COLORED)]) if by_background else ()
+    )
     told = decide(
         effects["background"],
         estimates,

@@ -140,14 +140,19 @@ def bordered(pool: Pool) -> Pool:
     return replace(pool, masks=masks)
 
 
-def restrict(design: Design, arms: int) -> Design:
-    """The first ``arms`` arms of a design.
+def restrict(design: Design, arms: int, most: int | None = None) -> Design:
+    """The first ``arms`` arms of a design; with donors for the first ``most`` images of a class alone.
 
     >>> design = Design(torch.tensor([0]), torch.tensor([[0, 1, 2]]), torch.tensor([[-1, 4, 7]]))
     >>> restrict(design, 2).classes.tolist()
     [[0, 1]]
     """
-    return replace(design, classes=design.classes[:, :arms], donors=design.donors[:, :arms])
+    donors = design.donors[:, :arms]
+    if most is not None:
+        same = design.labels.unsqueeze(1) == design.labels
+        earlier = same.tril(-1).sum(dim=1)  # images of its class before it
+        donors = torch.where((earlier < most).unsqueeze(1), donors, -1)
+    return replace(design, classes=design.classes[:, :arms], donors=donors)
 
 
 def _name(infill: Infill, margin: int) -> str:

@@ -76,8 +76,8 @@ class Effects:
 class Criteria:
     """The rules of a decision, all effects in probability.
 
-    ``alpha``: error rate over all classes, tests and cues of one round. ``tau``: an effect up to this is nothing.
-    ``limit``: "not reliant" asks for an upper bound below this. ``min_images``: fewer decide nothing.
+    ``alpha``: error rate over all classes, tests and cues of one round, see `adjust_families`. ``tau``: an effect up to
+    this is nothing. ``limit``: "not reliant" asks for an upper bound below this. ``min_images``: fewer decide nothing.
     ``share``: the part of ``alpha`` that one round of several may spend on flags.
     """
 
@@ -94,7 +94,7 @@ class Estimate:
     """One test of one class: effect, bootstrap error over ``units``, interval, and p-value against tau.
 
     A unit is an image for necessity and a donor (with all images it was lent to) for sufficiency.
-    ``adjusted`` is the p-value after Holm over every class, test and cue of the round.
+    ``adjusted`` is the p-value after `adjust_families` over every class, test and cue of the round.
     """
 
     class_index: int
@@ -118,11 +118,11 @@ class Verdict:
 
     ``effect`` in probability: what the class loses without its cue, or wins by it, whichever test decided,
     with the interval [``low``, ``high``]. ``placebo`` is the loss on another background of the *same* class.
-    ``p_value`` is Holm-adjusted, ``images`` the number of images of the class that were judged. Of ``transplants``
-    images of other classes ``flips`` become this class when they are given its cue, and ``placebo_flips`` when they are
-    given that of a third class (NaN where there is none). ``where`` says in which part of the picture the cue lies,
-    empty where that was not asked or is not clear; ``box`` is (left, top, width, height) in fractions of the frame,
-    where it stays.
+    ``p_value`` is adjusted for the round's tests and classes, ``images`` the number of images of the class that were
+    judged. Of ``transplants`` images of other classes ``flips`` become this class when they are given its cue, and
+    ``placebo_flips`` when they are given that of a third class (NaN where there is none). ``where`` says in which part
+    of the picture the cue lies, empty where that was not asked or is not clear; ``box`` is (left, top, width, height)
+    in fractions of the frame, where it stays.
     """
 
     class_index: int

@@ -111,11 +111,15 @@ class Round:
         arms: int | None = None,
         lent_margin: int | None = None,
         infill: Infill = filled_background,
+        most: int | None = None,
     ) -> Effects:
-        """The effects of a cue's exchange over all processes, with all arms, or ``look_arms`` for a look."""
+        """The effects of a cue's exchange over all processes, with all arms, or ``look_arms`` for a look.
+
+        Of each class at most so many images are looked at, in each process.
+        """
         look = look_of(cue)
-        most = self.plan.arms if look is None else self.plan.look_arms
-        return self.gather(partial(self._swap, cue, margin, arms or most, lent_margin, infill))
+        all_arms = self.plan.arms if look is None else self.plan.look_arms
+        return self.gather(partial(self._swap, cue, margin, arms or all_arms, lent_margin, infill, most))
 
     def stick(self) -> Effects:
         """What the most telling windows win over all processes."""
@@ -142,8 +146,10 @@ class Round:
         """Noise in the donor's color."""
         return partial(noise_background, generator=self._generator())
 
-    def _swap(self, cue: str, margin: int, arms: int, lent_margin: int | None, infill: Infill) -> Effects:
-        design = restrict(self.design, arms)
+    def _swap(
+        self, cue: str, margin: int, arms: int, lent_margin: int | None, infill: Infill, most: int | None
+    ) -> Effects:
+        design = restrict(self.design, arms, most)
         pool, lenders = self.pool, self.lenders
         if cue == FRAME:
             pool, lenders = bordered(pool), None if lenders is None else bordered(lenders)

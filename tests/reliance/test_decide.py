@@ -103,3 +103,18 @@ def test_images_needed__would_decide_if_effect_and_spread_stay():
 
 def test_images_needed__of_an_unknown_spread_is_none():
     assert images_needed(replace(UNSURE, error=math.inf), Criteria(), 1) is None
+
+
+def test_decide__masks_that_are_known_to_fit_need_not_be_grown():
+    assert verdict(CLEAR, guarded=[NOTHING], overhangs={0: 0.05}).verdict == "reliant"
+    assert verdict(CLEAR, guarded=[NOTHING], overhangs={0: 0.06}).verdict == "undecided"
+    assert verdict(CLEAR, guarded=[NOTHING], overhangs={0: math.nan}).verdict == "undecided"
+    assert verdict(CLEAR, guarded=[NOTHING], overhangs={1: 0.0}).verdict == "undecided"
+
+
+def test_decide__a_look_on_whole_pictures_does_not_mind_masks_that_are_too_small():
+    sharp = replace(CLEAR, test="sufficiency", cue="sharpness", effect=0.25)
+    assert verdict(CLEAR, guarded=[CLEAR], overhangs={0: 0.6}).verdict == "undecided"
+    found = verdict(CLEAR, sharp, guarded=[CLEAR, sharp], overhangs={0: 0.6})
+    assert (found.verdict, found.cue, found.effect) == ("reliant", "sharpness", 0.25)
+    assert verdict(CLEAR, sharp, guarded=[], overhangs={0: 0.6}).verdict == "undecided"

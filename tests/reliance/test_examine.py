@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from camtrain.reliance import Plan, Pool, concatenate, examine, illustrate, margins
+from camtrain.reliance import Design, Plan, Pool, concatenate, examine, illustrate, margins, restrict
 from camtrain.reliance.rounds import Round
 from tests.reliance.worlds import World, mixture, read_background, read_background_for, read_object
 
@@ -110,7 +110,7 @@ def test_examine__joins_the_pools_of_several_processes():
     }
 
 
-def test_examine__costs_what_it_says():
+def test_examine__costs_what_it_says(monkeypatch):
     seen = Counter()
 
     def predict(images: Tensor) -> Tensor:
@@ -121,7 +121,25 @@ def test_examine__costs_what_it_says():
     assert seen["images"] == 40 * (1 + 4 + 3 * 4)
     seen.clear()
     verdicts(lambda images: predict(images) * 0 + read_background(images), World(classes=4, images=10, seed=0))
-    assert seen["images"] == 40 * (1 + 4 + 3 * 4 + 3 + 3)
+    assert seen["images"] == 40 * (1 + 4 + 3 * 4 + 3)  # masks that fit need no guard
+    monkeypatch.setattr("camtrain.reliance.rounds.overhang", unknown)
+    seen.clear()
+    verdicts(lambda images: predict(images) * 0 + read_background(images), World(classes=4, images=30, seed=0))
+    assert seen["images"] == 120 * (1 + 4 + 3 * 4 + 3) + 80 * 3  # guarded; 20 images a class on color alone
+
+
+def unknown(images: Tensor, masks: Tensor, *, margin: int) -> Tensor:
+    """No overhang is known."""
+    return torch.full((len(images),), torch.nan)
+
+
+def test_restrict__leaves_donors_to_the_first_images_of_a_class():
+    labels = torch.tensor([1, 0, 1, 0, 1])
+    design = Design(labels, torch.zeros(5, 3, dtype=torch.long), torch.arange(15).view(5, 3))
+    found = restrict(design, 2, most=1)
+    assert found.donors.tolist() == [[0, 1], [3, 4], [-1, -1], [-1, -1], [-1, -1]]
+    assert found.classes.shape == (5, 2)
+    assert restrict(design, 2, most=2).donors[:, 0].tolist() == [0, 3, 6, 9, -1]
 
 
 def test_examine__looks_again_with_every_arm_where_half_of_them_do_not_show_it(monkeypatch):
@@ -138,6 +156,7 @@ def test_examine__looks_again_with_every_arm_where_half_of_them_do_not_show_it(m
         return swap(run, cue, margin, arms=arms, **kwargs)
 
     monkeypatch.setattr(Round, "swap", noting)
+    monkeypatch.setattr("camtrain.reliance.rounds.overhang", unknown)
     found = examine(read_background, world.pool(), list("abcd"), range(4))
     assert {one.verdict for one in found.verdicts} == {"reliant"}
     assert [(cue, arms) for cue, _, arms in asked] == [("background", 3), ("background", None)]

@@ -7,6 +7,7 @@ from camtrain.reliance import (
     Criteria,
     Design,
     Effects,
+    adjust_families,
     bootstrap,
     choose_donors,
     concatenate,
@@ -101,6 +102,47 @@ def test_holm__agrees_with_its_definition_worked_by_hand():
 def test_holm__of_nothing_is_nothing_and_never_exceeds_one():
     assert holm([]) == []
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_adjust_families__agrees_with_its_definition_worked_by_hand():
+    # Holm within a: .02, .5; b: .06, .06; c: .9. Selected by .02, .06, .9, of which Benjamini and Hochberg make .06,
+    # .09, .9. At R = 1: the larger of .06 and three times each; at R = 2 of .09 and one and a half times; at 3 of .9
+    found = adjust_families([0.01, 0.5, 0.03, 0.04, 0.9], ["a", "a", "b", "b", "c"])
+    assert found == pytest.approx([0.06, 0.75, 0.09, 0.09, 0.9])
+
+
+def test_adjust_families__of_one_family_is_holm_and_of_one_test_each_benjamini_and_hochberg():
+    p_values = [0.01, 0.04, 0.03, 0.005]
+    assert adjust_families(p_values, [0] * 4) == pytest.approx(holm(p_values))
+    # sorted .005 .01 .03 .04 times 4, 2, 4/3, 1: .02 .02 .04 .04
+    assert adjust_families(p_values, range(4)) == pytest.approx([0.02, 0.04, 0.04, 0.02])
+    assert adjust_families([], []) == []
+
+
+def test_adjust_families__rejects_at_alpha_what_two_steps_would():
+    g = generator(0)
+    for _ in range(200):
+        p_values = (torch.rand(12, generator=g) ** 3).tolist()
+        families = torch.randint(4, (12,), generator=g).tolist()
+        names = sorted(set(families))
+        of = {name: [p for p, family in zip(p_values, families, strict=True) if family == name] for name in names}
+        best = sorted(min(holm(of[name])) for name in names)
+        selected = max((r for r, p in enumerate(best, 1) if p <= 0.05 * r / len(names)), default=0)
+        within = {name: iter(holm(of[name])) for name in names}
+        wanted = [next(within[family]) <= 0.05 * selected / len(names) for family in families]
+        assert [p <= 0.05 for p in adjust_families(p_values, families)] == wanted
+
+
+def test_adjust_families__keeps_the_share_of_innocent_classes_among_those_found_under_alpha():
+    g, shares = generator(1), []
+    for _ in range(400):
+        z = torch.randn(8, 6, generator=g).double()
+        z[:3, 0] += 3.2  # three classes of eight lean on something
+        p_values = torch.special.ndtr(-z).flatten().tolist()
+        adjusted = torch.tensor(adjust_families(p_values, [c for c in range(8) for _ in range(6)])).view(8, 6)
+        found = (adjusted <= 0.05).any(dim=1)
+        shares.append(float(found[3:].sum() / found.sum().clamp(min=1)))
+    assert sum(shares) / len(shares) <= 0.05
 
 
 def look_at_nothing(seed: int, tau: float, skewed: bool, classes: int = 6, images: int = 30) -> bool:
