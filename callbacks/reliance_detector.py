@@ -400,6 +400,7 @@ class RelianceDetector(Callback):
             device=pl_module.device,
             guessed=chosen.guessed,
             stickers=self.stickers,
+            segment=self._guesser.segment,
         )
         quick = self._predicting(pl_module, pool)
         with untouched(trainer, pl_module), progress_bar(trainer) as progress, quick as predict:

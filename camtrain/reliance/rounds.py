@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from camtrain.reliance.donors import choose_donors
-from camtrain.reliance.guesses import overhang
+from camtrain.reliance.guesses import guess_masks, overhang
 from camtrain.reliance.infills import Infill, filled_background, noise_background
 from camtrain.reliance.interventions import FRAME, Predict, Progress, bordered, intervene, predict_before, restrict
 from camtrain.reliance.looks import LOOKS, look_of
@@ -31,7 +31,7 @@ class Plan:
 
     ``looks`` are the cues of the whole picture that are tried beside the background, with ``look_arms`` donor classes.
     ``guessed`` says that the masks are guesses (`guess_masks`), not annotations: then more margin, and more doubt, and
-    a search for ``stickers``.
+    a search for ``stickers``, which has objects guessed anew by ``segment``.
     """
 
     arms: int = 8
@@ -44,6 +44,7 @@ class Plan:
     device: torch.device | str = "cpu"
     guessed: bool = False
     stickers: bool = True
+    segment: Callable[[Tensor], Tensor] = guess_masks
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ class Round:
             seed=self.plan.seed,
             batch_size=self.plan.batch_size,
             device=self.plan.device,
+            segment=self.plan.segment,
             progress=self.progress,
         )
         self.stuck.append(found)

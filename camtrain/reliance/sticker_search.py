@@ -38,19 +38,21 @@ def find_stickers(
     seed: int = 0,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
+    segment: Callable[[Tensor], Tensor] = guess_masks,
     progress: Progress = lambda what, done, total: None,
 ) -> Stickers:
     """The most telling window of images of every class, and what it wins on images of the others.
 
-    A window of an image is pasted onto one of another class, in the same place, and what it adds to the log odds of
-    its class counts: first windows of half the frame's side, then of a quarter inside the best, then of a sixth. That
-    one is pasted over the telling windows of 4 images of other classes, and a window of the same image apart from it as
+    A window of an image is pasted onto one of another class, in the same place, and what it adds to the log odds of its
+    class counts: first windows of half the frame's side, then of a quarter inside the best, then of a sixth. That one
+    is pasted over the telling windows of 4 images of other classes, and a window of the same image apart from it as
     well: what it wins more than that is measured. Where it works on fewer than a sixth of the first 12 images of a
     class, no more of them are searched. ``pool.masks`` are guesses; where the window works they are made anew without
-    it. Costs 39 forwards an image that is searched. Of fewer than two classes, and of images of a single row or column,
-    nothing is searched.
+    it, by ``segment``, which takes images on ``device`` and returns masks in [0, 1], all -1 where it cannot tell. Costs
+    39 forwards an image that is searched. Of fewer than two classes, and of images of a single row or column, nothing
+    is searched.
     """
-    search = _Search(predict, pool, torch.Generator().manual_seed(seed), batch_size, device, progress)
+    search = _Search(predict, pool, torch.Generator().manual_seed(seed), batch_size, device, segment, progress)
     own = {c: search.shuffled((pool.labels == c).nonzero().flatten()) for c in classes}
     own = {c: rows for c, rows in own.items() if len(rows)}
     if len(own) < 2 or min(pool.images.shape[-2:]) < 2:
@@ -78,6 +80,7 @@ class _Search:
     generator: torch.Generator
     batch_size: int
     device: torch.device | str
+    segment: Callable[[Tensor], Tensor]
     progress: Progress
 
     def __post_init__(self) -> None:
@@ -150,12 +153,13 @@ class _Search:
         for mask, row in zip(held, rows, strict=True):
             top, left, tall, wide = box_of(self.boxes[row])
             mask[top : top + tall, left : left + wide] = 1
-        new = guess_masks(filled_background(images, dilate(held, 1)))
+        found = self.segment(filled_background(images, dilate(held, 1)).to(self.device)).float().cpu()
+        known, old, new = found.amin(dim=(1, 2)) >= 0, (old > 0.5).float(), (found > 0.5).float()
         gap = max(1, round(GAP * min(images.shape[-2:])))
         apart_from = (dilate(held, gap) * new).sum(dim=(1, 2)) == 0
-        left_over, found = old * (1 - held), new * (1 - held)
-        both, either = (left_over * found).sum(dim=(1, 2)), torch.maximum(left_over, found).sum(dim=(1, 2))
-        same = (new.amin(dim=(1, 2)) >= 0) & (both > either / 2)
+        left_over, again = old * (1 - held), new * (1 - held)
+        both, either = (left_over * again).sum(dim=(1, 2)), torch.maximum(left_over, again).sum(dim=(1, 2))
+        same = known & (both > either / 2)
         same &= left_over.sum(dim=(1, 2)) > old.sum(dim=(1, 2)) / 2
         return torch.where(same, apart_from.float(), torch.nan)
 

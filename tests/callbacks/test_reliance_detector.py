@@ -314,7 +314,7 @@ def test_detector__asks_the_segmenter_once_per_image_over_all_rounds(make_traine
         asked.append(len(images))
         return disc(images)
 
-    detector = RelianceDetector(images_per_class=20, segmenter=segmenter, lend_from_training=False)
+    detector = RelianceDetector(images_per_class=20, segmenter=segmenter, lend_from_training=False, stickers=False)
     fit(make_trainer, detector, "object", data=bare(loaders("object")), max_epochs=3)
     assert sum(asked) == 60 + 2 * 24  # and the two batches of the sanity check
 

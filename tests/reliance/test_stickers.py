@@ -104,6 +104,22 @@ def test_find_stickers__where_the_object_is_guessed_elsewhere_anew_says_nothing(
     assert [placement(found.effects, c).images for c in range(3)] == [0] * 3
 
 
+def test_find_stickers__has_the_object_segmented_anew_as_it_was_before():
+    pool, _ = scenes("off")
+    asked = []
+
+    def segment(images: Tensor) -> Tensor:
+        asked.append(len(images))
+        return 0.9 * guess_masks(images).clamp(min=0)
+
+    soft = Pool(pool.images, pool.labels, 0.9 * pool.masks)
+    found = find_stickers(by_dot, soft, range(3), segment=segment)
+    assert sum(asked) > 30
+    assert all(placement(found.effects, c).convinces(Criteria()) for c in range(3))
+    blind = find_stickers(by_dot, pool, range(3), segment=lambda images: torch.full_like(images[:, 0], -1.0))
+    assert blind.effects.off.isnan().all()
+
+
 def test_find_stickers__of_objects_no_larger_than_a_window_says_nothing():
     pool, places = scenes("off")
     small = torch.where(pool.images.amin(dim=1, keepdim=True) > 0.45, 0.2, pool.images)
