@@ -54,8 +54,9 @@ class AttentionAlignment(Callback):
         layers: "auto" (the last map), a dotted name in the LightningModule, a module, or a list of these.
         loss: `(heatmaps (B, *S), masks (B, H, W)) -> scalar`; `AlignmentLoss()` if None.
         second_order: differentiate through the gradient as well; False treats the gradient as a constant.
-        twins: weight of a twin's cross-entropy, where that of an image of the batch is 1; at least 0. "auto" is 2 where
-            the module takes images `(B, C, H, W)` and the batch has a label per image, else 0, and says so. BatchNorm
+        twins: weight of a twin's cross-entropy, where that of an image of the batch is 1; at least 0. "auto" is 4 where
+            batches have as many annotated images as twins to make, down to 2 where the same few are used over and over;
+            0, and says so, unless the module takes images `(B, C, H, W)` and the batch has a label per image. BatchNorm
             and dropout's random state see twins.
         twins_share: at most this share of a batch is added as twins, in (0, 1]: what they cost.
         reuse: on average at most so many twins are made of an annotated image in an epoch: of few, many more would be
@@ -297,6 +298,12 @@ class AttentionAlignment(Callback):
             limit = min(limit, max(1.0, self.reuse * images * self._annotated / self._images))
         return math.ceil(limit)
 
+    def _twins_weight(self, images: int, limit: int) -> float:
+        """Of a twin, as against an image: twice as much where as many images are annotated as twins are made."""
+        if not isinstance(self.twins, str):
+            return self.twins
+        return _TWINS * (1 + min(1.0, images * self._annotated / self._images / limit))
+
     @property
     def _weight(self) -> float:
         return self._balance.weight if isinstance(self.weight, str) else self.weight
@@ -353,10 +360,9 @@ class AttentionAlignment(Callback):
         layers = self._layers = self._layers or (last_map(pl_module, batch.images, self._root),)
         seed = (self.seed * 1_000_003 + self.steps) * 1_009 + trainer.global_rank
         generator = torch.Generator().manual_seed(seed % 2**63)
-        twins = _TWINS if isinstance(self.twins, str) else self.twins
         recipe = Recipe(
             weight=self._weight * scale * census.penalty_share,
-            twins=twins * scale * self._wants_twins,
+            twins=self._twins_weight(len(batch), limit) * scale * self._wants_twins,
             limit=limit,
             generator=generator,
             memory=self._memory,

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from camtrain.callbacks import AttentionAlignment
 from camtrain.callbacks._alignment_balance import Balance, squared_norms
 from camtrain.callbacks._alignment_batch import count
 from camtrain.callbacks._alignment_memory import Memory
@@ -246,3 +247,12 @@ def test_precision__on_a_gpu_trains_without_skipping(make_trainer, precision):
     trainer.fit(Module(), data)
     assert callback.skipped == 0
     assert trainer.callback_metrics["alignment/penalty"].isfinite()
+
+
+@pytest.mark.parametrize(
+    ("twins", "annotated", "weight"), [("auto", 100, 4.0), ("auto", 5, 2.2), ("auto", 1, 2.16), (3.0, 5, 3.0)]
+)
+def test_twins__weigh_more_where_each_is_of_another_image(twins, annotated, weight):
+    callback = AttentionAlignment(twins=twins)
+    callback._images, callback._annotated = 100, annotated
+    assert callback._twins_weight(32, callback._limit(32)) == pytest.approx(weight)
