@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
 _MISSING = object()
 
@@ -47,12 +46,6 @@ def patched(instance: Any, name: str, around: Callable[..., Any]) -> Iterator[No
         yield
     finally:
         restore()
-
-
-def is_compiled(model: nn.Module) -> bool:
-    """Whether a module or a part of it runs under `torch.compile`."""
-    whole = getattr(model, "_compiler_ctx", None) is not None  # Lightning's mark on a compiled LightningModule
-    return whole or any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
 
 
 @contextmanager

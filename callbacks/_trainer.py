@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
-from camtrain.cam import evaluating, unwrap
+from camtrain.cam import evaluating, is_compiled, unwrap
 from camtrain.data.batches import class_names
 from camtrain.errors import ConfigurationError
 from camtrain.sinks.loggers import run_folder
@@ -109,6 +109,12 @@ def gathered(trainer: pl.Trainer, items: list[Any]) -> list[Any]:
     return [item for part in parts for item in part]
 
 
+def runs_compiled(pl_module: pl.LightningModule) -> bool:
+    """Whether it or a part of it runs under `torch.compile`."""
+    whole = getattr(pl_module, "_compiler_ctx", None) is not None  # Lightning's mark on a compiled LightningModule
+    return whole or is_compiled(pl_module)
+
+
 @contextmanager
 def untouched(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
     """Evaluation mode without gradients in the trainer's precision; modes and every random state restored."""
@@ -116,7 +122,7 @@ def untouched(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[No
         stack.enter_context(evaluating(pl_module))
         stack.enter_context(torch.no_grad())
         stack.enter_context(isolate_rng())
-        if any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in pl_module.modules()):
+        if runs_compiled(pl_module):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(trainer.precision_plugin.forward_context())
         yield

@@ -17,11 +17,12 @@ from camtrain.callbacks._alignment_auto import last_map
 from camtrain.callbacks._alignment_balance import Balance
 from camtrain.callbacks._alignment_batch import Census, can_ask_twins, count, require_masks
 from camtrain.callbacks._alignment_memory import Memory
-from camtrain.callbacks._alignment_patch import is_compiled, patch
+from camtrain.callbacks._alignment_patch import patch
 from camtrain.callbacks._alignment_recording import Calls, logits_call, named_module
 from camtrain.callbacks._alignment_start import check_arguments, factor, is_due, parse_condition, position, progress
 from camtrain.callbacks._alignment_step import AlignedStep, Recipe, Terms, compute_terms, scalars
 from camtrain.callbacks._alignment_terms import answer_twins, images_among, penalize, require_gradient
+from camtrain.callbacks._trainer import runs_compiled
 from camtrain.cam import Layer, find_layers, log_probability, resolve_method
 from camtrain.data.batches import Batch, check_masks, read_batch
 from camtrain.errors import ConfigurationError
@@ -203,7 +204,7 @@ class AttentionAlignment(Callback):
         self._layers = None if self.layers == "auto" else find_layers(pl_module, self.layers)
         self._root = None if self.model is None else named_module(pl_module, self.model)
         self._first_batch_seen = self._gradient_seen = self._metric_missed = False
-        self._compiled = is_compiled(pl_module)
+        self._compiled = runs_compiled(pl_module)
         if self._compiled:
             warnings.warn("AttentionAlignment runs the compiled training step eagerly while it is on.", stacklevel=2)
         self._restore = patch(pl_module, "training_step", partial(self._training_step, trainer, pl_module))

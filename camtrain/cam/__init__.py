@@ -19,7 +19,7 @@ from camtrain.cam.methods import (
 )
 from camtrain.cam.model_methods import needs_model
 from camtrain.cam.occlusion import occlusion_map
-from camtrain.cam.ownership import evaluating, unwrap
+from camtrain.cam.ownership import evaluating, is_compiled, unwrap
 from camtrain.cam.perturbation import ablation_cam, score_cam
 from camtrain.cam.recording import Activations, record_activations
 from camtrain.cam.ride import Ride, can_ride
@@ -80,6 +80,7 @@ __all__ = [
     "guided_grad_cam",
     "guided_gradients",
     "hires_cam",
+    "is_compiled",
     "is_empty",
     "layer_cam",
     "le_grad",

@@ -53,7 +53,12 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-def _is_compiled(model: nn.Module) -> bool:
+def is_compiled(model: nn.Module) -> bool:
+    """Whether a module or a part of it runs under `torch.compile`.
+
+    >>> is_compiled(nn.Linear(1, 1)), is_compiled(nn.Sequential(torch.compile(nn.Linear(1, 1))))
+    (False, True)
+    """
     return any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in model.modules())
 
 
@@ -70,7 +75,7 @@ def isolated(model: nn.Module, inputs: Any = None) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(_without_autocast_cache())
         stack.enter_context(_without_checkpointing())
-        if _is_compiled(model):
+        if is_compiled(model):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
 

@@ -152,7 +152,7 @@ def screen(
     drawn = (
         estimate(e, c, test, criteria, generator=generator) for e in cues for c in judged for test in tests_of(e.cue)
     )
-    found = [one for one in drawn if one.units >= criteria.min_images and one.effect == one.effect]
+    found = [one for one in drawn if one.units >= criteria.min_images and one.p_value == one.p_value]
     adjusted = adjust_families([one.p_value for one in found], [one.class_index for one in found])
     return tuple(replace(one, adjusted=p) for one, p in zip(found, adjusted, strict=True))
 
