@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 
 import torch
 from jaxtyping import Float
@@ -152,7 +153,8 @@ def screen(
     drawn = (
         estimate(e, c, test, criteria, generator=generator) for e in cues for c in judged for test in tests_of(e.cue)
     )
-    found = [one for one in drawn if one.units >= criteria.min_images and one.p_value == one.p_value]
+    known = (one for one in drawn if not (isnan(one.effect) or isnan(one.p_value)))
+    found = [one for one in known if one.units >= criteria.min_images]
     adjusted = adjust_families([one.p_value for one in found], [one.class_index for one in found])
     return tuple(replace(one, adjusted=p) for one, p in zip(found, adjusted, strict=True))
 
