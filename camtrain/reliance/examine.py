@@ -16,7 +16,7 @@ from camtrain.reliance.transplants import with_transplants
 __all__ = ["Findings", "Instance", "examine", "illustrate"]
 
 _FEWEST_ARMS = 3  # its own class, the one to win for, and one to compare with
-_COLORED = 20  # images of a class on noise in the donor's color: for a remark
+_COLORED = 12  # images of a class on noise in the donor's color: for a remark
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def examine(
     pool itself by default. Beside whole backgrounds their tint, brightness and sharpness are swapped alone. Whatever a
     first round rejects is tried again with grown masks, unless the masks of its class are known to fit; a background
     with noise in the donor's color as well. ``gather`` joins the effects of several processes. Costs 1 + arms +
-    3 look_arms forwards an image; where a background is found 3 more for 20 images of each class; where masks may not
+    3 look_arms forwards an image; where a background is found 3 more for 12 images of each class; where masks may not
     fit arms / 2 more, and where it is not seen again at once, arms, and look_arms for each look.
 
     Where the plan says that the masks are `guessed`, donors are taken off masks grown by the wider of `guess_margins`

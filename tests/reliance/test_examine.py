@@ -125,7 +125,7 @@ def test_examine__costs_what_it_says(monkeypatch):
     monkeypatch.setattr("camtrain.reliance.rounds.overhang", unknown)
     seen.clear()
     verdicts(lambda images: predict(images) * 0 + read_background(images), World(classes=4, images=30, seed=0))
-    assert seen["images"] == 120 * (1 + 4 + 3 * 4 + 3) + 80 * 3  # guarded; 20 images a class on color alone
+    assert seen["images"] == 120 * (1 + 4 + 3 * 4 + 3) + 48 * 3  # guarded; 12 images a class on color alone
 
 
 def unknown(images: Tensor, masks: Tensor, *, margin: int) -> Tensor:

@@ -61,7 +61,7 @@ def test_transplants__stand_in_verdicts_that_a_person_should_look_at():
 def test_transplant__costs_no_forward():
     seen = []
     found(lambda images: seen.append(len(images)) or read_background(images), classes=3, plan=Plan(looks=()))
-    assert sum(seen) == 60 * (1 + 3 + 3)  # before, arms, color alone
+    assert sum(seen) == 60 * (1 + 3) + 36 * 3  # before, arms, color alone
 
 
 def test_transplant__of_two_classes_has_no_placebo():
