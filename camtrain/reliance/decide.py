@@ -7,7 +7,6 @@ from functools import partial
 
 from scipy.special import stdtrit
 
-from camtrain.reliance.looks import look_of
 from camtrain.reliance.records import STICKER, Answer, Criteria, Effects, Estimate, Verdict
 from camtrain.reliance.statistics import indifferent
 from camtrain.reliance.stickers import Placement
@@ -50,7 +49,7 @@ def decide(
     alpha alone, since both must hold; where the background does, its looks need not). An effect that vanishes there may
     be the object's own edge: undecided. A class whose ``overhangs`` say that its masks fit needs no such guard: what
     vanishes lies close to the object, but off it. One whose overhangs say that the rim around its masks belongs to the
-    object as well is undecided, but for a look on whole pictures, which cuts nothing out.
+    object as well is undecided.
     ``not reliant``: every upper bound lies below ``criteria.limit``, and other backgrounds do not swing the class any
     way either, as they would where donors' classes do not go with their backgrounds (a balanced set). All else is
     undecided, with the number of images that would settle it. ``other_infill`` enters the note only.
@@ -91,12 +90,11 @@ def verdict_of(
         return answer("undecided", None, _too_few(effects, class_index, criteria))
     found = rejected(estimates, criteria)
     confirmed = found if overhang <= FITTING else _confirmed(found, guarded, criteria)
-    whole = [one for one in confirmed if _is_whole(one.cue)]
-    if confirmed and overhang > MOST_OVERHANG and not whole:
+    if confirmed and overhang > MOST_OVERHANG:
         note = f"masks too small: {100 * overhang:.0f} % of the rim around them belongs to what stands out as well"
         return answer("undecided", _most_telling(confirmed), note)
     if confirmed:
-        one = _most_telling(whole if overhang > MOST_OVERHANG else confirmed)
+        one = _most_telling(confirmed)
         return answer("reliant", one, _evidence(one, other_infill))
     if found:
         one = max(found, key=lambda e: e.effect)
@@ -282,11 +280,6 @@ def confirms(one: Estimate, guarded: Sequence[Estimate], criteria: Criteria) -> 
     wanted = (one.class_index, one.test, one.cue)
     alike = (other for other in guarded if (other.class_index, other.test, other.cue) == wanted)
     return any(other.p_value <= criteria.alpha for other in alike)
-
-
-def _is_whole(cue: str) -> bool:
-    look = look_of(cue)
-    return look is not None and look.whole
 
 
 def _most_telling(confirmed: Sequence[Estimate]) -> Estimate:

@@ -188,8 +188,8 @@ def adjust_families(p_values: Sequence[float], families: Sequence[Hashable]) -> 
     """P-values adjusted for the tests of a family (Holm) and for the number of families, here the classes of a round.
 
     Reject those at most alpha. Where nothing is there, the chance of any rejection is alpha, as with Holm over all
-    tests; where something is, the expected share of wrong families among those with a rejection is. So a class need
-    not show more because others are innocent than because they are guilty.
+    tests; where something is, the expected share of wrong families among those with a rejection is. So a guilty class
+    is not harder to find because others are guilty too.
 
     A family is selected at level alpha by Benjamini and Hochberg (1995), from its smallest p-value after Holm; the
     tests of the R selected among m are rejected by Holm at alpha R / m. The adjusted value is the smallest alpha that

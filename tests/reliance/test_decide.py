@@ -112,9 +112,10 @@ def test_decide__masks_that_are_known_to_fit_need_not_be_grown():
     assert verdict(CLEAR, guarded=[NOTHING], overhangs={1: 0.0}).verdict == "undecided"
 
 
-def test_decide__a_look_on_whole_pictures_does_not_mind_masks_that_are_too_small():
+def test_decide__masks_that_are_too_small_decide_nothing():
     sharp = replace(CLEAR, test="sufficiency", cue="sharpness", effect=0.25)
-    assert verdict(CLEAR, guarded=[CLEAR], overhangs={0: 0.6}).verdict == "undecided"
-    found = verdict(CLEAR, sharp, guarded=[CLEAR, sharp], overhangs={0: 0.6})
-    assert (found.verdict, found.cue, found.effect) == ("reliant", "sharpness", 0.25)
-    assert verdict(CLEAR, sharp, guarded=[], overhangs={0: 0.6}).verdict == "undecided"
+    for estimates in ([CLEAR], [sharp], [CLEAR, sharp]):
+        found = verdict(*estimates, guarded=estimates, overhangs={0: 0.41})
+        assert (found.verdict, found.cue) == ("undecided", estimates[-1].cue)
+        assert "masks too small: 41 %" in found.note
+    assert verdict(CLEAR, guarded=[CLEAR], overhangs={0: 0.4}).verdict == "reliant"
