@@ -4,17 +4,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from math import isfinite, nan
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from camtrain.callbacks._attempt import Attempt
+from camtrain.callbacks._reliance_collecting import Collecting
+from camtrain.callbacks._reliance_history import History
 from camtrain.callbacks._reliance_images import Chosen, Images, choose_images
 from camtrain.callbacks._reliance_pictures import alert, examples
 from camtrain.callbacks._reliance_regions import Located, locate, strips
@@ -30,8 +30,8 @@ from camtrain.callbacks._trainer import (
 )
 from camtrain.cam import find_logits
 from camtrain.cam.folding import quickened
-from camtrain.data.batches import Batch, check_masks, read_batch
-from camtrain.errors import CamtrainError, ConfigurationError
+from camtrain.data.batches import Batch
+from camtrain.errors import ConfigurationError
 from camtrain.reliance import (
     LOOKS,
     Collector,
@@ -53,9 +53,6 @@ from camtrain.sinks.loggers import flush_sinks, sinks_for
 _GUESSING = (
     "RelianceDetector finds no masks in the validation batches and guesses them{by}: its verdicts are 'reliant', "
     "'suspect', 'undecided' or 'no evidence', never 'not reliant'. Masks, or boxes as masks, make it surer."
-)
-_NO_LABELS = (
-    "RelianceDetector needs labels in the validation batches, and the batch has none: convert with batch_adapter."
 )
 
 
@@ -197,15 +194,9 @@ class RelianceDetector(Callback):
         self.dataloader_idx = dataloader_idx
         self.seed = seed
         self.verdicts: tuple[Verdict, ...] = ()
-        self._images: Images | None = None
-        self._lenders: Images | None = None
+        self._collecting = Collecting(batch_adapter, lend=lend_from_training)
         self._guesser = Guesser(segmenter)
-        self._lending = False
-        self._dtype = torch.float32
-        self._values: dict[str, float] = {"reliance/flagged": 0.0, "reliance/effect": nan}
-        self._flagged_since: dict[str, int] = {}
-        self._examined_epoch: int | None = None
-        self._rounds = 0
+        self._history = History()
         self._first_flag = False
         self._attempt = Attempt("RelianceDetector")
         self._mentioned: set[str] = set()
@@ -232,21 +223,18 @@ class RelianceDetector(Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to collect the images that lend, in the first epoch only."""
-        self._lending = self.lend_from_training and self._lenders is None
-        if self._lending:
-            self._lenders = self._new_images(trainer)
+        self._collecting.begin_training_epoch(partial(self._new_images, trainer))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the training images that can lend."""
-        if self._lending:
-            self._collect_lenders(batch)
+        self._collecting.add_training(batch)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to collect."""
         if self.should_examine(trainer):
-            self._images = self._new_images(trainer)
+            self._collecting.begin_validation_epoch(partial(self._new_images, trainer))
 
     def on_validation_batch_end(
         self,
@@ -261,9 +249,11 @@ class RelianceDetector(Callback):
         if dataloader_idx != self.dataloader_idx:
             return
         if trainer.sanity_checking:
-            self._try_segmenter(self._check(batch))
-        elif self._images is not None:
-            self._collect(trainer, batch)
+            self._try_segmenter(self._collecting.read(batch))
+        elif trainer.state.fn == "fit":
+            self._attempt(self._collecting.add_validation, batch)
+        else:
+            self._collecting.add_validation(batch)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Examine what was collected, and log what is known."""
@@ -271,7 +261,7 @@ class RelianceDetector(Callback):
             return
         if self.should_examine(trainer):
             self._attempt(self._examine, trainer, pl_module)
-        pl_module.log_dict(self._values, sync_dist=True)
+        pl_module.log_dict(self._history.values, sync_dist=True)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Wait until the verdicts and their pictures are written, whatever the stage."""
@@ -287,24 +277,16 @@ class RelianceDetector(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Which classes were flagged first when, the last logged values, and how many rounds there were."""
-        return {
-            "flagged_since": dict(self._flagged_since),
-            "values": dict(self._values),
-            "examined_epoch": self._examined_epoch,
-            "rounds": self._rounds,
-        }
+        return self._history.state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the run that is resumed: no second alert, and no fresh alpha to spend."""
-        self._flagged_since = dict(state_dict["flagged_since"])
-        self._values = dict(state_dict["values"])
-        self._examined_epoch = state_dict["examined_epoch"]
-        self._rounds = state_dict["rounds"]
+        self._history = History.restored(state_dict)
 
     @property
     def flagged_since(self) -> dict[str, int]:
         """The epoch in which each class was first found reliant, by name."""
-        return dict(self._flagged_since)
+        return dict(self._history.flagged_since)
 
     def should_examine(self, trainer: pl.Trainer) -> bool:
         """Whether to examine: `every_n_epochs` after the last time, in the last epoch, and always outside `fit`."""
@@ -312,20 +294,10 @@ class RelianceDetector(Callback):
             return False
         if trainer.state.fn != "fit":
             return True
-        epoch, last = trainer.current_epoch, self._examined_epoch
-        if epoch < self.start_epoch or epoch == last:
-            return False
-        return last is None or epoch - last >= self.every_n_epochs or epoch + 1 == trainer.max_epochs
+        last = None if trainer.max_epochs is None else trainer.max_epochs - 1
+        return self._history.is_due(trainer.current_epoch, start=self.start_epoch, every=self.every_n_epochs, last=last)
 
     # The verbs.
-
-    def _check(self, batch: Any) -> Batch:
-        """The batch with its labels; an error for what cannot be judged."""
-        read = read_batch(batch, self.batch_adapter)
-        if read.labels is None:
-            raise ConfigurationError(_NO_LABELS)
-        check_masks(read)
-        return read
 
     def _try_segmenter(self, batch: Batch) -> None:
         """An error of the user's segmenter before training starts."""
@@ -337,46 +309,27 @@ class RelianceDetector(Callback):
         most = -(-self.max_images // trainer.world_size)
         return Images(partial(Collector, per_class=per_class, most=most, classes=self.classes))
 
-    def _collect_lenders(self, batch: Any) -> None:
-        """Training batches need have no shape that can be read: validation images lend to each other then."""
-        try:
-            read = self._check(batch)
-            if self._lenders is not None and read.labels is not None:
-                self._lenders.add(read.images, read.labels, read.masks)
-        except CamtrainError:
-            self._lending = False
-
-    def _collect(self, trainer: pl.Trainer, batch: Any) -> None:
-        if trainer.state.fn != "fit":
-            self._add(batch)
-        else:
-            self._attempt(self._add, batch)
-
-    def _add(self, batch: Any) -> None:
-        read = self._check(batch)
-        if self._images is not None and read.labels is not None:
-            self._dtype = read.images.dtype
-            self._images.add(read.images, read.labels, read.masks)
-
     def _examine(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        images, self._images = self._images, None
-        self._examined_epoch = trainer.current_epoch if trainer.state.fn == "fit" else self._examined_epoch
+        images, lenders = self._collecting.take(), self._collecting.lenders
+        if trainer.state.fn == "fit":
+            self._history.examined_epoch = trainer.current_epoch
         with untouched(trainer, pl_module), progress_bar(trainer) as progress:
-            chosen = choose_images(trainer, images, self._lenders, self._guesser, pl_module.device, progress)
+            chosen = choose_images(trainer, images, lenders, self._guesser, pl_module.device, progress)
         census = take_census(trainer, chosen.pool, chosen.training, self.criteria.min_images)
         if chosen.pool is None:
             return
         self._mention(chosen)
-        self._rounds += 1
-        lenders = chosen.training if census.training_lends else None
+        self._history.rounds += 1
+        lent = chosen.training if census.training_lends else None
         names = names_of(trainer, census.classes[-1] + 1)
-        findings = self._run(trainer, pl_module, chosen, chosen.pool, lenders, names, census.classes)
+        findings = self._run(trainer, pl_module, chosen, chosen.pool, lent, names, census.classes)
         located = [Located(findings.verdicts, {})]
         if self.regions:
-            self._attempt(self._locate, trainer, pl_module, findings, chosen, lenders or chosen.pool, located)
+            self._attempt(self._locate, trainer, pl_module, findings, chosen, lent or chosen.pool, located)
         findings = replace(findings, verdicts=located[-1].verdicts)
-        self._keep(findings.verdicts, trainer.current_epoch)
-        self._attempt(self._write, trainer, findings, chosen.pool, lenders or chosen.pool, names, located[-1])
+        self.verdicts = findings.verdicts
+        self._first_flag = self._history.keep(findings.verdicts, trainer.current_epoch)
+        self._attempt(self._write, trainer, findings, chosen.pool, lent or chosen.pool, names, located[-1])
 
     def _run(
         self,
@@ -391,7 +344,7 @@ class RelianceDetector(Callback):
         def gather(compute: Callable[[], Effects]) -> Effects:
             return concatenate(everywhere(trainer, compute))
 
-        share = share_of_round(self._rounds) if self.spend_alpha else 1.0
+        share = share_of_round(self._history.rounds) if self.spend_alpha else 1.0
         plan = Plan(
             arms=self.donor_classes,
             looks=self.looks,
@@ -420,9 +373,9 @@ class RelianceDetector(Callback):
     def _predicting(self, pl_module: pl.LightningModule, pool: Pool) -> Iterator[Callable[[Tensor], Tensor]]:
         """The module's logits, in many forwards of which each costs less."""
         network = callable_network(network_of(pl_module, self.model))
-        first = pool.images[:1].to(pl_module.device, self._dtype)
-        with quickened(network, first) as layout:
-            yield lambda images: find_logits(network(layout(images.to(self._dtype))))
+        dtype = self._collecting.dtype
+        with quickened(network, pool.images[:1].to(pl_module.device, dtype)) as layout:
+            yield lambda images: find_logits(network(layout(images.to(dtype))))
 
     def _locate(
         self,
@@ -462,16 +415,6 @@ class RelianceDetector(Callback):
         if chosen.guessed and "guessing" not in self._mentioned:
             self._mentioned.add("guessing")
             rank_zero_info(_GUESSING.format(by="" if self.segmenter is None else " with your segmenter"))
-
-    def _keep(self, verdicts: tuple[Verdict, ...], epoch: int) -> None:
-        self.verdicts = verdicts
-        effects = {f"reliance/effect/{v.class_name}": v.effect for v in verdicts}
-        flags = [v.class_name for v in verdicts if v.verdict == "reliant"]
-        known = [effect for effect in effects.values() if isfinite(effect)]
-        totals = {"reliance/flagged": float(len(flags)), "reliance/effect": max(known, default=nan)}
-        self._first_flag = bool(flags) and not self._flagged_since
-        self._values = {**self._values, **totals, **effects}
-        self._flagged_since = {**dict.fromkeys(flags, epoch), **self._flagged_since}
 
     def _write(
         self,
