@@ -145,6 +145,32 @@ def test_adjust_families__keeps_the_share_of_innocent_classes_among_those_found_
     assert sum(shares) / len(shares) <= 0.05
 
 
+def losing_without_their_background(guilty: set[int], classes: int = 4, images: int = 12) -> Effects:
+    """Each class loses much and unevenly on other backgrounds if it is guilty, else as unevenly about nothing."""
+    g = generator(0)
+    design = choose_donors(torch.arange(classes * images) % classes, range(classes), generator=g)
+    n, d = design.classes.shape
+    lost = torch.tensor([0.15 * (int(label) in guilty) for label in design.labels])
+    after = torch.zeros(n, d, d)
+    after[:, :, 0] = 0.5
+    after[:, 1:, 0] -= lost.unsqueeze(1) + 0.15 * torch.randn(n, 1, generator=g)
+    return Effects("test", design.labels, design.classes, design.donors, after[:, 0], after)
+
+
+def test_screen__a_class_is_not_harder_to_find_because_others_are_guilty_too():
+    found = screen(losing_without_their_background({0, 1, 2, 3}), range(4), Criteria(), generator=generator())
+    last = max((one for one in found if one.test == "necessity"), key=lambda one: one.p_value)
+    assert last.adjusted == pytest.approx(2 * last.p_value)  # two tests; all four classes are selected
+    guilty = losing_without_their_background({last.class_index})
+    (alone,) = [
+        one
+        for one in screen(guilty, range(4), Criteria(), generator=generator())
+        if (one.class_index, one.test) == (last.class_index, "necessity")
+    ]
+    assert alone.p_value == pytest.approx(last.p_value, rel=0.2)
+    assert alone.adjusted == pytest.approx(8 * alone.p_value)  # the only one among eight tests
+
+
 def look_at_nothing(seed: int, tau: float, skewed: bool, classes: int = 6, images: int = 30) -> bool:
     """Does a look flag anything where every class loses exactly tau on every other background."""
     g = generator(seed)
