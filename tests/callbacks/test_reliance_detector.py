@@ -511,6 +511,17 @@ def test_detector__without_masks_finds_stickers_close_to_the_object_and_shows_th
     assert any("with the sticker of" in one["caption"] for one in found["examples"])
 
 
+def test_detector__asks_the_segmenter_for_the_object_without_its_sticker_too(make_trainer):
+    def only_with_its_sticker(images: Tensor) -> Tensor:
+        colored = (images - images.mean(dim=1, keepdim=True)).amax(dim=1) > 0.3
+        whole = colored.sum(dim=(1, 2)) == 25
+        return torch.where(whole.view(-1, 1, 1), generously(images), -1.0)
+
+    detector = RelianceDetector(images_per_class=30, segmenter=only_with_its_sticker)
+    make_trainer(callbacks=[detector]).validate(ByDot(), DataLoader(stuck(90), 30), verbose=False)
+    assert ("reliant", "sticker") not in {(one.verdict, one.cue) for one in detector.verdicts}
+
+
 def test_detector__need_not_look_for_stickers(make_trainer):
     detector = RelianceDetector(images_per_class=30, segmenter=generously, stickers=False)
     make_trainer(callbacks=[detector]).validate(ByDot(), DataLoader(stuck(90), 30), verbose=False)
