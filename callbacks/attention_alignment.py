@@ -1,7 +1,6 @@
 """AttentionAlignment: any LightningModule, taught to look at the object."""
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from camtrain.callbacks._alignment_auto import last_map
 from camtrain.callbacks._alignment_balance import Balance
 from camtrain.callbacks._alignment_batch import Census, can_ask_twins, count, require_masks
+from camtrain.callbacks._alignment_dose import Dose
 from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_patch import patch
 from camtrain.callbacks._alignment_recording import Calls, logits_call, named_module
@@ -157,7 +157,7 @@ class AttentionAlignment(Callback):
         self._memory = Memory(memory)
         self._balance = Balance(gradient_ratio)
         self._twins_refused = False
-        self._images = self._annotated = 0  # seen since the start, over all processes
+        self._dose = Dose(twins, twins_share, reuse)
         self.started_at: float | None = None  # the position in the training, in [0, 1]
         self.stopped = False
         self.steps = self.skipped = 0
@@ -182,7 +182,7 @@ class AttentionAlignment(Callback):
             "steps": self.steps,
             "skipped": self.skipped,
             "balance": self._balance.state(),
-            "seen": [self._images, self._annotated],
+            "seen": self._dose.state(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -190,7 +190,7 @@ class AttentionAlignment(Callback):
         self.started_at, self.steps, self.skipped = (state_dict[key] for key in ("started_at", "steps", "skipped"))
         self.stopped = state_dict.get("stopped", False)
         self._balance.restore(state_dict.get("balance", (0.0, 0.0, 0.0, 0.0)))
-        self._images, self._annotated = state_dict.get("seen", (0, 0))
+        self._dose.restore(state_dict.get("seen", (0, 0)))
 
     # Lightning's hooks
 
@@ -278,10 +278,9 @@ class AttentionAlignment(Callback):
         batch = self._read(args[0] if args else next(iter(kwargs.values())))
         if scale == 0 or batch is None:
             return original(*args, **kwargs)
-        limit = self._limit(len(batch))
+        limit = self._dose.limit(len(batch))
         census = count(batch, limit, trainer.strategy, trainer.world_size, len(self._memory))
-        self._images += len(batch) * trainer.world_size
-        self._annotated += census.all_annotated
+        self._dose.see(len(batch) * trainer.world_size, census.all_annotated)
         wanted = census.guiding or (self._wants_twins and census.twinned)
         step = self._step(trainer, pl_module, batch, scale, census, limit) if wanted else None
         output = step.run(original, *args, **kwargs) if step else original(*args, **kwargs)
@@ -291,19 +290,6 @@ class AttentionAlignment(Callback):
         self._measure(trainer, terms)
         self.steps += 1
         return output
-
-    def _limit(self, images: int) -> int:
-        """How many twins a batch of so many images may get."""
-        limit = self.twins_share * images
-        if self._images:
-            limit = min(limit, max(1.0, self.reuse * images * self._annotated / self._images))
-        return math.ceil(limit)
-
-    def _twins_weight(self, images: int, limit: int) -> float:
-        """Of a twin, as against an image: twice as much where as many images are annotated as twins are made."""
-        if not isinstance(self.twins, str):
-            return self.twins
-        return _TWINS * (1 + min(1.0, images * self._annotated / self._images / limit))
 
     @property
     def _weight(self) -> float:
@@ -363,7 +349,7 @@ class AttentionAlignment(Callback):
         generator = torch.Generator().manual_seed(seed % 2**63)
         recipe = Recipe(
             weight=self._weight * scale * census.penalty_share,
-            twins=self._twins_weight(len(batch), limit) * scale * self._wants_twins,
+            twins=self._dose.weight_of(limit, len(batch)) * scale * self._wants_twins,
             limit=limit,
             generator=generator,
             memory=self._memory,
@@ -406,7 +392,6 @@ class AttentionAlignment(Callback):
         return terms
 
 
-_TWINS = 2.0
 _NO_EFFECT = (
     "The alignment penalty of the first step has a gradient of 0 for every parameter: every map is empty, or the layer "
     "does not matter to the target. Watch alignment/dead_maps, or name an earlier layer."

@@ -253,9 +253,9 @@ def test_reuse__bounds_how_often_a_twin_is_made_of_one_image(make_trainer):
 
 def test_reuse__goes_on_from_a_checkpoint():
     callback, after = (aligned(weight=0.0, twins=1.0, reuse=2.0) for _ in range(2))
-    callback._images, callback._annotated = 80, 10
+    callback._dose.see(80, annotated=10)
     after.load_state_dict(callback.state_dict())
-    assert after._limit(8) == callback._limit(8) == 2
+    assert after._dose.limit(8) == callback._dose.limit(8) == 2
 
 
 def test_weight__follows_the_schedule_from_the_start(make_trainer):

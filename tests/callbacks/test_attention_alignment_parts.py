@@ -7,6 +7,7 @@ from torch import nn
 from camtrain.callbacks import AttentionAlignment
 from camtrain.callbacks._alignment_balance import Balance, squared_norms
 from camtrain.callbacks._alignment_batch import count
+from camtrain.callbacks._alignment_dose import Dose
 from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_patch import patch, patched
 from camtrain.callbacks._alignment_recording import Call, depends_on, recording
@@ -227,7 +228,6 @@ def test_precision__on_a_gpu_trains_without_skipping(make_trainer, precision):
     import torch.nn.functional as F
     from torch.utils.data import DataLoader
 
-    from camtrain.callbacks import AttentionAlignment
 
     class Module(pl.LightningModule):
         def __init__(self):
@@ -253,6 +253,6 @@ def test_precision__on_a_gpu_trains_without_skipping(make_trainer, precision):
     ("twins", "annotated", "weight"), [("auto", 100, 4.0), ("auto", 5, 2.2), ("auto", 1, 2.16), (3.0, 5, 3.0)]
 )
 def test_twins__weigh_more_where_each_is_of_another_image(twins, annotated, weight):
-    callback = AttentionAlignment(twins=twins)
-    callback._images, callback._annotated = 100, annotated
-    assert callback._twins_weight(32, callback._limit(32)) == pytest.approx(weight)
+    dose = Dose(twins, share=0.5, reuse=10.0)
+    dose.see(100, annotated)
+    assert dose.weight_of(dose.limit(32), 32) == pytest.approx(weight)
