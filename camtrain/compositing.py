@@ -20,15 +20,20 @@ Masks = Float[Tensor, "B H W"]
 def composite(images: Images, masks: Masks, backgrounds: Images, *, feather: int = 0) -> Images:
     """Each image's object on its background: ``m * image + (1 - m) * background``.
 
-    ``feather`` is the width in pixels of the ramp between the two. It lies within the object: a rim of the background
-    that it came from would tell of it. An image without an annotation comes back as it is; under an empty mask only the
-    background is left.
+    ``feather`` is the width in pixels of the ramp between the two. It lies around the object, which is kept in full: a
+    ramp within would thin out a bicycle's frame. And it is made of the object's own colors, continued outward by
+    `fill_objects`: a rim of the background that the object came from would tell of it. An image without an annotation
+    comes back as it is; under an empty mask only the background is left.
 
     >>> images, masks = torch.ones(1, 1, 1, 4), torch.tensor([[[1.0, 1.0, 0.0, 0.0]]])
     >>> composite(images, masks, torch.zeros(1, 1, 1, 4)).flatten().tolist()
     [1.0, 1.0, 0.0, 0.0]
     """
-    return blend(images, torch.minimum(cutout(masks), cutout(masks, feather=feather)), backgrounds)
+    kept = cutout(masks)
+    if feather == 0:
+        return blend(images, kept, backgrounds)
+    continued = fill_objects(images, 1 - kept)
+    return blend(continued, torch.maximum(kept, cutout(masks, feather=feather)), backgrounds)
 
 
 def cutout(masks: Masks, *, feather: int = 0) -> Masks:

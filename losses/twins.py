@@ -48,7 +48,7 @@ def make_twins(
         labels: with them, a background from another class is preferred.
         infill: what the background becomes.
         generator: on the CPU; the global one if None.
-        feather: width in pixels of the ramp from object to background, within the object: nothing around it stays.
+        feather: width in pixels of the ramp from object to background, around the object and in its own colors.
         grow: pixels around an object that are filled in with it.
         jitter: objects are scaled by up to this fraction and moved by up to this fraction of the free space; 0 leaves
             them where they are. The object's shape goes with it, its background does not.

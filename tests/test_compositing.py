@@ -33,10 +33,20 @@ def test_composite__of_an_empty_mask_is_the_background():
     assert torch.equal(composite(torch.rand(1, 3, 4, 4), torch.zeros(1, 4, 4), backgrounds), backgrounds)
 
 
-def test_composite__feathers_within_the_object_and_keeps_nothing_around_it():
+def test_composite__feathers_around_the_object_with_its_own_colors():
+    image = torch.tensor([[[[7.0, 7, 7, 3, 1, 1]]]])
     mask = torch.tensor([[[0.0, 0, 0, 1, 1, 1]]])
-    mixed = composite(torch.ones(1, 1, 1, 6), mask, torch.zeros(1, 1, 1, 6), feather=1)
-    torch.testing.assert_close(mixed.flatten(), torch.tensor([0.0, 0, 0, 2 / 3, 1, 1]))
+    mixed = composite(image, mask, torch.zeros(1, 1, 1, 6), feather=1)
+    torch.testing.assert_close(mixed.flatten(), torch.tensor([0.0, 0, 3 / 3, 3, 1, 1]))
+
+
+def test_composite__keeps_thin_objects_in_full_and_nothing_of_what_lay_around_them():
+    images, masks = torch.rand(2, 3, 16, 16), torch.zeros(2, 16, 16)
+    masks[:, 3:13, 7] = 1
+    images[1] = torch.where(masks[1] == 1, images[0], images[1])  # the same object before another background
+    mixed = composite(images, masks, torch.rand(1, 3, 16, 16).expand(2, -1, -1, -1), feather=2)
+    assert torch.equal(mixed[:, :, 3:13, 7], images[:, :, 3:13, 7])
+    torch.testing.assert_close(mixed[0], mixed[1])
 
 
 def test_composite__keeps_the_images_dtype():
