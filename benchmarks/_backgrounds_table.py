@@ -4,9 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from _backgrounds_rows import ROWS
+from _composites import ALIGNED, CONFLICTING, GROUPS
 from _runs import Run, mean_and_deviation
 
-COLUMNS = {"mean": "mean", "conflicting": "conflicting", "worst": "worst group", "inside_energy": "inside energy"}
+COLUMNS = {
+    "mean": "mean",
+    "conflicting": "conflicting",
+    "home_advantage": "home advantage",
+    "worst": "worst group",
+    "inside_energy": "inside energy",
+}
 KEYS = {"erm": "erm", "unbiased": "unbiased", "ours": "ours", "ours_5": "ours_5pct", "tuned": "tuned"}  # in the summary
 
 
@@ -24,12 +31,22 @@ def describe(mine: Sequence[Run], runs: Sequence[Run]) -> dict[str, Any]:
     found = {"correlation": correlation, "row": name, "training": ROWS[name].name, "told": ROWS[name].told}
     if "note" in mine[0]:
         return {**found, "seeds": len(mine), "note": mine[0]["note"]}
-    values = {key: [run[key] for run in mine] for key in COLUMNS}
+    values = {key: [with_advantage(run)[key] for run in mine] for key in COLUMNS}
     ratios = [ratio for ratio in (time_ratio(run, runs) for run in mine) if ratio is not None]
     for key, some in {**values, "time": ratios}.items():
         if some:
             found[key], found[f"{key}_sd"] = mean_and_deviation(some)
     return {**found, "seeds": len(mine)}
+
+
+def with_advantage(one: Run) -> Run:
+    """The run, and how much more is right where a class is in its own place: what the place is still good for.
+
+    >>> with_advantage({"mean": 60.0, "conflicting": 50.0})["home_advantage"]
+    40.0
+    """
+    at_home = (GROUPS * one["mean"] - len(CONFLICTING) * one["conflicting"]) / len(ALIGNED)
+    return {**one, "home_advantage": at_home - one["conflicting"]}
 
 
 def time_ratio(one: Run, runs: Sequence[Run]) -> float | None:

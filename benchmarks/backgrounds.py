@@ -13,9 +13,9 @@ Every row trains the same network from the same weights on the same images in th
 AdamW. GroupDRO and last-layer retraining (DFR) are told the group of every training image; the others are not. At 100 %
 correlation the training images hold only four groups: GroupDRO can balance no others, and DFR has nothing to fit. Mean,
 conflicting (the 12 groups in which class and background do not belong together) and worst group are accuracies in %;
-inside energy is that of Grad-CAM for the true class at the last map; time is that of a training step over ERM's of the
-same seed (on a CPU in CPU seconds, which other work on the machine disturbs little). Mean and sample standard deviation
-over seeds.
+home advantage is how many points more are right in the other 4 groups than in those; inside energy is that of Grad-CAM
+for the true class at the last map; time is that of a training step over ERM's of the same seed (on a CPU in CPU
+seconds, which other work on the machine disturbs little). Mean and sample standard deviation over seeds.
 
 Every finished run is written to the JSON file at once, and is not repeated when the script is called with it again.
 """

@@ -9,6 +9,7 @@ import pytest
 import torch
 from _backgrounds_groups import GroupDRO, balanced_subset, retrain_last_layer
 from _backgrounds_table import shown, summarize, tabulate
+from _backgrounds_training import accuracies
 from _composites import (
     ALIGNED,
     BALANCED,
@@ -142,6 +143,13 @@ def test_tabulate__averages_seeds_and_compares_the_time_of_each_with_its_own_erm
     erm, ours = tabulate(runs)
     assert (erm["worst"], erm["worst_sd"]) == (1.0, pytest.approx(math.sqrt(2)))
     assert (ours["time"], ours["time_sd"], ours["seeds"]) == (1.5, 0.0, 2)
+
+
+def test_tabulate__home_advantage_is_what_the_own_place_adds():
+    groups = torch.arange(16).repeat_interleave(2)
+    correct = (groups // 4 == groups % 4) | (torch.arange(32) % 2 == 0)  # all at home, half elsewhere
+    (row,) = tabulate([{**run("ours", 0.0), **accuracies(correct, groups)}])
+    assert row["home_advantage"] == pytest.approx(50.0)
 
 
 def test_tabulate__says_why_a_row_is_missing():

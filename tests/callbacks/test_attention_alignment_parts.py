@@ -228,7 +228,6 @@ def test_precision__on_a_gpu_trains_without_skipping(make_trainer, precision):
     import torch.nn.functional as F
     from torch.utils.data import DataLoader
 
-
     class Module(pl.LightningModule):
         def __init__(self):
             super().__init__()
