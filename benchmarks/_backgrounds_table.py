@@ -32,8 +32,9 @@ def describe(mine: Sequence[Run], runs: Sequence[Run]) -> dict[str, Any]:
     if "note" in mine[0]:
         return {**found, "seeds": len(mine), "note": mine[0]["note"]}
     values = {key: [with_advantage(run)[key] for run in mine] for key in COLUMNS}
-    ratios = [ratio for ratio in (time_ratio(run, runs) for run in mine) if ratio is not None]
-    for key, some in {**values, "time": ratios}.items():
+    compared = {"gap": [gap_closed(run, runs) for run in mine], "time": [time_ratio(run, runs) for run in mine]}
+    known = {key: [value for value in some if value is not None] for key, some in compared.items()}
+    for key, some in {**values, **known}.items():
         if some:
             found[key], found[f"{key}_sd"] = mean_and_deviation(some)
     return {**found, "seeds": len(mine)}
@@ -51,8 +52,21 @@ def with_advantage(one: Run) -> Run:
 
 def time_ratio(one: Run, runs: Sequence[Run]) -> float | None:
     """Over ERM of the same setting; None before that has run."""
-    plain = next((run for run in runs if run["setting"] == {**one["setting"], "row": "erm"}), None)
+    plain = beside(one, runs, "erm")
     return None if plain is None else one["step_seconds"] / plain["step_seconds"]
+
+
+def gap_closed(one: Run, runs: Sequence[Run]) -> float | None:
+    """How much of the way, in %, the worst group is from ERM to no correlation; None for these two and before them."""
+    low, high = beside(one, runs, "erm"), beside(one, runs, "unbiased")
+    if low is None or high is None or one in (low, high) or low["worst"] == high["worst"]:
+        return None
+    return 100 * (one["worst"] - low["worst"]) / (high["worst"] - low["worst"])
+
+
+def beside(one: Run, runs: Sequence[Run], row: str) -> Run | None:
+    """The same setting trained another way."""
+    return next((run for run in runs if run["setting"] == {**one["setting"], "row": row}), None)
 
 
 def shown(row: Mapping[str, Any]) -> dict[str, str]:
@@ -66,7 +80,8 @@ def shown(row: Mapping[str, Any]) -> dict[str, str]:
 
     numbers = {title: cell(key) for key, title in COLUMNS.items()}
     numbers["mean"] = row.get("note", numbers["mean"])
-    return {"training": row["training"], "told": row["told"], **numbers, "time": cell("time", 2)}
+    compared = {"gap closed": cell("gap"), "time": cell("time", 2)}
+    return {"training": row["training"], "told": row["told"], **numbers, **compared}
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -145,6 +145,20 @@ def test_tabulate__averages_seeds_and_compares_the_time_of_each_with_its_own_erm
     assert (ours["time"], ours["time_sd"], ours["seeds"]) == (1.5, 0.0, 2)
 
 
+def test_tabulate__measures_the_closed_gap_of_each_seed_and_averages_these():
+    runs = [run("erm", 0.0), run("unbiased", 80.0), run("ours", 80.0)]
+    runs += [
+        run("erm", 40.0, seed=1),
+        run("unbiased", 60.0, seed=1),
+        run("ours", 50.0, seed=1),
+        run("ours", 9.0, seed=2),
+    ]
+    erm, unbiased, ours = tabulate(runs)
+    assert (ours["gap"], ours["gap_sd"]) == (75.0, pytest.approx(math.sqrt(1250)))
+    assert "gap" not in {**erm, **unbiased}
+    assert shown(ours)["gap closed"] == "75.0 ± 35.4"
+
+
 def test_tabulate__home_advantage_is_what_the_own_place_adds():
     groups = torch.arange(16).repeat_interleave(2)
     correct = (groups // 4 == groups % 4) | (torch.arange(32) % 2 == 0)  # all at home, half elsewhere
