@@ -94,8 +94,11 @@ def _channels_last(images: Tensor) -> Tensor:
 
 
 def _agrees(model: nn.Module, one: Any, layout: Layout, expected: Tensor | None) -> bool:
-    """Whether one image gives the same logits; a model may refuse another layout, as one that calls `view`."""
-    if expected is None:
+    """Whether one image gives the same logits; a model may refuse another layout, as one that calls `view`.
+
+    Of logits that are not finite nothing can be told.
+    """
+    if expected is None or not bool(expected.isfinite().all()):
         return False
     try:
         found = _logits(model, with_images(one, layout(image_of(one)), torch.zeros(1, dtype=torch.long)))

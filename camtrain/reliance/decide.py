@@ -209,6 +209,8 @@ def _answer(effects: Effects, class_index: int, name: str, verdict: Answer, one:
 
 
 def _too_few(effects: Effects, class_index: int, criteria: Criteria) -> str:
+    if bool(effects.before[effects.labels == class_index, 0].isnan().all()):
+        return "the network's answers are not finite: lower the learning rate, or look at the loss"
     images = int(effects.of(class_index).sum())
     return f"{images} usable images; about {max(1, criteria.min_images - images)} more are needed"
 

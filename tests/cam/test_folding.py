@@ -78,6 +78,15 @@ def test_quickened__folds_no_module_that_is_watched_training_or_patched(watch):
         assert "forward" not in vars(net[1])
 
 
+def test_quickened__lets_pass_a_model_whose_logits_are_not_finite():
+    net, images = _trained_norms(_plain()), torch.randn(4, 3, 10, 10)
+    with torch.no_grad():
+        net[-1].bias.fill_(torch.nan)
+    found, folded, laid_out = _used(net, images)
+    assert found.isnan().all()
+    assert (folded, laid_out) == (False, False)
+
+
 def test_quickened__leaves_nothing_behind_after_an_error():
     net = _trained_norms(_plain())
     with pytest.raises(KeyError), torch.no_grad(), quickened(net, torch.randn(2, 3, 10, 10)):

@@ -85,6 +85,14 @@ def test_decide__too_few_images_say_how_many_are_missing():
     assert math.isnan(found.effect)
 
 
+def test_decide__answers_that_are_not_finite_ask_for_no_more_images():
+    measured = effects(before=math.nan)
+    guessed = decide_guessed(measured, [], [], ["boat"])
+    for found in (verdict(measured=measured), *guessed):
+        assert (found.verdict, found.images) == ("undecided", 0)
+        assert "not finite" in found.note
+
+
 def test_decide__a_class_that_is_not_recognized_is_never_cleared():
     assert verdict(NOTHING, measured=effects(before=0.05)).verdict == "undecided"
 
