@@ -163,17 +163,8 @@ def answer_twins(
     alone. `how` goes to `make_masked_twins`.
     """
     images = images_among(call, batch)
-    assert batch.masks is not None
     alone = not _travels_with_others(call, images)
-    labels = torch.zeros(len(images), dtype=torch.long, device=images.device) if batch.labels is None else batch.labels
-    pool = images.detach(), batch.masks, labels
-    rows = can_have_twin(batch.masks).nonzero().flatten()
-    remembers = alone and not consistent
-    if remembers and len(rows) < 2 * limit and len(memory) > 1:  # then nobody with its object there lends a background
-        recalled = memory.recall(2 * limit - len(rows), generator)
-        pool = tuple(torch.cat([a[rows], b.to(a.dtype)]) for a, b in zip(pool, recalled, strict=True))  # type: ignore[assignment]
-    if remembers:
-        memory.remember(images, batch.masks, labels)
+    pool = _material(images, batch, memory if alone and not consistent else Memory(0), generator, 2 * limit)
     known = None if batch.labels is None or are_multi_hot(batch.labels) else pool[2]
     twins, masks, index = make_masked_twins(*pool[:2], known, generator=generator, limit=limit, **how)
     if len(twins) == 0:
@@ -193,6 +184,25 @@ def answer_twins(
         output, seen = call.module(*args, **kwargs), ()
     answered = Call(call.name, call.module, args, kwargs, output, seen)
     return Twins(Batch(twins, pool[2][index], masks), answered, call.logits.detach()[index] if consistent else None)
+
+
+def _material(
+    images: Tensor, batch: Batch, memory: Memory, generator: torch.Generator, wanted: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, masks and labels to make twins of: the batch's, which the memory keeps from now on.
+
+    Where fewer than `wanted` are annotated, only these, with some of the memory; then nobody with its object there
+    lends a background.
+    """
+    assert batch.masks is not None
+    labels = torch.zeros(len(images), dtype=torch.long, device=images.device) if batch.labels is None else batch.labels
+    pool = images.detach(), batch.masks, labels
+    rows = can_have_twin(batch.masks).nonzero().flatten()
+    if len(rows) < wanted and len(memory) > 1:
+        recalled = memory.recall(wanted - len(rows), generator)
+        pool = tuple(torch.cat([a[rows], b.to(a.dtype)]) for a, b in zip(pool, recalled, strict=True))  # type: ignore[assignment]
+    memory.remember(images, batch.masks, labels)
+    return pool
 
 
 def _travels_with_others(call: Call, images: Tensor) -> bool:
