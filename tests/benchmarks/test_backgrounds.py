@@ -160,10 +160,10 @@ def test_tabulate__measures_the_closed_gap_of_each_seed_and_averages_these():
 
 
 def test_tabulate__home_advantage_is_what_the_own_place_adds():
-    groups = torch.arange(16).repeat_interleave(2)
-    correct = (groups // 4 == groups % 4) | (torch.arange(32) % 2 == 0)  # all at home, half elsewhere
+    groups = torch.arange(16).repeat_interleave(4)
+    correct = (groups // 4 == groups % 4) | (torch.arange(64) % 4 == 0)  # all at home, a quarter elsewhere
     (row,) = tabulate([{**run("ours", 0.0), **accuracies(correct, groups)}])
-    assert row["home_advantage"] == pytest.approx(50.0)
+    assert row["home_advantage"] == pytest.approx(75.0)
 
 
 def test_tabulate__says_why_a_row_is_missing():

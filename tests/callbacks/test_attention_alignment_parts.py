@@ -249,7 +249,8 @@ def test_precision__on_a_gpu_trains_without_skipping(make_trainer, precision):
 
 
 @pytest.mark.parametrize(
-    ("twins", "annotated", "weight"), [("auto", 100, 4.0), ("auto", 5, 2.2), ("auto", 1, 2.16), (3.0, 5, 3.0)]
+    ("twins", "annotated", "weight"),
+    [("auto", 100, 4.0), ("auto", 5, 2.2), ("auto", 1, 2.16), ("auto", 0, 2.0), (3.0, 5, 3.0)],
 )
 def test_twins__weigh_more_where_each_is_of_another_image(twins, annotated, weight):
     dose = Dose(twins, share=0.5, reuse=10.0)
