@@ -5,6 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _TWINS = 2.0
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The weight of a twin, at most how many are added, and of which share of the images backgrounds are dealt."""
+
+    weight: float
+    added: int
+    dealt: float = 0.0
 
 
 @dataclass
@@ -15,10 +25,11 @@ class Dose:
     all processes.
 
     >>> dose = Dose("auto", share=0.5, reuse=10.0)
+    >>> dose.plan(32, kin=0.25)
+    Plan(weight=1.0, added=0, dealt=1.0)
     >>> dose.see(100, annotated=1)
-    >>> limit = dose.limit(32)
-    >>> limit, round(dose.weight_of(limit, 32), 2)
-    (4, 2.16)
+    >>> dose.plan(32)
+    Plan(weight=2.16, added=4, dealt=0.0)
     """
 
     weight: float | str
@@ -39,11 +50,24 @@ class Dose:
             limit = min(limit, max(1.0, self.reuse * self._expected(images)))
         return math.ceil(limit)
 
-    def weight_of(self, limit: int, images: int) -> float:
-        """Of each of so many twins of a batch: by default twice as much where as many of its images are annotated."""
+    def plan(self, images: int, kin: float | None = None) -> "Plan":
+        """What a batch of so many images gets, whose backgrounds are dealt anew where its `same_class_share` is given.
+
+        Then only so many twins are added as dealing does not make. And as far as the weights go, a twin weighs what
+        makes up for the images that keep a background of their own class: 1 where all are annotated, so that nothing
+        is left to be learnt from a background, more where few are.
+        """
+        limit, expected = self.limit(images), self._expected(images)
+        most = _TWINS * (1 + min(1.0, expected / limit)) if isinstance(self.weight, str) else self.weight
+        if kin is None:
+            return Plan(most, limit)
+        dealt = expected * (1 - kin)
+        added = max(0, math.ceil(limit - dealt - _ROUNDING))
         if not isinstance(self.weight, str):
-            return self.weight
-        return _TWINS * (1 + min(1.0, self._expected(images) / limit))
+            return Plan(most, added, expected / images)
+        twins = kin * (dealt + added)
+        balanced = (images - dealt) * (1 - kin) / twins if twins > 0 else most
+        return Plan(min(most, max(1.0, balanced)), added, expected / images)
 
     def state(self) -> list[int]:
         """For a checkpoint."""

@@ -84,6 +84,7 @@ def check_arguments(
     twins_share: float,
     reuse: float,
     memory: int,
+    twins_place: str,
     twins_loss: str,
     infill: str,
     jitter: float,
@@ -108,6 +109,8 @@ def check_arguments(
         raise ConfigurationError(f"reuse counts twins per annotated image and epoch and is above 0; got {reuse}.")
     if memory < 0:
         raise ConfigurationError(f"memory counts images and is at least 0; got {memory}.")
+    if twins_place not in ("exchange", "add"):
+        raise ConfigurationError(f"twins_place is 'exchange' or 'add'; got {twins_place!r}.")
     if twins_loss not in TWINS_LOSSES:
         raise ConfigurationError(f"twins_loss is one of {', '.join(TWINS_LOSSES)}; got {twins_loss!r}.")
     if infill not in INFILLS:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,17 +11,22 @@ from torch import Tensor, nn
 
 from camtrain.callbacks._alignment_balance import squared_norms
 from camtrain.callbacks._alignment_batch import Census
+from camtrain.callbacks._alignment_deal import Deal, Dealer
 from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_patch import eager, patched
 from camtrain.callbacks._alignment_recording import Call, Calls, depends_on, recording
-from camtrain.callbacks._alignment_terms import Penalty, Twins, add_to_loss, loss_in
+from camtrain.callbacks._alignment_terms import Penalty, Twins, add_to_loss, cross_entropy, loss_in
 from camtrain.cam import Layer, annotated
 from camtrain.data.batches import Batch
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is added in one step: the weights as they are now, and how twins are made, at most `limit`."""
+    """What is added in one step: the weights as they are now, and how twins are made, at most `limit` more.
+
+    `dealer`, where there is one, exchanges images for twins before the network sees them. `scale` is the schedule's:
+    the penalty's weight holds it already, that of twins does not.
+    """
 
     weight: float
     twins: float
@@ -31,6 +36,8 @@ class Recipe:
     penalize: Callable[..., Penalty] | None
     answer_twins: Callable[..., Twins | None]
     measure: bool = False
+    dealer: Dealer | None = None
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -48,23 +55,59 @@ class Terms:
 
 
 def compute_terms(recipe: Recipe, call: Call, layers: Sequence[Layer], batch: Batch, task: Tensor | None) -> Terms:
-    """`weight * penalty + twins * cross-entropy`, in which a twin counts as `twins` images of the batch do."""
+    """`weight * penalty + twins * cross-entropy`, in which a twin counts as `twins` images of the batch do.
+
+    Twins that were exchanged for their images are in the module's own loss already, and count once there.
+    """
+    deal = recipe.dealer.close() if recipe.dealer is not None else None
     parts: list[Tensor] = []
-    penalty = norms = entropy = None
+    penalty = norms = None
     images = 0 if batch.masks is None else int(annotated(batch.masks).sum())
     if recipe.penalize is not None and images:
-        penalty = recipe.penalize(call, layers, batch)
+        penalty = recipe.penalize(call, layers, batch if deal is None else replace(batch, masks=deal.masks))
         parts.append(recipe.weight * penalty.value)
         if recipe.measure and task is not None:
             norms = squared_norms(task, penalty.value, call.activations)
             norms = norms * norms.new_tensor([len(batch), images])  # of a mean over so many: to that of one image
-    if recipe.twins > 0:
-        twins = recipe.answer_twins(call, layers, batch, recipe.memory, recipe.generator, recipe.limit)
-        entropy = call.logits.new_zeros(()) if twins is None else twins.loss
-        share = 0.0 if twins is None else len(twins.batch) / len(batch)
-        parts.append(recipe.twins * share * entropy)
+    answered = _twins(recipe, call, layers, batch, deal) if recipe.twins > 0 else []
+    parts.extend(part.extra * len(part) / len(batch) * part.entropy for part in answered if part.extra != 0)
     total = torch.stack(parts).sum() if parts else call.logits.new_zeros(())
+    known = sum(map(len, answered))
+    entropy = torch.stack([len(part) / known * part.entropy for part in answered]).sum() if known else None
+    if entropy is None and recipe.twins > 0:
+        entropy = call.logits.new_zeros(())
     return Terms(total if bool(total.isfinite()) else None, penalty, entropy, norms)
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """So many twins, their mean cross-entropy, and what each is to weigh beside what it weighs already."""
+
+    count: int
+    entropy: Tensor
+    extra: float
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def _twins(recipe: Recipe, call: Call, layers: Sequence[Layer], batch: Batch, deal: Deal | None) -> list[_Answered]:
+    """Those that were dealt, and those that are added."""
+    answered = []
+    if deal is not None and len(deal.index):
+        assert batch.labels is not None
+        extra = max(0.0, recipe.twins - 1)
+        logits = call.logits if extra != 0 else call.logits.detach()
+        entropy = cross_entropy(logits[deal.index], batch.labels[deal.index])
+        answered.append(_Answered(len(deal.index), entropy, extra))
+    if recipe.limit > 0:
+        originals = None if deal is None else deal.originals
+        twins = recipe.answer_twins(
+            call, layers, batch, recipe.memory, recipe.generator, recipe.limit, originals=originals
+        )
+        if twins is not None:
+            answered.append(_Answered(len(twins.batch), twins.loss, recipe.twins * recipe.scale))
+    return answered
 
 
 @dataclass(frozen=True)
@@ -107,11 +150,12 @@ class AlignedStep:
         layers: Sequence[Layer],
         compute: Callable[[Calls, Tensor | None], Terms | None],
         *,
+        dealer: Dealer | None = None,
         divide_by: int = 1,
         compiled: bool = False,
     ) -> None:
         self.pl_module, self.modules, self.layers = pl_module, modules, layers
-        self.compute, self.divide_by, self.compiled = compute, divide_by, compiled
+        self.compute, self.divide_by, self.compiled, self.dealer = compute, divide_by, compiled, dealer
         self.terms: Terms | None = None
 
     def run(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -119,6 +163,9 @@ class AlignedStep:
         with ExitStack() as stack:
             if self.compiled:
                 stack.enter_context(eager())
+            if self.dealer is not None:
+                for module in self.modules.values():
+                    stack.enter_context(self.dealer.dealing(module))
             if self.pl_module.automatic_optimization:
                 return self._automatic(original, *args, **kwargs)
             return self._manual(original, *args, **kwargs)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from camtrain.callbacks._alignment_deal import find_images
 from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_recording import Call
 from camtrain.cam import (
@@ -115,24 +116,28 @@ class Twins:
     def loss(self) -> Tensor:
         """The cross-entropy of the labels, binary where they are multi-hot; or the divergence from what is expected."""
         logits = self.call.logits
+        if self.expected is None:
+            return cross_entropy(logits, self.batch.labels)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        labels = self.batch.labels
-        multi_hot = are_multi_hot(labels)
-        if self.expected is not None:
-            expected = self.expected.to(logits.dtype)
-            if multi_hot:
-                return F.binary_cross_entropy_with_logits(logits, expected.sigmoid())
-            answers, wanted = logits.log_softmax(dim=1), expected.log_softmax(dim=1)
-            return F.kl_div(answers, wanted, reduction="batchmean", log_target=True)
-        assert labels is not None
-        if multi_hot and labels.shape == logits.shape:
-            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-        if labels.ndim != 1 or labels.is_floating_point():
-            raise BatchError(
-                f"Twins need a class index per image, or multi-hot labels of the logits' shape {tuple(logits.shape)}; "
-                f"got {labels.dtype} of shape {tuple(labels.shape)}. Convert them in a batch_adapter, or set twins=0."
-            )
-        return F.cross_entropy(logits, labels)
+        expected = self.expected.to(logits.dtype)
+        if are_multi_hot(self.batch.labels):
+            return F.binary_cross_entropy_with_logits(logits, expected.sigmoid())
+        answers, wanted = logits.log_softmax(dim=1), expected.log_softmax(dim=1)
+        return F.kl_div(answers, wanted, reduction="batchmean", log_target=True)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor | None) -> Tensor:
+    """The mean over twins, in at least float32; binary where labels are multi-hot. BatchError for other labels."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    assert labels is not None
+    if are_multi_hot(labels) and labels.shape == logits.shape:
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise BatchError(
+            f"Twins need a class index per image, or multi-hot labels of the logits' shape {tuple(logits.shape)}; "
+            f"got {labels.dtype} of shape {tuple(labels.shape)}. Convert them in a batch_adapter, or set twins=0."
+        )
+    return F.cross_entropy(logits, labels)
 
 
 def are_multi_hot(labels: Tensor | None) -> bool:
@@ -152,6 +157,7 @@ def answer_twins(
     generator: torch.Generator,
     limit: int,
     *,
+    originals: Tensor | None = None,
     consistent: bool = False,
     **how: Any,
 ) -> Twins | None:
@@ -160,11 +166,17 @@ def answer_twins(
     They are made of the module's own input, so whatever was done to the images before holds for them as well, and of
     images of earlier batches where this one has too few annotated. They run through the module in the mode it is in,
     and BatchNorm sees them. If they shall be `consistent` with their images' answers, they are made of this batch
-    alone. `how` goes to `make_masked_twins`.
+    alone. `originals` are the images before some of them were exchanged. `how` goes to `make_masked_twins`.
     """
     images = images_among(call, batch)
     alone = not _travels_with_others(call, images)
-    pool = _material(images, batch, memory if alone and not consistent else Memory(0), generator, 2 * limit)
+    pool = _material(
+        images if originals is None else originals,
+        batch,
+        memory if alone and not consistent else Memory(0),
+        generator,
+        2 * limit,
+    )
     known = None if batch.labels is None or are_multi_hot(batch.labels) else pool[2]
     twins, masks, index = make_masked_twins(*pool[:2], known, generator=generator, limit=limit, **how)
     if len(twins) == 0:
@@ -213,19 +225,13 @@ def _travels_with_others(call: Call, images: Tensor) -> bool:
 
 def images_among(call: Call, batch: Batch) -> Tensor:
     """The images that a module was given, of the batch's number and size. ConfigurationError if it was given none."""
-    for value in pytree.tree_leaves((call.args, call.kwargs)):
-        if isinstance(value, Tensor) and _could_be(value, batch.images):
-            return value
-    raise ConfigurationError(
-        f"Twins need a module that takes images of shape {tuple(batch.images.shape)} and returns logits; the one read "
-        "takes none. Name the whole network with model='...', or set twins=0."
-    )
-
-
-def _could_be(value: Tensor, images: Tensor) -> bool:
-    """Whether these are the images, as the module took them: gray may have become RGB, a feature map is no image."""
-    same_size = value.ndim == 4 and (len(value), *value.shape[2:]) == (len(images), *images.shape[2:])
-    return same_size and value.shape[1] in (1, 3, images.shape[1])
+    images = find_images(call.args, call.kwargs, batch)
+    if images is None:
+        raise ConfigurationError(
+            f"Twins need a module that takes images of shape {tuple(batch.images.shape)} and returns logits; the one "
+            "read takes none. Name the whole network with model='...', or set twins=0."
+        )
+    return images
 
 
 def add_to_loss(output: Any, extra: Tensor) -> Any:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from camtrain.callbacks._alignment_auto import last_map
 from camtrain.callbacks._alignment_balance import Balance
 from camtrain.callbacks._alignment_batch import Census, can_ask_twins, count, require_masks
-from camtrain.callbacks._alignment_dose import Dose
+from camtrain.callbacks._alignment_deal import Dealer
+from camtrain.callbacks._alignment_dose import Dose, Plan
 from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_patch import patch
 from camtrain.callbacks._alignment_recording import Calls, logits_call, named_module
@@ -26,7 +27,7 @@ from camtrain.callbacks._trainer import runs_compiled
 from camtrain.cam import Layer, find_layers, log_probability, resolve_method
 from camtrain.data.batches import Batch, check_masks, read_batch
 from camtrain.errors import ConfigurationError
-from camtrain.losses import AlignmentLoss
+from camtrain.losses import AlignmentLoss, excess_energy, same_class_share
 from camtrain.losses.twins import Infill
 
 
@@ -35,8 +36,8 @@ class AttentionAlignment(Callback):
 
     Two terms are added to the loss that Lightning trains on. *The penalty*: during the module's own `training_step` the
     activations of a layer are recorded; the evidence for the label is differentiated once more (`create_graph`), and
-    its part outside the mask is penalized. *The twins*: each annotated object in front of another image's background,
-    in a forward pass of its own, is asked for its label. Twins cure what deep networks mix into the object's own cells;
+    its part outside the mask is penalized. *The twins*: annotated objects in front of other images' backgrounds, asked
+    for their labels, in place of their images or beside them. They cure what deep networks mix into the object's cells;
     the penalty is the cheaper of the two and adds to it.
 
     Images without a mask take part in neither; where few have one, twins are also made of annotated images of earlier
@@ -53,17 +54,25 @@ class AttentionAlignment(Callback):
         target: what is explained, a function `(logits, labels) -> scores`. Of multi-hot labels `(B, C)` the default
             draws one class present in each image, in every step anew.
         layers: "auto" (the last map), a dotted name in the LightningModule, a module, or a list of these.
-        loss: `(heatmaps (B, *S), masks (B, H, W)) -> scalar`; `AlignmentLoss()` if None.
+        loss: `(heatmaps (B, *S), masks (B, H, W)) -> scalar`. If None, `AlignmentLoss()`, which tolerates some evidence
+            outside as far as the backgrounds of a batch are dealt anew, see `excess_energy`.
         second_order: differentiate through the gradient as well; False treats the gradient as a constant.
-        twins: weight of a twin's cross-entropy, where that of an image of the batch is 1; at least 0. "auto" is 4 where
-            batches have as many annotated images as twins to make, down to 2 where the same few are used over and over;
-            0, and says so, unless the module takes images `(B, C, H, W)` and the batch has a label per image. BatchNorm
-            and dropout's random state see twins.
+        twins: weight of a twin's cross-entropy, where that of an image of the batch is 1; at least 0. "auto" is what
+            makes backgrounds tell nothing: 1 where all images are annotated, more the fewer are, up to 4 where batches
+            have as many annotated images as twins to add, down to 2 where the same few are used over and over; 0, and
+            says so, unless the module takes images `(B, C, H, W)` and the batch has a label per image. BatchNorm and
+            dropout's random state see twins.
+        twins_place: "exchange": the backgrounds of a batch's annotated images are dealt anew among them
+            (`deal_backgrounds`) on their way into the network, so that the module's own loss, and what it logs of it,
+            is that of twins for all but those that are dealt a background of their own class. That takes no forward
+            pass; only where few images are annotated are twins added as well. What is exchanged weighs at least 1.
+            "add": every image stays, and all twins are added, for modules that use images beside the network. The first
+            step, in which the network is found, adds them always, and so does `twins_loss="consistency"`.
         twins_share: at most this share of a batch is added as twins, in (0, 1]: what they cost.
-        reuse: on average at most so many twins are made of an annotated image in an epoch: of few, many more would be
+        reuse: on average at most so many twins are added of an annotated image in an epoch: of few, many more would be
             learnt by heart.
-        memory: so many annotated images of earlier batches are kept, on their device, to make twins of where a batch
-            has fewer than twice as many annotated images as twins to make; 0 for none.
+        memory: so many annotated images of earlier batches are kept, on their device, to make added twins of where a
+            batch has fewer than twice as many annotated images as twins to add; 0 for none.
         twins_loss: "cross_entropy" of the label (binary where labels are multi-hot), or "consistency": the divergence
             of a twin's answer from its image's, as the network gives it now; such twins are made of the batch alone.
         infill: the background of a twin, `"swap"`, `"inpaint"`, `"noise"` or `"shuffle"`, see `make_twins`.
@@ -105,6 +114,7 @@ class AttentionAlignment(Callback):
         second_order: bool = True,
         twins: float | Literal["auto"] = "auto",
         twins_share: float = 0.5,
+        twins_place: Literal["exchange", "add"] = "exchange",
         reuse: float = 10.0,
         memory: int = 256,
         twins_loss: Literal["cross_entropy", "consistency"] = "cross_entropy",
@@ -124,6 +134,7 @@ class AttentionAlignment(Callback):
             gradient_ratio=gradient_ratio,
             twins=twins,
             twins_share=twins_share,
+            twins_place=twins_place,
             reuse=reuse,
             memory=memory,
             twins_loss=twins_loss,
@@ -143,16 +154,12 @@ class AttentionAlignment(Callback):
             penalize,
             method=resolve_method(method),
             target=target,
-            loss=loss or AlignmentLoss(),
             second_order=second_order,
         )
-        self._answer_twins = partial(
-            answer_twins,
-            consistent=twins_loss == "consistency",
-            infill=infill,
-            jitter=jitter,
-            fill_donors=mask_kind == "object",
-        )
+        self._loss = loss
+        self._answer_twins = partial(answer_twins, consistent=twins_loss == "consistency")
+        self._how = {"infill": infill, "jitter": jitter, "fill_donors": mask_kind == "object"}
+        self._exchanges = twins_place == "exchange" and twins_loss == "cross_entropy"
         self._needs_labels = twins not in (0, "auto") and twins_loss == "cross_entropy"
         self._memory = Memory(memory)
         self._balance = Balance(gradient_ratio)
@@ -161,6 +168,7 @@ class AttentionAlignment(Callback):
         self.started_at: float | None = None  # the position in the training, in [0, 1]
         self.stopped = False
         self.steps = self.skipped = 0
+        self._network: str | None = None  # as the checkpoint names it that training goes on from
         self._layers: tuple[Layer, ...] | None = None
         self._root: dict[str, nn.Module] | None = None
         self._first_batch_seen = self._gradient_seen = self._compiled = self._metric_missed = False
@@ -172,7 +180,8 @@ class AttentionAlignment(Callback):
         return "AttentionAlignment"
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether it has started and where, its steps, the automatic weight's means, how many images were annotated.
+        """Whether it has started and where, its steps, the automatic weight's means, how many images were annotated,
+        the name of the network that it read.
 
         Not the memory of annotated images: a run that goes on collects them anew.
         """
@@ -183,6 +192,7 @@ class AttentionAlignment(Callback):
             "skipped": self.skipped,
             "balance": self._balance.state(),
             "seen": self._dose.state(),
+            "network": next(iter(self._root)) if self._root else None,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -191,6 +201,7 @@ class AttentionAlignment(Callback):
         self.stopped = state_dict.get("stopped", False)
         self._balance.restore(state_dict.get("balance", (0.0, 0.0, 0.0, 0.0)))
         self._dose.restore(state_dict.get("seen", (0, 0)))
+        self._network = state_dict.get("network")
 
     # Lightning's hooks
 
@@ -202,7 +213,8 @@ class AttentionAlignment(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find what was named, and put the penalty around `training_step`."""
         self._layers = None if self.layers == "auto" else find_layers(pl_module, self.layers)
-        self._root = None if self.model is None else named_module(pl_module, self.model)
+        named = self._network if self.model is None else self.model
+        self._root = None if named is None else named_module(pl_module, named)
         self._first_batch_seen = self._gradient_seen = self._metric_missed = False
         self._compiled = runs_compiled(pl_module)
         if self._compiled:
@@ -278,11 +290,13 @@ class AttentionAlignment(Callback):
         batch = self._read(args[0] if args else next(iter(kwargs.values())))
         if scale == 0 or batch is None:
             return original(*args, **kwargs)
-        limit = self._dose.limit(len(batch))
-        census = count(batch, limit, trainer.strategy, trainer.world_size, len(self._memory))
+        kin = self._kin(batch)
+        plan = self._dose.plan(len(batch), kin)
+        limit = plan.added if kin is None else len(batch)
+        census = count(batch, limit, trainer.strategy, trainer.world_size, len(self._memory) if plan.added else 0)
         self._dose.see(len(batch) * trainer.world_size, census.all_annotated)
         wanted = census.guiding or (self._wants_twins and census.twinned)
-        step = self._step(trainer, pl_module, batch, scale, census, limit) if wanted else None
+        step = self._step(trainer, pl_module, batch, scale, census, plan, kin) if wanted else None
         output = step.run(original, *args, **kwargs) if step else original(*args, **kwargs)
         terms = step.terms if step else None
         for scalar in scalars(terms, census, penalty=self.weight != 0, twins=self._wants_twins):
@@ -341,25 +355,49 @@ class AttentionAlignment(Callback):
         self._twins_refused = True
         rank_zero_info(f"AttentionAlignment makes no twins: {reason}.")
 
+    def _kin(self, batch: Batch) -> float | None:
+        """The share of the batch's images that are of one class, where its backgrounds are to be dealt anew."""
+        if not (self._exchanges and self._wants_twins and self._root and batch.labels is not None):
+            return None
+        return float(same_class_share(batch.labels))
+
     def _step(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, scale: float, census: Census, limit: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Batch,
+        scale: float,
+        census: Census,
+        plan: Plan,
+        kin: float | None,
     ) -> AlignedStep:
         layers = self._layers = self._layers or (last_map(pl_module, batch.images, self._root),)
         seed = (self.seed * 1_000_003 + self.steps) * 1_009 + trainer.global_rank
         generator = torch.Generator().manual_seed(seed % 2**63)
+        loss = self._loss or AlignmentLoss(partial(excess_energy, tolerance=plan.dealt if self.steps else 0.0))
         recipe = Recipe(
             weight=self._weight * scale * census.penalty_share,
-            twins=self._dose.weight_of(limit, len(batch)) * scale * self._wants_twins,
-            limit=limit,
+            twins=plan.weight * self._wants_twins,
+            scale=scale,
+            limit=plan.added,
             generator=generator,
             memory=self._memory,
-            penalize=None if self.weight == 0 else partial(self._penalize, generator=generator),
-            answer_twins=self._answer_twins,
+            penalize=None if self.weight == 0 else partial(self._penalize, loss=loss, generator=generator),
+            answer_twins=partial(self._answer_twins, **self._how),
             measure=self.weight == "auto" and self._balance.is_due(self.steps),
+            dealer=None if kin is None else Dealer(batch, seed % 2**63, share=min(scale, 1.0), **self._how),
         )
         modules = self._root or dict(pl_module.named_modules())
         compute = partial(self._terms, pl_module, batch, recipe, layers)
-        return AlignedStep(pl_module, modules, layers, compute, divide_by=self.accumulate, compiled=self._compiled)
+        return AlignedStep(
+            pl_module,
+            modules,
+            layers,
+            compute,
+            dealer=recipe.dealer,
+            divide_by=self.accumulate,
+            compiled=self._compiled,
+        )
 
     def _terms(
         self,
@@ -383,7 +421,7 @@ class AttentionAlignment(Callback):
         terms = compute_terms(recipe, call, layers, batch, task)
         if terms.penalty is not None and not self._gradient_seen:
             self._gradient_seen = True
-            if not require_gradient(terms.penalty.value, pl_module):
+            if not require_gradient(terms.penalty.value, pl_module) and self.steps == 0:
                 warnings.warn(_NO_EFFECT, stacklevel=2)
         if terms.added is None:
             self.skipped += 1

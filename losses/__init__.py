@@ -6,6 +6,7 @@ if __name__ == "losses":
 from camtrain.losses.alignment import (
     AlignmentLoss,
     dice_distance,
+    excess_energy,
     inside_cross_entropy,
     inside_hinge,
     iou_distance,
@@ -21,8 +22,10 @@ from camtrain.losses.input_gradient import InputGradientLoss, input_gradients, o
 from camtrain.losses.twins import (
     can_have_twin,
     choose_donors,
+    deal_backgrounds,
     make_twins,
     move_objects,
+    same_class_share,
 )
 
 __all__ = [
@@ -34,7 +37,9 @@ __all__ = [
     "SquaredHINTLoss",
     "can_have_twin",
     "choose_donors",
+    "deal_backgrounds",
     "dice_distance",
+    "excess_energy",
     "flip_inconsistency",
     "heatmap_distance",
     "input_gradients",
@@ -49,6 +54,7 @@ __all__ = [
     "outside_gradient",
     "outside_l1",
     "outside_squared",
+    "same_class_share",
     "squared_error",
     "squared_misalignment",
     "unit_norm",

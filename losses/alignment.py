@@ -18,8 +18,8 @@ class AlignmentLoss(nn.Module):
 
     Args:
         penalty: a function of raw heatmaps and masks, both `(B, *S)`, giving one penalty per image: `outside_energy`
-            (the default), `outside_l1`, `outside_squared`, `inside_cross_entropy`, `inside_hinge`, `squared_error`,
-            `dice_distance`, `iou_distance`, or one of your own.
+            (the default), `excess_energy`, `outside_l1`, `outside_squared`, `inside_cross_entropy`, `inside_hinge`,
+            `squared_error`, `dice_distance`, `iou_distance`, or one of your own.
 
     >>> heatmaps = torch.tensor([[[3.0, 1.0]]])
     >>> AlignmentLoss()(heatmaps, torch.tensor([[[1.0, 0.0]]]))
@@ -150,6 +150,26 @@ def inside_hinge(heatmaps: Maps, masks: Maps, enough: float = 0.8) -> Penalties:
     maps = heatmaps.flatten(1).clamp(min=0)
     missing = torch.relu(outside_energy(heatmaps, masks) - (1 - enough))
     return torch.where(_alive(maps), missing, 0)
+
+
+def excess_energy(heatmaps: Maps, masks: Maps, tolerance: float = 1.0) -> Penalties:
+    """The energy outside the mask beyond what is tolerated there: `relu(outside_energy - tolerance min(a, 1 - a))`.
+
+    `a` is the share of the map's cells that lie outside: what a map that cares for nothing would have there. So a small
+    region that must not matter may keep its fair share, since a network that gives it less has to leave out part of the
+    object as well; and of a small object the background may keep no more than the object would have by chance. At least
+    0; a dead map and a full mask give 0 with a gradient of 0. With a tolerance of 0 it is `outside_energy`.
+
+    >>> excess_energy(torch.tensor([[2.0, 1.0, 1.0, 0.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
+    tensor([0.])
+    >>> excess_energy(torch.tensor([[2.0, 1.0, 1.0, 4.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
+    tensor([0.2500])
+    """
+    outside = outside_energy(heatmaps, masks)
+    if tolerance == 0:
+        return outside
+    area = 1 - masks.flatten(1).mean(dim=1)
+    return torch.relu(outside - tolerance * torch.minimum(area, 1 - area))
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:

@@ -94,18 +94,108 @@ def make_masked_twins(
     limit: int | None = None,
 ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N H W"], Int[Tensor, " N"]]:
     """`make_twins` with the masks of the twins, which move with their objects: twins, masks, index."""
-    if infill not in INFILLS:
-        raise ConfigurationError(f"infill is one of {', '.join(INFILLS)}; got {infill!r}.")
+    _check_infill(infill)
     index = _chosen(can_have_twin(masks), limit, generator)
+    donors = index
     if infill == "swap":
         donors = choose_donors(masks, labels, generator=generator)[index] if len(images) > 1 else index[:0]
         index = index[: len(donors)]
+    how = {"infill": infill, "feather": feather, "grow": grow, "jitter": jitter, "fill_donors": fill_donors}
+    return *_set_before(images, masks, index, donors, generator=generator, **how), index
+
+
+def deal_backgrounds(
+    images: Float[Tensor, "B C H W"],
+    masks: Float[Tensor, "B H W"],
+    labels: Int[Tensor, "B *L"] | None = None,
+    *,
+    infill: str = "swap",
+    generator: torch.Generator | None = None,
+    feather: int = 1,
+    grow: int = 1,
+    jitter: float = 0.0,
+    fill_donors: bool = True,
+    share: float = 1.0,
+) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B H W"], Int[Tensor, " N"]]:
+    """A batch whose backgrounds are dealt anew among its annotated objects, so that they tell nothing of the class.
+
+    The backgrounds of the annotated images are shuffled. Whoever is dealt one of another class becomes a twin before
+    it; whoever is dealt one of its own class stays as it is. So where each class has a background of its own, objects
+    and backgrounds are independent in the result, whatever the classes' frequencies `p`, and a share `sum p^2` of the
+    images stays as it was taken.
+
+    Args:
+        images, masks, infill, generator, feather, grow, jitter, fill_donors: see `make_twins`.
+        labels: class indices `(B,)` or multi-hot `(B, C)`; without them every image that is dealt another's background
+            becomes a twin.
+        share: of those that would become twins only so many do, at random, in [0, 1].
+
+    Returns:
+        Images and masks of the whole batch, and the index of the twins among them, in order. Fewer than two annotated
+        images come back as they are.
+
+    Raises:
+        ConfigurationError: for an infill that is not known.
+
+    >>> images, masks = torch.rand(2, 3, 8, 8), torch.eye(8).expand(2, 8, 8)
+    >>> dealt, _, index = deal_backgrounds(images, masks, torch.tensor([1, 1]))
+    >>> bool((dealt == images).all()), len(index)
+    (True, 0)
+    """
+    _check_infill(infill)
+    rows = can_have_twin(masks).nonzero().flatten()
+    donors = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+    others = rows != donors
+    if labels is not None:
+        differ = labels[rows] != labels[donors]
+        others &= differ if differ.ndim == 1 else differ.any(dim=1)
+    if share < 1:
+        others &= (torch.rand(len(rows), generator=generator) < share).to(rows.device)
+    index, donors = rows[others], donors[others]
+    how = {"infill": infill, "feather": feather, "grow": grow, "jitter": jitter, "fill_donors": fill_donors}
+    twins, shapes = _set_before(images, masks, index, donors, generator=generator, **how)
+    return images.index_copy(0, index, twins), masks.index_copy(0, index, shapes), index
+
+
+def same_class_share(labels: Int[Tensor, "B *L"]) -> Float[Tensor, ""]:
+    """How likely two images drawn from a batch are of one class, `sum p^2` of its frequencies; multi-hot: alike.
+
+    >>> same_class_share(torch.tensor([0, 0, 1, 1]))
+    tensor(0.5000)
+    """
+    if len(labels) == 0:
+        return torch.ones((), device=labels.device)
+    _, counts = labels.unique(dim=0, return_counts=True)
+    return (counts / len(labels)).square().sum()
+
+
+def _set_before(
+    images: Tensor,
+    masks: Tensor,
+    index: Tensor,
+    donors: Tensor,
+    *,
+    infill: str,
+    generator: torch.Generator | None,
+    feather: int,
+    grow: int,
+    jitter: float,
+    fill_donors: bool,
+) -> tuple[Tensor, Tensor]:
+    """The objects at `index` before the backgrounds of `donors`, or others by `infill`: twins, and their masks."""
+    if infill == "swap":
         lent = masks[donors] if fill_donors else torch.zeros_like(masks[donors])
         backgrounds = fill_with_texture(images[donors], dilate(lent, grow))
     else:
-        backgrounds = _infilled(images[index], dilate(masks[index], grow), infill, generator)
+        own = masks[index] if infill == "inpaint" else dilate(masks[index], grow)  # no rim of what is to go
+        backgrounds = _infilled(images[index], own, infill, generator)
     objects, shapes = move_objects(images[index], masks[index], jitter, generator=generator)
-    return composite(objects, shapes, backgrounds, feather=feather), shapes, index
+    return composite(objects, shapes, backgrounds, feather=feather), shapes
+
+
+def _check_infill(infill: str) -> None:
+    if infill not in INFILLS:
+        raise ConfigurationError(f"infill is one of {', '.join(INFILLS)}; got {infill!r}.")
 
 
 def can_have_twin(masks: Float[Tensor, "B H W"]) -> Bool[Tensor, " B"]:

@@ -11,7 +11,7 @@ from torch import nn
 from camtrain.callbacks import AttentionAlignment
 from camtrain.cam import contribution_cam, gradients_of, log_probability, record_activations
 from camtrain.errors import ConfigurationError, GradientError, LayerError, MaskError, MethodError
-from camtrain.losses import AlignmentLoss, outside_l1
+from camtrain.losses import AlignmentLoss, deal_backgrounds, outside_l1
 from tests.callbacks.modules import Foreign, fit, loader, mapping, network, pair, samples
 
 pytestmark = [
@@ -20,9 +20,12 @@ pytestmark = [
 ]
 
 
+PENALTY_ALONE = {"weight": 1.0, "twins": 0.0, "twins_share": 1.0, "twins_place": "add", "memory": 0}
+
+
 def aligned(**arguments):
-    """The penalty alone with a weight of 1, or what a test asks for."""
-    return AttentionAlignment(**{"weight": 1.0, "twins": 0.0, "twins_share": 1.0, "memory": 0, **arguments})
+    """The penalty alone with a weight of 1, or what a test asks for; twins are added to whole batches."""
+    return AttentionAlignment(**{**PENALTY_ALONE, **arguments})
 
 
 class ByMapping(Foreign):
@@ -233,6 +236,84 @@ def test_twins__are_the_same_in_every_run_and_bounded_in_number(make_trainer, ki
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
+def exchanged(before, images, labels, masks, twins):
+    """Gradients of the first step's loss on the batch as it was dealt, written out."""
+    dealt, _, index = deal_backgrounds(images, masks, labels, generator=torch.Generator().manual_seed(0))
+    assert 0 < len(index) < len(images)
+    logits = before(dealt)
+    loss = F.cross_entropy(logits, labels)
+    loss = loss + (twins - 1) * len(index) / len(images) * F.cross_entropy(logits[index], labels[index])
+    return dealt, torch.autograd.grad(loss, list(before.parameters()))
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(Foreign, pair), (ByMapping, mapping), (Manual, pair)])
+@pytest.mark.parametrize("twins", [1.0, 3.0])
+def test_twins__are_exchanged_for_their_images_in_one_forward_pass(make_trainer, kind, shape, twins):
+    module, data, seen = kind(), samples(8), []
+    before = copy.deepcopy(module.net)
+    module.net[0].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    callback = aligned(weight=0.0, twins=twins, twins_share=0.5, twins_place="exchange", model="net", layers="net.2")
+    trainer = fit(make_trainer, module, callback, shape(*data))
+    dealt, expected = exchanged(before, *data, twins=twins)
+    torch.testing.assert_close(moved(before, module.net), list(expected))
+    assert len(seen) == 1
+    assert torch.equal(seen[0], dealt)
+    assert trainer.callback_metrics["alignment/twins"] > 0
+
+
+def test_twins__are_exchanged_from_the_second_step_on_where_the_network_has_to_be_found(make_trainer):
+    module, sizes = Foreign(), []
+    module.net.register_forward_pre_hook(lambda net, inputs: sizes.append(len(inputs[0])))
+    callback = AttentionAlignment(layers="net.2")
+    fit(make_trainer, module, callback, *(pair(*samples(8, seed)) for seed in range(3)))
+    assert sizes == [8, 4, 8, 8]
+
+
+def test_twins__that_are_exchanged_follow_the_schedule(make_trainer):
+    shares = []
+
+    class Spy(AttentionAlignment):
+        def _step(self, *args):
+            step = super()._step(*args)
+            shares.append(step.dealer.how["share"])
+            return step
+
+    callback = Spy(model="net", schedule=lambda progress: 1 - progress)
+    fit(make_trainer, Foreign(), callback, pair(*samples(8)), max_epochs=4)
+    assert shares == [1, 0.75, 0.5, 0.25]
+
+
+def test_twins__that_are_exchanged_move_the_masks_of_the_penalty(make_trainer):
+    seen = []
+
+    def loss(maps, masks):
+        seen.append(masks)
+        return maps.mean()
+
+    data = samples(8)
+    callback = AttentionAlignment(model="net", jitter=0.9, loss=loss)
+    fit(make_trainer, Foreign(), callback, pair(*data))
+    changed = (seen[0] != data[2]).flatten(1).any(dim=1)
+    assert 0 < changed.sum() < 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [({}, [0.0, 1.0]), ({"twins_place": "add"}, [0.0, 0.0]), ({"twins": 0.0}, [0.0, 0.0])],
+)
+def test_loss__by_default_tolerates_only_what_dealing_answers_for(make_trainer, arguments, expected):
+    tolerances = []
+
+    class Spy(AttentionAlignment):
+        def _step(self, *args):
+            plan = args[5]
+            tolerances.append(plan.dealt if self.steps else 0.0)
+            return super()._step(*args)
+
+    fit(make_trainer, Foreign(), Spy(**arguments), *(pair(*samples(8, seed)) for seed in range(2)))
+    assert tolerances == expected
+
+
 def test_reuse__bounds_how_often_a_twin_is_made_of_one_image(make_trainer):
     images, labels, masks = samples(count=8)
     masks[1:] = -1
@@ -363,11 +444,13 @@ def test_start_when__a_metric_that_is_never_logged_is_warned_about(make_trainer)
         trainer.fit(Validating(), data, data)
 
 
-def test_checkpoint__goes_on_where_it_stopped(make_trainer, tmp_path):
+@pytest.mark.parametrize("place", ["add", "exchange"])
+def test_checkpoint__goes_on_where_it_stopped(make_trainer, tmp_path, place):
     batches = [pair(*samples(seed=seed)) for seed in (1, 2)]
 
     def callback():
-        return aligned(weight=3.0, twins=1.0, schedule=lambda progress: 1 - progress, start_when=1)
+        how = {"twins_place": place, "schedule": lambda progress: 1 - progress, "start_when": 1, "loss": None}
+        return aligned(weight=3.0, twins=1.0, **how)
 
     torch.manual_seed(0)
     whole = Foreign()

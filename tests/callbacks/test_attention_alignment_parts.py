@@ -7,6 +7,7 @@ from torch import nn
 from camtrain.callbacks import AttentionAlignment
 from camtrain.callbacks._alignment_balance import Balance, squared_norms
 from camtrain.callbacks._alignment_batch import count
+from camtrain.callbacks._alignment_deal import Dealer
 from camtrain.callbacks._alignment_dose import Dose
 from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_patch import patch, patched
@@ -252,7 +253,74 @@ def test_precision__on_a_gpu_trains_without_skipping(make_trainer, precision):
     ("twins", "annotated", "weight"),
     [("auto", 100, 4.0), ("auto", 5, 2.2), ("auto", 1, 2.16), ("auto", 0, 2.0), (3.0, 5, 3.0)],
 )
-def test_twins__weigh_more_where_each_is_of_another_image(twins, annotated, weight):
+def test_added_twins__weigh_more_where_each_is_of_another_image(twins, annotated, weight):
     dose = Dose(twins, share=0.5, reuse=10.0)
     dose.see(100, annotated)
-    assert dose.weight_of(dose.limit(32), 32) == pytest.approx(weight)
+    assert dose.plan(32).weight == pytest.approx(weight)
+
+
+@pytest.mark.parametrize(
+    ("annotated", "kin", "weight", "added", "dealt"),
+    [
+        (100, 0.1, 1.0, 0, 1.0),  # ten classes: nine in ten are exchanged, which is more than half a batch
+        (100, 0.5, 1.0, 0, 1.0),
+        (50, 0.5, 1.5, 8, 0.5),  # 8 dealt and 8 added twins make up for 24 images before their own: 24 / 16
+        (50, 0.25, 3.75, 4, 0.5),  # 12 dealt and 4 added, for 20 that should be a third as many: 3 * 20 / 16
+        (5, 0.25, 2.2, 15, 0.05),
+        (0, 0.25, 2.0, 1, 0.0),
+        (100, 1.0, 1.0, 16, 1.0),  # one class: none is exchanged
+    ],
+)
+def test_plan__adds_and_weighs_what_dealing_leaves_to_do(annotated, kin, weight, added, dealt):
+    dose = Dose("auto", share=0.5, reuse=10.0)
+    dose.see(100, annotated)
+    plan = dose.plan(32, kin)
+    assert (plan.added, plan.dealt) == (added, pytest.approx(dealt))
+    assert plan.weight == pytest.approx(weight)
+
+
+def test_plan__leaves_a_weight_that_was_given_alone():
+    dose = Dose(3.0, share=0.5, reuse=10.0)
+    assert dose.plan(32, 0.25).weight == dose.plan(32).weight == 3
+
+
+def test_dealer__exchanges_images_wherever_they_are_given_and_leaves_the_rest():
+    seen = []
+
+    class TwoInputs(nn.Module):
+        def forward(self, codes, images):
+            seen.append((codes, images))
+            return images.mean((1, 2, 3))
+
+    batch, net = batch_of(6), TwoInputs()
+    codes = torch.arange(6)
+    dealer = Dealer(batch, seed=1, feather=0)
+    with dealer.dealing(net):
+        net(codes, images=batch.images)
+        net(codes, batch.images + 1)  # another view
+        net(codes[:2], batch.images[:2])  # not the batch's images
+    deal = dealer.close()
+    assert len(deal.index) > 0
+    assert all(given is codes for given, _ in seen[:2])
+    changed = (seen[0][1] != batch.images).flatten(1).any(dim=1).nonzero().flatten()
+    assert torch.equal(changed, deal.index)
+    torch.testing.assert_close(seen[1][1], seen[0][1] + 1)  # the same deal
+    assert torch.equal(seen[2][1], batch.images[:2])
+    assert deal.originals.shape == batch.images.shape
+    assert not net._forward_pre_hooks
+
+
+def test_dealer__does_nothing_once_it_is_closed():
+    batch, net = batch_of(6), nn.Identity()
+    dealer = Dealer(batch, seed=1)
+    with dealer.dealing(net):
+        assert dealer.close() is None
+        assert net(batch.images) is batch.images
+
+
+def test_dealer__lets_gradients_reach_the_images():
+    batch = batch_of(6)
+    images = batch.images.requires_grad_()
+    with Dealer(batch, seed=1).dealing(net := nn.Identity()):
+        net(images).sum().backward()
+    assert images.grad.count_nonzero() > 0

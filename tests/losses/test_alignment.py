@@ -8,6 +8,7 @@ from camtrain.cam import contribution_cam, grad_cam, gradients_of, hires_cam, la
 from camtrain.losses import (
     AlignmentLoss,
     dice_distance,
+    excess_energy,
     inside_cross_entropy,
     inside_hinge,
     iou_distance,
@@ -26,6 +27,7 @@ PENALTIES = [
     dice_distance,
     iou_distance,
     inside_hinge,
+    excess_energy,
 ]
 MAP = torch.tensor([[[4.0, 2.0], [1.0, 1.0]]])
 MASK = torch.tensor([[[1.0, 0.0], [0.0, 0.5]]])
@@ -63,6 +65,30 @@ def test_iou_distance__of_a_hand_worked_map():
 def test_inside_hinge__of_a_hand_worked_map():
     assert inside_hinge(MAP, MASK).item() == pytest.approx(0.8 - 4.5 / 8)
     assert inside_hinge(MAP, MASK, enough=0.5).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("mask", "tolerated"),
+    [
+        ([1.0, 1.0, 1.0, 0.0], 0.25),  # a small region that must not matter: its fair share
+        ([1.0, 0.0, 0.0, 0.0], 0.25),  # a small object: its background may keep what the object would have by chance
+        ([1.0, 1.0, 0.0, 0.0], 0.5),
+        ([1.0, 1.0, 1.0, 1.0], 0.0),
+        ([0.0, 0.0, 0.0, 0.0], 0.0),
+    ],
+)
+def test_excess_energy__begins_beyond_what_is_tolerated(mask, tolerated):
+    maps, masks = torch.tensor([[1.0, 2.0, 3.0, 10.0]]), torch.tensor([mask])
+    outside = outside_energy(maps, masks).item()
+    assert excess_energy(maps, masks).item() == pytest.approx(max(0, outside - tolerated))
+    assert excess_energy(maps, masks, 0.5).item() == pytest.approx(max(0, outside - tolerated / 2))
+    assert excess_energy(maps, masks, 0.0).item() == outside
+
+
+def test_excess_energy__has_no_gradient_once_it_is_satisfied():
+    maps = torch.tensor([[4.0, 4.0, 4.0, 3.0]], requires_grad=True)
+    excess_energy(maps, torch.tensor([[1.0, 1.0, 1.0, 0.0]])).sum().backward()
+    assert torch.count_nonzero(maps.grad) == 0
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)

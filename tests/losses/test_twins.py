@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from camtrain.errors import ConfigurationError
-from camtrain.losses import can_have_twin, choose_donors, make_twins, move_objects
+from camtrain.losses import (
+    can_have_twin,
+    choose_donors,
+    deal_backgrounds,
+    make_twins,
+    move_objects,
+    same_class_share,
+)
 
 
 def scene(count=4, size=8):
@@ -171,3 +178,110 @@ def test_move_objects__of_a_jitter_of_zero_are_what_was_given():
     moved, shapes = move_objects(images, masks, 0.0)
     assert moved is images
     assert shapes is masks
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_deal_backgrounds__shuffles_them_where_every_class_differs():
+    images, masks = scene(5)
+    dealt, moved, index = deal_backgrounds(images, masks, torch.arange(5), generator=seeded(3), feather=0)
+    assert torch.equal(moved, masks)
+    assert torch.equal(dealt[..., 2:6, 2:6], images[..., 2:6, 2:6])
+    behind = dealt[:, 0, 0, 0]
+    assert behind.sort().values.tolist() == [1, 2, 3, 4, 5]  # each is used once
+    assert index.tolist() == (behind != torch.arange(1.0, 6)).nonzero().flatten().tolist() != []
+
+
+def test_deal_backgrounds__leave_nothing_to_be_learnt_from_a_background():
+    """Three classes of unequal size, each before a background of its own."""
+    labels = torch.tensor([0] * 24 + [1] * 16 + [2] * 8)
+    images, masks = scene(48)
+    images[..., 0, 0] = labels.view(-1, 1).float()
+    table, generator = torch.zeros(3, 3), seeded(0)
+    for _ in range(40):
+        dealt, _, index = deal_backgrounds(images, masks, labels, generator=generator, feather=0)
+        behind = dealt[:, 0, 0, 0].long()
+        table.index_put_((labels, behind), torch.ones(48), accumulate=True)
+        assert set(index.tolist()) == set((labels != behind).nonzero().flatten().tolist())
+    shares = table / table.sum(dim=1, keepdim=True)
+    expected = torch.tensor([24, 16, 8]) / 48
+    torch.testing.assert_close(shares, expected.expand(3, 3), atol=0.05, rtol=0)
+    assert table.diag().sum() / table.sum() == pytest.approx(same_class_share(labels).item(), abs=0.02)
+
+
+def test_deal_backgrounds__keep_to_the_bit_whoever_gets_none():
+    images, masks = scene(6)
+    masks[1], masks[2], masks[3] = -1, 0, 1
+    dealt, moved, index = deal_backgrounds(images, masks, torch.arange(6), generator=seeded(1), jitter=0.5)
+    assert 0 < len(index) < 4
+    others = torch.tensor([i for i in range(6) if i not in index.tolist()])
+    assert {1, 2, 3} <= set(others.tolist())
+    assert torch.equal(dealt[others], images[others])
+    assert torch.equal(moved[others], masks[others])
+    assert not torch.equal(moved[index], masks[index])  # it moved with its object
+
+
+def test_deal_backgrounds__remove_the_donors_object_unless_told_not_to():
+    images, masks = scene(2)
+    masks[0] = 0
+    masks[0, 0, 0] = 1  # image 1's object would show around it
+    options = {"feather": 0, "generator": seeded(0)}
+    clean, _, index = deal_backgrounds(images, masks, torch.arange(2), **options)
+    while 0 not in index.tolist():
+        clean, _, index = deal_backgrounds(images, masks, torch.arange(2), **options)
+    assert clean[0, 0, 4, 4] == 2
+    kept, _, index = deal_backgrounds(images, masks, torch.arange(2), fill_donors=False, **options)
+    while 0 not in index.tolist():
+        kept, _, index = deal_backgrounds(images, masks, torch.arange(2), fill_donors=False, **options)
+    assert kept[0, 0, 4, 4] == 20
+
+
+def test_deal_backgrounds__of_one_annotated_image_or_none_change_nothing():
+    images, masks = scene(3)
+    masks[1:] = -1
+    for given in (masks, -torch.ones_like(masks)):
+        dealt, _, index = deal_backgrounds(images, given, torch.arange(3))
+        assert torch.equal(dealt, images)
+        assert index.shape == (0,)
+    empty, _, index = deal_backgrounds(images[:0], masks[:0], torch.arange(0))
+    assert empty.shape == (0, 3, 8, 8)
+    assert index.shape == (0,)
+
+
+def test_deal_backgrounds__tell_multi_hot_labels_apart_and_do_without_any():
+    images, masks = scene(4)
+    alike = torch.tensor([[1, 1], [1, 1], [1, 1], [1, 0]])
+    _, _, index = deal_backgrounds(images, masks, alike, generator=seeded(2))
+    assert len(index) in (0, 2)  # only the last differs from the others, and changes places with one of them
+    _, _, index = deal_backgrounds(images, masks, generator=seeded(2))
+    assert len(index) >= 2
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 20, 44), (1.0, 60, 64)])
+def test_deal_backgrounds__exchange_a_share(share, low, high):
+    images, masks = scene(64)
+    _, _, index = deal_backgrounds(images, masks, torch.arange(64), share=share, generator=seeded(0))
+    assert low <= len(index) <= high
+
+
+def test_deal_backgrounds__of_another_infill_need_no_donor_and_unknown_ones_are_refused():
+    images, masks = scene(4)
+    images[:, :, 0, 0] = 50.0
+    dealt, _, index = deal_backgrounds(images, masks, torch.arange(4), infill="inpaint", generator=seeded(0))
+    assert (dealt[index][:, :, 0, 0] > 8).all()  # the object's own color, continued
+    with pytest.raises(ConfigurationError, match="infill is one of"):
+        deal_backgrounds(images, masks, infill="blur")
+
+
+@pytest.mark.parametrize(
+    ("labels", "share"),
+    [(torch.tensor([0, 0, 0, 1]), 10 / 16), (torch.tensor([[0, 1], [0, 1], [1, 1], [1, 0]]), 6 / 16)],
+)
+def test_same_class_share__is_that_of_pairs(labels, share):
+    assert same_class_share(labels).item() == pytest.approx(share)
+
+
+def test_same_class_share__of_an_empty_batch_is_one():
+    assert same_class_share(torch.zeros(0, dtype=torch.long)).item() == 1
