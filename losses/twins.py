@@ -1,6 +1,6 @@
 """Counterfactual twins: the annotated object in front of another background, to be answered alike."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -100,7 +100,13 @@ def make_masked_twins(
     if infill == "swap":
         donors = choose_donors(masks, labels, generator=generator)[index] if len(images) > 1 else index[:0]
         index = index[: len(donors)]
-    how = {"infill": infill, "feather": feather, "grow": grow, "jitter": jitter, "fill_donors": fill_donors}
+    how: dict[str, Any] = {
+        "infill": infill,
+        "feather": feather,
+        "grow": grow,
+        "jitter": jitter,
+        "fill_donors": fill_donors,
+    }
     return *_set_before(images, masks, index, donors, generator=generator, **how), index
 
 
@@ -152,7 +158,13 @@ def deal_backgrounds(
     if share < 1:
         others &= (torch.rand(len(rows), generator=generator) < share).to(rows.device)
     index, donors = rows[others], donors[others]
-    how = {"infill": infill, "feather": feather, "grow": grow, "jitter": jitter, "fill_donors": fill_donors}
+    how: dict[str, Any] = {
+        "infill": infill,
+        "feather": feather,
+        "grow": grow,
+        "jitter": jitter,
+        "fill_donors": fill_donors,
+    }
     twins, shapes = _set_before(images, masks, index, donors, generator=generator, **how)
     return images.index_copy(0, index, twins), masks.index_copy(0, index, shapes), index
 
@@ -165,7 +177,7 @@ def same_class_share(labels: Int[Tensor, "B *L"]) -> Float[Tensor, ""]:
     """
     if len(labels) == 0:
         return torch.ones((), device=labels.device)
-    _, counts = labels.unique(dim=0, return_counts=True)
+    counts: Tensor = torch.unique(labels, dim=0, return_counts=True)[1]
     return (counts / len(labels)).square().sum()
 
 
