@@ -11,7 +11,7 @@ batch of the Trainer's own loops. Rows:
 * validation with pictures: the probes and failure cases too, in the local files;
 * validation, faithfulness: `FaithfulnessMonitor` at its default budget beside the monitor, over a validation of 2,000
   images with the monitor alone; its own share is that of its hooks in the epoch's CPU seconds;
-* training step with the heatmap penalty; with twins of an eighth of the batch beside it;
+* training step with the heatmap penalty; with twins exchanged for their images; with twins of an eighth of the batch;
 * training with everything on: monitor with pictures and report, alignment with the penalty;
 * training, monitored: three epochs on `--images`, a quarter of them to validate, with every one of these explained,
   probes, failure cases, Weights & Biases offline and the report at the end, over the same training with that logger.
@@ -28,7 +28,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -120,8 +120,8 @@ def monitor(pictures: int) -> Callbacks:
     return lambda: [ExplanationMonitor(layers=LAYER, num_probes=pictures, num_failures=pictures)]
 
 
-def aligned(twins: float) -> Callbacks:
-    return lambda: [AttentionAlignment(layers=LAYER, twins=twins, twins_share=1 / 8)]
+def aligned(twins: float, place: Literal["exchange", "add"] = "add") -> Callbacks:
+    return lambda: [AttentionAlignment(layers=LAYER, twins=twins, twins_share=1 / 8, twins_place=place)]
 
 
 class TimedFaithfulness(FaithfulnessMonitor):
@@ -151,6 +151,7 @@ CASES: dict[str, tuple[str, Callbacks, str | None]] = {
     "validation, pictures": ("validate", monitor(8), None),
     FAITHFUL: ("validate", faithful, "validation_ratio_faithfulness"),
     "training, penalty": ("fit", aligned(0.0), "training_ratio"),
+    "training, penalty, twins exchanged": ("fit", aligned(1.0, "exchange"), None),
     "training, penalty and twins": ("fit", aligned(1.0), None),
     "training, everything on": (
         "fit with validation",
