@@ -120,9 +120,10 @@ def test_infills__keep_the_object_and_need_no_donor(infill):
     assert not torch.equal(twins[~inside], images[~inside])
 
 
-def test_infills__inpaint_continues_the_object():
+@pytest.mark.parametrize("how", [{}, {"feather": 0, "grow": 0}])
+def test_infills__inpaint_continues_the_object_and_nothing_of_what_lay_around_it(how):
     images, masks = scene(1)
-    twins, _ = make_twins(images, masks, infill="inpaint", feather=0, grow=0)
+    twins, _ = make_twins(images, masks, infill="inpaint", **how)
     torch.testing.assert_close(twins, torch.full_like(twins, 10.0))
 
 
