@@ -86,15 +86,24 @@ def fill_with_texture(images: Images, masks: Masks) -> Images:
     """
     known = (masks <= 0).to(images.dtype).unsqueeze(1)
     height, width = images.shape[-2:]
-    radius = max(1, round(min(height, width) / 20))
-    near = partial(F.avg_pool2d, kernel_size=2 * radius + 1, stride=1, padding=radius)
-    grain = known * (images - near(known * images) / near(known).clamp(min=1e-6))
-    laid, done = torch.zeros_like(images), known
+    near = partial(_box_mean, radius=max(1, round(min(height, width) / 20)))
+    plain = images.contiguous()  # channels last roll slowly
+    grain = known * (plain - near(known * plain) / near(known).clamp(min=1e-6))
+    laid, done = torch.zeros_like(grain), known
     for down, right in _AWAY:
+        if not done.is_cuda and bool((done == 1).all()):  # a look that a GPU would have to wait for
+            break
         shifts = (round(down * height), round(right * width))
         lent = (1 - done) * known.roll(shifts, (2, 3))
         laid, done = laid + lent * grain.roll(shifts, (2, 3)), done + lent
     return torch.where(known == 1, images, fill_objects(images, masks) + laid)
+
+
+def _box_mean(values: Tensor, radius: int) -> Tensor:
+    """The mean of a square neighborhood, zeros beyond the edge; by side: 2 sides' steps, not their product."""
+    size = 2 * radius + 1
+    rows = F.avg_pool2d(values, (size, 1), stride=1, padding=(radius, 0))
+    return F.avg_pool2d(rows, (1, size), stride=1, padding=(0, radius))
 
 
 _AWAY = tuple(  # in sides: to the right and the left, then further down or up
