@@ -71,7 +71,7 @@ def aligned_loss(net: nn.Module, batch: Batch, layers: tuple, twins: float = 0.0
     dealer = Dealer(batch, seed=0) if dealt else None
     with ExitStack() as stack:
         if dealer is not None:
-            stack.enter_context(dealer.dealing(net))
+            stack.enter_context(dealer.dealing([net]))
         calls = stack.enter_context(recording({"net": net}, layers))
         loss = plain_loss(net, batch)
     terms = partial(penalize, method=contribution_cam, target=log_probability, loss=AlignmentLoss())

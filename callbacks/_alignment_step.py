@@ -150,12 +150,11 @@ class AlignedStep:
         layers: Sequence[Layer],
         compute: Callable[[Calls, Tensor | None], Terms | None],
         *,
-        dealer: Dealer | None = None,
         divide_by: int = 1,
         compiled: bool = False,
     ) -> None:
         self.pl_module, self.modules, self.layers = pl_module, modules, layers
-        self.compute, self.divide_by, self.compiled, self.dealer = compute, divide_by, compiled, dealer
+        self.compute, self.divide_by, self.compiled = compute, divide_by, compiled
         self.terms: Terms | None = None
 
     def run(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -163,9 +162,6 @@ class AlignedStep:
         with ExitStack() as stack:
             if self.compiled:
                 stack.enter_context(eager())
-            if self.dealer is not None:
-                for module in self.modules.values():
-                    stack.enter_context(self.dealer.dealing(module))
             if self.pl_module.automatic_optimization:
                 return self._automatic(original, *args, **kwargs)
             return self._manual(original, *args, **kwargs)

@@ -173,6 +173,7 @@ class AttentionAlignment(Callback):
         self._root: dict[str, nn.Module] | None = None
         self._first_batch_seen = self._gradient_seen = self._compiled = self._metric_missed = False
         self._restore: Callable[[], None] | None = None
+        self._dealer: Dealer | None = None
 
     @property
     def state_key(self) -> str:
@@ -225,6 +226,10 @@ class AttentionAlignment(Callback):
         """Begin or end, if the epoch or the metric says so."""
         self._begin_or_end(trainer, new_epoch=True)
 
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Let the network have its images as they are: the backward pass, which may ask for them again, is over."""
+        self._stop_dealing()
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin or end, if the metric that was just logged says so."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
@@ -253,7 +258,13 @@ class AttentionAlignment(Callback):
         """Leave the module as it was."""
         self._unpatch()
 
+    def _stop_dealing(self) -> None:
+        if self._dealer is not None:
+            self._dealer.stop()
+        self._dealer = None
+
     def _unpatch(self) -> None:
+        self._stop_dealing()
         if self._restore is not None:
             self._restore()
         self._restore = self._layers = self._root = None
@@ -283,6 +294,7 @@ class AttentionAlignment(Callback):
     def _training_step(
         self, trainer: Trainer, pl_module: LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
+        self._stop_dealing()
         scale = self._scale(trainer)
         log = partial(pl_module.log, on_step=False, on_epoch=True)
         log("alignment/active", float(scale > 0), batch_size=1)
@@ -389,15 +401,10 @@ class AttentionAlignment(Callback):
         )
         modules = self._root or dict(pl_module.named_modules())
         compute = partial(self._terms, pl_module, batch, recipe, layers)
-        return AlignedStep(
-            pl_module,
-            modules,
-            layers,
-            compute,
-            dealer=recipe.dealer,
-            divide_by=self.accumulate,
-            compiled=self._compiled,
-        )
+        if recipe.dealer is not None:
+            self._dealer = recipe.dealer
+            self._dealer.start(modules.values())
+        return AlignedStep(pl_module, modules, layers, compute, divide_by=self.accumulate, compiled=self._compiled)
 
     def _terms(
         self,

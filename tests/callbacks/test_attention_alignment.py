@@ -1,6 +1,7 @@
 """AttentionAlignment under a real Trainer, against gradients worked out by hand."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import pytorch_lightning as pl
@@ -11,7 +12,7 @@ from torch import nn
 from camtrain.callbacks import AttentionAlignment
 from camtrain.cam import contribution_cam, gradients_of, log_probability, record_activations
 from camtrain.errors import ConfigurationError, GradientError, LayerError, MaskError, MethodError
-from camtrain.losses import AlignmentLoss, deal_backgrounds, outside_l1
+from camtrain.losses import AlignmentLoss, deal_backgrounds, excess_energy, outside_l1
 from tests.callbacks.modules import Foreign, fit, loader, mapping, network, pair, samples
 
 pytestmark = [
@@ -275,7 +276,7 @@ def test_twins__that_are_exchanged_follow_the_schedule(make_trainer):
     class Spy(AttentionAlignment):
         def _step(self, *args):
             step = super()._step(*args)
-            shares.append(step.dealer.how["share"])
+            shares.append(self._dealer.how["share"])
             return step
 
     callback = Spy(model="net", schedule=lambda progress: 1 - progress)
@@ -301,16 +302,16 @@ def test_twins__that_are_exchanged_move_the_masks_of_the_penalty(make_trainer):
     ("arguments", "expected"),
     [({}, [0.0, 1.0]), ({"twins_place": "add"}, [0.0, 0.0]), ({"twins": 0.0}, [0.0, 0.0])],
 )
-def test_loss__by_default_tolerates_only_what_dealing_answers_for(make_trainer, arguments, expected):
+def test_loss__by_default_tolerates_only_what_dealing_answers_for(make_trainer, monkeypatch, arguments, expected):
     tolerances = []
 
-    class Spy(AttentionAlignment):
-        def _step(self, *args):
-            plan = args[5]
-            tolerances.append(plan.dealt if self.steps else 0.0)
-            return super()._step(*args)
+    def spy(maps, masks, tolerance):
+        tolerances.append(tolerance)
+        return excess_energy(maps, masks, tolerance)
 
-    fit(make_trainer, Foreign(), Spy(**arguments), *(pair(*samples(8, seed)) for seed in range(2)))
+    monkeypatch.setattr("camtrain.callbacks.attention_alignment.excess_energy", spy)
+    callback = AttentionAlignment(**arguments)
+    fit(make_trainer, Foreign(), callback, *(pair(*samples(8, seed)) for seed in range(2)))
     assert tolerances == expected
 
 
@@ -503,6 +504,29 @@ def test_compiled_modules__run_eagerly_with_the_same_step(make_trainer):
     with pytest.warns(UserWarning, match="eagerly"):
         fit(make_trainer, module, aligned(weight=3.0), pair(*data))
     torch.testing.assert_close(moved(before, module.net._orig_mod), list(hand_gradients(before, *data, weight=3.0)))
+
+
+def test_compiled_modules__exchange_twins_too(make_trainer):
+    steps = []
+    for compiled in (False, True):
+        module, data = Foreign(), samples(8)
+        before = copy.deepcopy(module.net)
+        if compiled:
+            module.net = torch.compile(module.net, backend="eager")
+        how = {"weight": 0.0, "twins": 1.0, "twins_share": 0.5, "twins_place": "exchange", "layers": "net.2"}
+        with pytest.warns(UserWarning, match="eagerly") if compiled else nullcontext():
+            fit(make_trainer, module, aligned(**how), pair(*data), max_epochs=2)
+        steps.append(moved(before, module.net._orig_mod if compiled else module.net))
+    torch.testing.assert_close(*steps)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true", "bf16-true"])
+def test_twins__that_are_exchanged_train_in_any_precision(make_trainer, precision):
+    module = ByMapping()
+    trainer = fit(make_trainer, module, AttentionAlignment(), mapping(*samples(8)), precision=precision, max_epochs=3)
+    assert trainer.callback_metrics["alignment/skipped"] == 0
+    assert 0 < trainer.callback_metrics["alignment/twins"] < 3
+    assert all(p.isfinite().all() for p in module.parameters())
 
 
 def test_logits__are_found_behind_a_backbone_and_a_head(make_trainer):

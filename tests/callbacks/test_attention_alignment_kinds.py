@@ -155,6 +155,25 @@ def test_activation_checkpointing__takes_the_same_step(make_trainer):
     torch.testing.assert_close(after, hand_step(plain, batch, layer=3))
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing__of_the_whole_network_sees_the_same_twins_again(make_trainer, reentrant):
+    class Whole(Foreign):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return F.cross_entropy(checkpoint(self.net, x.requires_grad_(), use_reentrant=reentrant), y)
+
+    callback, batch, states = {"weight": 0.0, "twins": 1.0, "layers": "net.2", "model": "net"}, samples(8), []
+    for kind in (Foreign, Whole):
+        module = kind()
+        fit(make_trainer, module, AttentionAlignment(**callback), pair(*batch))
+        states.append(list(module.parameters()))
+        assert not module.net._forward_pre_hooks
+    torch.testing.assert_close(states[0], states[1])
+    plain = Foreign()
+    fit(make_trainer, plain, None, pair(*batch))
+    assert not torch.allclose(next(plain.parameters()), states[0][0])
+
+
 def test_points__guide_as_masks_of_discs(make_trainer):
     images, labels, _ = samples()
     masks = points_to_masks(torch.tensor([[[3.0, 4.0]]] * len(images)), (8, 8), radius=2.0)

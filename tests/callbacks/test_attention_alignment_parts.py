@@ -7,7 +7,7 @@ from torch import nn
 from camtrain.callbacks import AttentionAlignment
 from camtrain.callbacks._alignment_balance import Balance, squared_norms
 from camtrain.callbacks._alignment_batch import count
-from camtrain.callbacks._alignment_deal import Dealer
+from camtrain.callbacks._alignment_deal import Dealer, find_images
 from camtrain.callbacks._alignment_dose import Dose
 from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_patch import patch, patched
@@ -295,7 +295,7 @@ def test_dealer__exchanges_images_wherever_they_are_given_and_leaves_the_rest():
     batch, net = batch_of(6), TwoInputs()
     codes = torch.arange(6)
     dealer = Dealer(batch, seed=1, feather=0)
-    with dealer.dealing(net):
+    with dealer.dealing([net]):
         net(codes, images=batch.images)
         net(codes, batch.images + 1)  # another view
         net(codes[:2], batch.images[:2])  # not the batch's images
@@ -313,7 +313,7 @@ def test_dealer__exchanges_images_wherever_they_are_given_and_leaves_the_rest():
 def test_dealer__does_nothing_once_it_is_closed():
     batch, net = batch_of(6), nn.Identity()
     dealer = Dealer(batch, seed=1)
-    with dealer.dealing(net):
+    with dealer.dealing([net]):
         assert dealer.close() is None
         assert net(batch.images) is batch.images
 
@@ -321,6 +321,27 @@ def test_dealer__does_nothing_once_it_is_closed():
 def test_dealer__lets_gradients_reach_the_images():
     batch = batch_of(6)
     images = batch.images.requires_grad_()
-    with Dealer(batch, seed=1).dealing(net := nn.Identity()):
+    with Dealer(batch, seed=1).dealing([net := nn.Identity()]):
         net(images).sum().backward()
     assert images.grad.count_nonzero() > 0
+
+
+def test_dealer__exchanges_again_what_activation_checkpointing_asks_for_again():
+    batch, net, seen = batch_of(6), nn.Identity(), []
+    net.register_forward_hook(lambda module, args, output: seen.append(output))
+    dealer = Dealer(batch, seed=1)
+    with dealer.dealing([net]):
+        net(batch.images)
+        dealer.close()
+        net(batch.images.detach())  # the same memory
+        net(batch.images.clone())
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], batch.images)
+    assert torch.equal(seen[2], batch.images)
+
+
+def test_find_images__are_floating_point_of_the_batchs_size():
+    batch = batch_of(4)
+    given = (torch.arange(4), batch.images.byte(), batch.images[:2], {"x": batch.images[:, :1]})
+    assert find_images(given, {"y": batch.images}, batch) is given[3]["x"]
+    assert find_images(given[:3], {}, batch) is None

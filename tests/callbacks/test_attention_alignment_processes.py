@@ -60,6 +60,18 @@ if __name__ == "__main__":
     if trainer.is_global_zero:
         metrics = {key: value.item() for key, value in trainer.callback_metrics.items()}
         torch.save((module.state_dict(), metrics), f"{out}/{devices}.pt")
+
+    default = Module()
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=2, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=out,
+        use_distributed_sampler=False, callbacks=[AttentionAlignment()],
+    )
+    trainer.fit(default)
+    torch.save(
+        (default.state_dict(), {key: value.item() for key, value in trainer.callback_metrics.items()}),
+        f"{out}/default-{devices}-{trainer.global_rank}.pt",
+    )
 """
 
 
@@ -81,3 +93,8 @@ def test_two_processes__equal_one_on_the_joint_batch(tmp_path):
         torch.testing.assert_close(two[key], value, rtol=1e-5, atol=1e-6)
     assert metrics_of_two == pytest.approx(metrics, rel=1e-4)
     assert metrics["alignment/penalty"] > 0
+    (state, logged), (state_of_other, logged_by_other) = (torch.load(tmp_path / f"default-2-{i}.pt") for i in range(2))
+    torch.testing.assert_close(state, state_of_other, rtol=0, atol=0)
+    assert logged == logged_by_other
+    assert logged["alignment/skipped"] == 0
+    assert 0 < logged["alignment/twins"] < 3
