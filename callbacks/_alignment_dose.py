@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 _TWINS = 2.0
 _ROUNDING = 1e-6
+_KEPT = 0.9  # of the running means, at each measurement
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Dose:
     """At most `share` of a batch, and on average `reuse` twins of an annotated image in an epoch.
 
     `weight` is that of a twin, as against an image, or "auto". `images` and `annotated` were seen since the start, over
-    all processes.
+    all processes. `twins_loss` and `images_loss` are running means of the cross-entropy of added twins and of images:
+    twins that are answered better than images are known by heart, and the better, the fewer are added by "auto".
 
     >>> dose = Dose("auto", share=0.5, reuse=10.0)
     >>> dose.plan(32, kin=0.25)
@@ -37,6 +40,9 @@ class Dose:
     reuse: float
     images: int = 0
     annotated: int = 0
+    twins_loss: float = 0.0
+    images_loss: float = 0.0
+    measured: int = 0
 
     def see(self, images: int, annotated: int) -> None:
         """Count a batch."""
@@ -50,6 +56,22 @@ class Dose:
             limit = min(limit, max(1.0, self.reuse * self._expected(images)))
         return math.ceil(limit)
 
+    def compare(self, twins_loss: float, images_loss: float) -> None:
+        """Take a measurement into the running means; one that is not finite is left out."""
+        if not (math.isfinite(twins_loss) and math.isfinite(images_loss)):
+            return
+        kept = min(_KEPT, self.measured / (self.measured + 1))
+        self.twins_loss = kept * self.twins_loss + (1 - kept) * twins_loss
+        self.images_loss = kept * self.images_loss + (1 - kept) * images_loss
+        self.measured += 1
+
+    @property
+    def worth(self) -> float:
+        """How much there is to learn from an added twin still, as against an image: in [0, 1]."""
+        if not isinstance(self.weight, str) or self.twins_loss >= self.images_loss:
+            return 1.0
+        return self.twins_loss / self.images_loss
+
     def plan(self, images: int, kin: float | None = None) -> "Plan":
         """What a batch of so many images gets, whose backgrounds are dealt anew where its `same_class_share` is given.
 
@@ -59,8 +81,9 @@ class Dose:
         """
         limit, expected = self.limit(images), self._expected(images)
         most = _TWINS * (1 + min(1.0, expected / limit)) if isinstance(self.weight, str) else self.weight
+        limit = max(1.0, limit * self.worth)
         if kin is None:
-            return Plan(most, limit)
+            return Plan(most, math.ceil(limit))
         dealt = expected * (1 - kin)
         added = max(0, math.ceil(limit - dealt - _ROUNDING))
         if not isinstance(self.weight, str):
@@ -69,13 +92,15 @@ class Dose:
         balanced = (images - dealt) * (1 - kin) / twins if twins > 0 else most
         return Plan(min(most, max(1.0, balanced)), added, expected / images)
 
-    def state(self) -> list[int]:
+    def state(self) -> list[float]:
         """For a checkpoint."""
-        return [self.images, self.annotated]
+        return [float(v) for v in (self.images, self.annotated, self.twins_loss, self.images_loss, self.measured)]
 
-    def restore(self, state: Sequence[int]) -> None:
-        """From a checkpoint."""
-        self.images, self.annotated = state
+    def restore(self, state: Sequence[Any]) -> None:
+        """From a checkpoint; an older one holds the counts alone."""
+        self.images, self.annotated = (int(value) for value in state[:2])
+        self.twins_loss, self.images_loss, measured = state[2:] or (0.0, 0.0, 0)
+        self.measured = int(measured)
 
     def _expected(self, images: int) -> float:
         """How many of so many images are annotated; all of them as long as none was seen."""

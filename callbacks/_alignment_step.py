@@ -25,7 +25,8 @@ class Recipe:
     """What is added in one step: the weights as they are now, and how twins are made, at most `limit` more.
 
     `dealer`, where there is one, exchanges images for twins before the network sees them. `scale` is the schedule's:
-    the penalty's weight holds it already, that of twins does not.
+    the penalty's weight holds it already, that of twins does not. `measure` asks for the `norms`, `compare` for the
+    `losses` of `Terms`.
     """
 
     weight: float
@@ -38,6 +39,7 @@ class Recipe:
     measure: bool = False
     dealer: Dealer | None = None
     scale: float = 1.0
+    compare: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,14 @@ class Terms:
     """What was added, and its parts for the log; `added` is None where it was not finite and was left out.
 
     `norms` are the squared gradient norms of the task and the penalty at the layers, for one image each, where they
-    were to be measured.
+    were to be measured; `losses` the cross-entropies of the twins that were added and of the images beside them.
     """
 
     added: Tensor | None
     penalty: Penalty | None
     twins: Tensor | None
     norms: Tensor | None = None
+    losses: Tensor | None = None
 
 
 def compute_terms(recipe: Recipe, call: Call, layers: Sequence[Layer], batch: Batch, task: Tensor | None) -> Terms:
@@ -76,16 +79,21 @@ def compute_terms(recipe: Recipe, call: Call, layers: Sequence[Layer], batch: Ba
     entropy = torch.stack([len(part) / known * part.entropy for part in answered]).sum() if known else None
     if entropy is None and recipe.twins > 0:
         entropy = call.logits.new_zeros(())
-    return Terms(total if bool(total.isfinite()) else None, penalty, entropy, norms)
+    losses = None
+    if recipe.compare and answered and answered[-1].added and batch.labels is not None:
+        own = cross_entropy(call.logits.detach(), batch.labels)
+        losses = torch.stack([answered[-1].entropy.detach(), own])
+    return Terms(total if bool(total.isfinite()) else None, penalty, entropy, norms, losses)
 
 
 @dataclass(frozen=True)
 class _Answered:
-    """So many twins, their mean cross-entropy, and what each is to weigh beside what it weighs already."""
+    """So many twins, their mean cross-entropy, what each is to weigh beside what it weighs already; added or dealt."""
 
     count: int
     entropy: Tensor
     extra: float
+    added: bool
 
     def __len__(self) -> int:
         return self.count
@@ -99,14 +107,14 @@ def _twins(recipe: Recipe, call: Call, layers: Sequence[Layer], batch: Batch, de
         extra = max(0.0, recipe.twins - 1)
         logits = call.logits if extra != 0 else call.logits.detach()
         entropy = cross_entropy(logits[deal.index], batch.labels[deal.index])
-        answered.append(_Answered(len(deal.index), entropy, extra))
+        answered.append(_Answered(len(deal.index), entropy, extra, added=False))
     if recipe.limit > 0:
         originals = None if deal is None else deal.originals
         twins = recipe.answer_twins(
             call, layers, batch, recipe.memory, recipe.generator, recipe.limit, originals=originals
         )
         if twins is not None:
-            answered.append(_Answered(len(twins.batch), twins.loss, recipe.twins * recipe.scale))
+            answered.append(_Answered(len(twins.batch), twins.loss, recipe.twins * recipe.scale, added=True))
     return answered
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
-from torch import nn
+from torch import Tensor, nn
 
 from camtrain.cam import evaluating, is_compiled, unwrap
 from camtrain.data.batches import class_names
@@ -28,6 +28,16 @@ def is_due_pass(trainer: pl.Trainer, every_n_epochs: int) -> bool:
         return False
     last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
     return trainer.state.fn != "fit" or trainer.current_epoch % every_n_epochs == 0 or last
+
+
+def mean_over_processes(trainer: pl.Trainer, values: Tensor | None) -> list[float] | None:
+    """The mean over those processes that have values `(2,)`, the same in all of them; None where none has."""
+    if trainer.world_size == 1:
+        return None if values is None else values.tolist()
+    device = trainer.strategy.root_device
+    found = torch.zeros(3, device=device) if values is None else torch.cat([values.float(), values.new_ones(1)])
+    *sums, processes = trainer.strategy.reduce(found, reduce_op="sum").tolist()
+    return [total / processes for total in sums] if processes else None
 
 
 def run_place(trainer: pl.Trainer) -> Path:

@@ -23,7 +23,7 @@ from camtrain.callbacks._alignment_recording import Calls, logits_call, named_mo
 from camtrain.callbacks._alignment_start import check_arguments, factor, is_due, parse_condition, position, progress
 from camtrain.callbacks._alignment_step import AlignedStep, Recipe, Terms, compute_terms, scalars
 from camtrain.callbacks._alignment_terms import answer_twins, images_among, penalize, require_gradient
-from camtrain.callbacks._trainer import runs_compiled
+from camtrain.callbacks._trainer import mean_over_processes, runs_compiled
 from camtrain.cam import Layer, find_layers, log_probability, resolve_method
 from camtrain.data.batches import Batch, check_masks, read_batch
 from camtrain.errors import ConfigurationError
@@ -70,7 +70,7 @@ class AttentionAlignment(Callback):
             step, in which the network is found, adds them always, and so does `twins_loss="consistency"`.
         twins_share: at most this share of a batch is added as twins, in (0, 1]: what they cost.
         reuse: on average at most so many twins are added of an annotated image in an epoch: of few, many more would be
-            learnt by heart.
+            learnt by heart. Where `twins` is "auto", fewer are added the better they are answered than images are.
         memory: so many annotated images of earlier batches are kept, on their device, to make added twins of where a
             batch has fewer than twice as many annotated images as twins to add; 0 for none.
         twins_loss: "cross_entropy" of the label (binary where labels are multi-hot), or "consistency": the divergence
@@ -157,10 +157,11 @@ class AttentionAlignment(Callback):
             second_order=second_order,
         )
         self._loss = loss
-        self._answer_twins = partial(answer_twins, consistent=twins_loss == "consistency")
+        self._consistent = twins_loss == "consistency"
+        self._answer_twins = partial(answer_twins, consistent=self._consistent)
         self._how = {"infill": infill, "jitter": jitter, "fill_donors": mask_kind == "object"}
-        self._exchanges = twins_place == "exchange" and twins_loss == "cross_entropy"
-        self._needs_labels = twins not in (0, "auto") and twins_loss == "cross_entropy"
+        self._exchanges = twins_place == "exchange" and not self._consistent
+        self._needs_labels = twins not in (0, "auto") and not self._consistent
         self._memory = Memory(memory)
         self._balance = Balance(gradient_ratio)
         self._twins_refused = False
@@ -330,18 +331,21 @@ class AttentionAlignment(Callback):
         return self.weight == 0 and not self._wants_twins
 
     def _measure(self, trainer: Trainer, terms: Terms | None) -> None:
-        """Take the gradient norms of this step into the automatic weight, alike in all processes."""
-        if self.weight != "auto" or not self._balance.is_due(self.steps):
+        """Take what this step measured into the automatic weights, alike in all processes."""
+        if not self._balance.is_due(self.steps):
             return
-        norms = terms.norms if terms is not None else None
-        if trainer.world_size > 1:
-            device = trainer.strategy.root_device
-            found = torch.zeros(3, device=device) if norms is None else torch.cat([norms, norms.new_ones(1)])
-            *sums, processes = trainer.strategy.reduce(found, reduce_op="sum").tolist()
-            if processes:
-                self._balance.add(sums[0] / processes, sums[1] / processes)
-        elif norms is not None:
-            self._balance.add(*norms.tolist())
+        if self.weight == "auto":
+            norms = mean_over_processes(trainer, terms.norms if terms is not None else None)
+            if norms is not None:
+                self._balance.add(*norms)
+        if self._compares:
+            losses = mean_over_processes(trainer, terms.losses if terms is not None else None)
+            if losses is not None:
+                self._dose.compare(*losses)
+
+    @property
+    def _compares(self) -> bool:
+        return self.twins == "auto" and self._wants_twins and not self._consistent
 
     def _scale(self, trainer: Trainer) -> float:
         if self.started_at is None or self.stopped or self._off:
@@ -397,6 +401,7 @@ class AttentionAlignment(Callback):
             penalize=None if self.weight == 0 else partial(self._penalize, loss=loss, generator=generator),
             answer_twins=partial(self._answer_twins, **self._how),
             measure=self.weight == "auto" and self._balance.is_due(self.steps),
+            compare=self._compares and self._balance.is_due(self.steps),
             dealer=None if kin is None else Dealer(batch, seed % 2**63, share=min(scale, 1.0), **self._how),
         )
         modules = self._root or dict(pl_module.named_modules())

@@ -298,6 +298,20 @@ def test_twins__that_are_exchanged_move_the_masks_of_the_penalty(make_trainer):
     assert 0 < changed.sum() < 8
 
 
+@pytest.mark.parametrize(("twins", "measured"), [("auto", 2), (2.0, 0)])
+def test_twins__that_are_added_are_compared_with_images_for_their_dose(make_trainer, twins, measured):
+    images, labels, masks = samples(8)
+    masks[2:] = -1
+    callback = AttentionAlignment(twins=twins, twins_place="add")
+    trainer = fit(make_trainer, Foreign(), callback, pair(images, labels, masks), max_epochs=2)
+    assert callback._dose.measured == measured
+    if measured:
+        assert callback._dose.twins_loss == pytest.approx(1.1, abs=0.3)
+        assert callback._dose.images_loss == pytest.approx(1.1, abs=0.3)
+        assert callback._dose.twins_loss != callback._dose.images_loss
+    assert trainer.callback_metrics["alignment/twins"] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [({}, [0.0, 1.0]), ({"twins_place": "add"}, [0.0, 0.0]), ({"twins": 0.0}, [0.0, 0.0])],

@@ -279,6 +279,45 @@ def test_plan__adds_and_weighs_what_dealing_leaves_to_do(annotated, kin, weight,
     assert plan.weight == pytest.approx(weight)
 
 
+@pytest.mark.parametrize(
+    ("losses", "added"),
+    [
+        ([], 13),
+        ([(0.4, 0.4)], 13),
+        ([(0.6, 0.4)], 13),
+        ([(0.2, 0.4)], 7),
+        ([(0.0, 0.4)], 1),
+        ([(0.2, 0.4), (0.2, 0.0)], 13),
+    ],
+)
+def test_plan__adds_fewer_of_what_is_known_by_heart(losses, added):
+    dose = Dose("auto", share=0.4, reuse=10.0)
+    dose.see(100, 10)
+    for pair in losses:
+        dose.compare(*pair)
+    assert dose.plan(32).added == added
+    assert dose.plan(32).weight == pytest.approx(2 + 2 * 3.2 / 13)  # what each weighs is not changed by that
+
+
+def test_plan__of_a_given_weight_adds_as_many_whatever_is_known_by_heart():
+    dose = Dose(2.0, share=0.5, reuse=10.0)
+    dose.see(100, 100)
+    dose.compare(0.0, 1.0)
+    assert dose.plan(32).added == 16
+
+
+def test_dose__keeps_running_means_without_what_is_not_finite_and_goes_on_from_a_checkpoint():
+    dose, after = Dose("auto", share=0.5, reuse=10.0), Dose("auto", share=0.5, reuse=10.0)
+    for twins, images in ((1.0, 2.0), (float("nan"), 2.0), (1.0, float("inf")), (3.0, 4.0)):
+        dose.compare(twins, images)
+    assert (dose.twins_loss, dose.images_loss, dose.measured) == (2.0, 3.0, 2)
+    dose.see(10, 5)
+    after.restore(dose.state())
+    assert after == dose
+    after.restore([7, 3])  # as checkpoints held it before
+    assert (after.images, after.annotated, after.measured, after.worth) == (7, 3, 0, 1.0)
+
+
 def test_plan__leaves_a_weight_that_was_given_alone():
     dose = Dose(3.0, share=0.5, reuse=10.0)
     assert dose.plan(32, 0.25).weight == dose.plan(32).weight == 3
