@@ -98,9 +98,8 @@ class Dose:
 
     def restore(self, state: Sequence[Any]) -> None:
         """From a checkpoint; an older one holds the counts alone."""
-        self.images, self.annotated = (int(value) for value in state[:2])
-        self.twins_loss, self.images_loss, measured = state[2:] or (0.0, 0.0, 0)
-        self.measured = int(measured)
+        images, annotated, self.twins_loss, self.images_loss, measured = [*state, 0.0, 0.0, 0][:5]
+        self.images, self.annotated, self.measured = int(images), int(annotated), int(measured)
 
     def _expected(self, images: int) -> float:
         """How many of so many images are annotated; all of them as long as none was seen."""
