@@ -81,11 +81,11 @@ class Dose:
         """
         limit, expected = self.limit(images), self._expected(images)
         most = _TWINS * (1 + min(1.0, expected / limit)) if isinstance(self.weight, str) else self.weight
-        limit = max(1.0, limit * self.worth)
+        wanted = max(1.0, limit * self.worth)
         if kin is None:
-            return Plan(most, math.ceil(limit))
+            return Plan(most, math.ceil(wanted))
         dealt = expected * (1 - kin)
-        added = max(0, math.ceil(limit - dealt - _ROUNDING))
+        added = max(0, math.ceil(wanted - dealt - _ROUNDING))
         if not isinstance(self.weight, str):
             return Plan(most, added, expected / images)
         twins = kin * (dealt + added)
