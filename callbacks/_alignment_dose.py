@@ -12,11 +12,14 @@ _KEPT = 0.9  # of the running means, at each measurement
 
 @dataclass(frozen=True)
 class Plan:
-    """The weight of a twin, at most how many are added, and of which share of the images backgrounds are dealt."""
+    """The weight of a twin, at most how many are added, and of which share of the images backgrounds are dealt.
+
+    None are where `dealt` is None.
+    """
 
     weight: float
     added: int
-    dealt: float = 0.0
+    dealt: float | None = None
 
 
 @dataclass
@@ -32,7 +35,7 @@ class Dose:
     Plan(weight=1.0, added=0, dealt=1.0)
     >>> dose.see(100, annotated=1)
     >>> dose.plan(32)
-    Plan(weight=2.16, added=4, dealt=0.0)
+    Plan(weight=2.16, added=4, dealt=None)
     """
 
     weight: float | str

@@ -303,13 +303,12 @@ class AttentionAlignment(Callback):
         batch = self._read(args[0] if args else next(iter(kwargs.values())))
         if scale == 0 or batch is None:
             return original(*args, **kwargs)
-        kin = self._kin(batch)
-        plan = self._dose.plan(len(batch), kin)
-        limit = plan.added if kin is None else len(batch)
+        plan = self._dose.plan(len(batch), self._kin(batch))
+        limit = plan.added if plan.dealt is None else len(batch)
         census = count(batch, limit, trainer.strategy, trainer.world_size, len(self._memory) if plan.added else 0)
         self._dose.see(len(batch) * trainer.world_size, census.all_annotated)
         wanted = census.guiding or (self._wants_twins and census.twinned)
-        step = self._step(trainer, pl_module, batch, scale, census, plan, kin) if wanted else None
+        step = self._step(trainer, pl_module, batch, scale, census, plan) if wanted else None
         output = step.run(original, *args, **kwargs) if step else original(*args, **kwargs)
         terms = step.terms if step else None
         for scalar in scalars(terms, census, penalty=self.weight != 0, twins=self._wants_twins):
@@ -385,12 +384,12 @@ class AttentionAlignment(Callback):
         scale: float,
         census: Census,
         plan: Plan,
-        kin: float | None,
     ) -> AlignedStep:
         layers = self._layers = self._layers or (last_map(pl_module, batch.images, self._root),)
         seed = (self.seed * 1_000_003 + self.steps) * 1_009 + trainer.global_rank
         generator = torch.Generator().manual_seed(seed % 2**63)
-        loss = self._loss or AlignmentLoss(partial(excess_energy, tolerance=plan.dealt if self.steps else 0.0))
+        tolerance = plan.dealt if plan.dealt and self.steps else 0.0
+        loss = self._loss or AlignmentLoss(partial(excess_energy, tolerance=tolerance))
         recipe = Recipe(
             weight=self._weight * scale * census.penalty_share,
             twins=plan.weight * self._wants_twins,
@@ -402,7 +401,7 @@ class AttentionAlignment(Callback):
             answer_twins=partial(self._answer_twins, **self._how),
             measure=self.weight == "auto" and self._balance.is_due(self.steps),
             compare=self._compares and self._balance.is_due(self.steps),
-            dealer=None if kin is None else Dealer(batch, seed % 2**63, share=min(scale, 1.0), **self._how),
+            dealer=None if plan.dealt is None else Dealer(batch, seed % 2**63, share=min(scale, 1.0), **self._how),
         )
         modules = self._root or dict(pl_module.named_modules())
         compute = partial(self._terms, pl_module, batch, recipe, layers)
