@@ -126,9 +126,9 @@ def deal_backgrounds(
     """A batch whose backgrounds are dealt anew among its annotated objects, so that they tell nothing of the class.
 
     The backgrounds of the annotated images are shuffled. Whoever is dealt one of another class becomes a twin before
-    it; whoever is dealt one of its own class stays as it is. So where each class has a background of its own, objects
-    and backgrounds are independent in the result, whatever the classes' frequencies `p`, and a share `sum p^2` of the
-    images stays as it was taken.
+    it; whoever is dealt one of its own class stays as it is. So in the result every class stands before the backgrounds
+    of every class as often as chance has it, whatever the classes' frequencies `p`, and a share `sum p^2` of the images
+    stays as it was taken.
 
     Args:
         images, masks, infill, generator, feather, grow, jitter, fill_donors: see `make_twins`.
