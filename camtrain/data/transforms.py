@@ -9,7 +9,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from camtrain.errors import ConfigurationError
-from camtrain.losses.twins import Infill, make_masked_twins
+from camtrain.losses.twins import Infill, deal_backgrounds, make_masked_twins
 
 JointTransform = Callable[..., Any]
 
@@ -57,12 +57,13 @@ class TwinBackgrounds(v2.Transform):
     """Exchanges the backgrounds of annotated images in a batch, as a batch transform beside `v2.CutMix`.
 
     Called as `transform(images, labels, masks)` on images `(B, C, H, W)`, labels `(B,)` or `(B, C)` and masks
-    `(B, H, W)` it returns the three, where each annotated image is replaced by its counterfactual twin with probability
-    `p`: its object in front of another background (see `camtrain.losses.make_twins`). Labels stay, and an image without
-    an annotation is left alone. Draws from the global random generator.
+    `(B, H, W)` it returns the three, where annotated images are replaced by their counterfactual twins: their object in
+    front of another background (see `camtrain.losses.make_twins`). Labels stay, and an image without an annotation is
+    left alone. Draws from the global random generator.
 
     Args:
-        p: how likely an annotated image is replaced, in [0, 1].
+        p: how likely an annotated image is replaced, in [0, 1]; None deals the backgrounds of a batch anew, as likely
+            as leaves nothing to be learnt from them (see `camtrain.losses.deal_backgrounds`).
         infill: `"swap"`, `"inpaint"`, `"noise"` or `"shuffle"`.
         jitter: objects are scaled and moved by up to this fraction.
 
@@ -73,14 +74,17 @@ class TwinBackgrounds(v2.Transform):
     (torch.Size([4, 3, 16, 16]), True, True)
     """
 
-    def __init__(self, p: float = 0.5, infill: Infill = "swap", jitter: float = 0.0) -> None:
+    def __init__(self, p: float | None = 0.5, infill: Infill = "swap", jitter: float = 0.0) -> None:
         super().__init__()
-        if not 0 <= p <= 1:
-            raise ConfigurationError(f"p is a probability in [0, 1]; got {p}.")
+        if p is not None and not 0 <= p <= 1:
+            raise ConfigurationError(f"p is a probability in [0, 1], or None; got {p}.")
         self.p, self.infill, self.jitter = p, infill, jitter
 
     def forward(self, images: Tensor, labels: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and masks of the same shapes; images in floating point."""
+        if self.p is None:
+            images, masks, _ = deal_backgrounds(images, masks, labels, infill=self.infill, jitter=self.jitter)
+            return images, labels, masks
         classes = labels if labels.ndim == 1 else None  # several a image: any other image lends its background
         twins, moved, index = make_masked_twins(images, masks, classes, infill=self.infill, jitter=self.jitter)
         chosen = (torch.rand(len(index)) < self.p).to(images.device)

@@ -1,8 +1,11 @@
+import pytest
 import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from camtrain.data.transforms import TwinBackgrounds, eval_transform, train_transform, transform_pair
+from camtrain.errors import ConfigurationError
+from camtrain.losses import deal_backgrounds
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
@@ -65,3 +68,17 @@ def test_twin_backgrounds__takes_multi_hot_labels():
     changed, kept, _ = TwinBackgrounds(p=1.0)(images, labels, masks)
     assert kept.equal(labels)
     assert (changed != images)[..., 0, 0].any()
+
+
+def test_twin_backgrounds__are_dealt_anew_without_a_probability():
+    images, masks = torch.rand(6, 3, 16, 16), torch.zeros(6, 16, 16)
+    masks[:, 4:12, 4:12] = 1
+    torch.manual_seed(3)
+    changed, _, moved = TwinBackgrounds(p=None)(images, torch.arange(6), masks)
+    torch.manual_seed(3)
+    expected, expected_masks, index = deal_backgrounds(images, masks, torch.arange(6))
+    assert len(index) > 0
+    assert torch.equal(changed, expected)
+    assert torch.equal(moved, expected_masks)
+    with pytest.raises(ConfigurationError, match="or None; got 2"):
+        TwinBackgrounds(p=2.0)
