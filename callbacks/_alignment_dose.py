@@ -79,22 +79,23 @@ class Dose:
     def plan(self, images: int, kin: float | None = None) -> "Plan":
         """What a batch of so many images gets, whose backgrounds are dealt anew where its `same_class_share` is given.
 
-        Then only so many twins are added as dealing does not make. And as far as the weights go, a twin weighs what
-        makes up for the images that keep a background of their own class: 1 where all are annotated, so that nothing
-        is left to be learnt from a background, more where few are.
+        Then so many twins are added as make up for the images that keep a background of their own class, so that
+        nothing is left to be learnt from one: none where all are annotated. Where these would be more than the limit,
+        each of the batch's twins weighs the more, up to what twins weigh where none are dealt.
         """
         limit, expected = self.limit(images), self._expected(images)
         most = _TWINS * (1 + min(1.0, expected / limit)) if isinstance(self.weight, str) else self.weight
         wanted = max(1.0, limit * self.worth)
         if kin is None:
             return Plan(most, math.ceil(wanted))
-        dealt = expected * (1 - kin)
-        added = max(0, math.ceil(wanted - dealt - _ROUNDING))
+        dealt, other = expected * (1 - kin), (1 - kin) / kin
+        added = math.ceil(min(wanted, (images - expected) * other) - _ROUNDING)
+        share = expected / images
         if not isinstance(self.weight, str):
-            return Plan(most, added, expected / images)
-        twins = kin * (dealt + added)
-        balanced = (images - dealt) * (1 - kin) / twins if twins > 0 else most
-        return Plan(min(most, max(1.0, balanced)), added, expected / images)
+            return Plan(most, added, share)
+        twins = dealt + added
+        balanced = (images - dealt) * other / twins if twins > 0 else 1.0
+        return Plan(min(most, max(1.0, balanced)), added, share)
 
     def state(self) -> list[float]:
         """For a checkpoint."""

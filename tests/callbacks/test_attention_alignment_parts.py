@@ -262,13 +262,14 @@ def test_added_twins__weigh_more_where_each_is_of_another_image(twins, annotated
 @pytest.mark.parametrize(
     ("annotated", "kin", "weight", "added", "dealt"),
     [
-        (100, 0.1, 1.0, 0, 1.0),  # ten classes: nine in ten are exchanged, which is more than half a batch
+        (100, 0.1, 1.0, 0, 1.0),
         (100, 0.5, 1.0, 0, 1.0),
-        (50, 0.5, 1.5, 8, 0.5),  # 8 dealt and 8 added twins make up for 24 images before their own: 24 / 16
-        (50, 0.25, 3.75, 4, 0.5),  # 12 dealt and 4 added, for 20 that should be a third as many: 3 * 20 / 16
-        (5, 0.25, 2.2, 15, 0.05),
+        (90, 0.5, 1.0, 4, 0.9),  # 3.2 keep their own background without an annotation, and 3.2 twins make up for them
+        (50, 0.5, 1.0, 16, 0.5),
+        (50, 0.25, 15 / 7, 16, 0.5),  # 48 would be needed; 12 dealt and 16 added, for 20 that should be a third of them
+        (5, 0.25, 2.2, 16, 0.05),
         (0, 0.25, 2.0, 1, 0.0),
-        (100, 1.0, 1.0, 16, 1.0),  # one class: none is exchanged
+        (100, 1.0, 1.0, 0, 1.0),  # one class: no background tells anything
     ],
 )
 def test_plan__adds_and_weighs_what_dealing_leaves_to_do(annotated, kin, weight, added, dealt):
@@ -321,6 +322,7 @@ def test_dose__keeps_running_means_without_what_is_not_finite_and_goes_on_from_a
 def test_plan__leaves_a_weight_that_was_given_alone():
     dose = Dose(3.0, share=0.5, reuse=10.0)
     assert dose.plan(32, 0.25).weight == dose.plan(32).weight == 3
+    assert dose.plan(32, 0.25).added == 0
 
 
 def test_dealer__exchanges_images_wherever_they_are_given_and_leaves_the_rest():
