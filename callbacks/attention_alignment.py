@@ -65,7 +65,8 @@ class AttentionAlignment(Callback):
         twins_place: "exchange": the backgrounds of a batch's annotated images are dealt anew among them
             (`deal_backgrounds`) on their way into the network, so that the module's own loss, and what it logs of it,
             is that of twins for all but those that are dealt a background of their own class. That takes no forward
-            pass; twins are added as well to make up for images without an annotation. An exchanged one weighs at least 1.
+            pass; twins are added as well to make up for images without an annotation. An exchanged one weighs at least
+            1.
             "add": every image stays, and all twins are added, for modules that use images beside the network. The first
             step, in which the network is found, adds them always, and so does `twins_loss="consistency"`.
         twins_share: at most this share of a batch is added as twins, in (0, 1]: what they cost.
