@@ -16,7 +16,7 @@ from camtrain.cam import capture, contribution_cam, grad_cam
 from camtrain.metrics import inside_energy
 
 BATCH_SIZE = 256
-WARM_UP, TIMED_STEPS, ROUNDS = 5, 11, 5
+WARM_UP, TIMED_STEPS, ROUNDS = 11, 11, 5  # the automatic weight measures in each of the first ten steps
 MAPS = {"contribution": contribution_cam, "grad_cam": grad_cam}
 
 
