@@ -51,9 +51,11 @@ def with_advantage(one: Run) -> Run:
 
 
 def time_ratio(one: Run, runs: Sequence[Run]) -> float | None:
-    """Over ERM of the same setting; None before that has run."""
+    """Over ERM of the same setting; None before that has run, or where one of them was not timed alike."""
     plain = beside(one, runs, "erm")
-    return None if plain is None else one["step_seconds"] / plain["step_seconds"]
+    if plain is None or "step_seconds" not in one or "step_seconds" not in plain:
+        return None
+    return one["step_seconds"] / plain["step_seconds"]
 
 
 def gap_closed(one: Run, runs: Sequence[Run]) -> float | None:

@@ -43,7 +43,7 @@ def batch(answers, spots, labels, *, masks=True, samples=None, size=8):
     activations = torch.stack([spot(*where) for where in spots])
     layer = Layer("layer", nn.Identity())
     captured = Capture(logits, logits.amax(1), (activations,), (torch.ones_like(activations),), (layer,))
-    inside = (torch.arange(size) < size // 2).float().expand(count, size, size)
+    inside = (torch.arange(size) < size // 2).float().repeat(count, size, 1)
     images = torch.linspace(0, 1, count * 3 * size * size).view(count, 3, size, size)
     read = Batch(images, torch.tensor(labels), inside if masks else None, torch.zeros(count, dtype=torch.long))
     return explained_batch(read, captured, METHODS, samples or [f"s{i}" for i in range(count)], 0.2)
