@@ -131,9 +131,16 @@ def deal_backgrounds(
     stays as it was taken.
 
     Args:
-        images, masks, infill, generator, feather, grow, jitter, fill_donors: see `make_twins`.
+        images: as the network takes them.
+        masks: 1 on the object, all -1 without an annotation.
         labels: class indices `(B,)` or multi-hot `(B, C)`; without them every image that is dealt another's background
             becomes a twin.
+        infill: what the background becomes, this and the rest as in `make_twins`.
+        generator: on the CPU; the global one if None.
+        feather: width in pixels of the ramp from object to background.
+        grow: pixels around an object that are filled in with it.
+        jitter: objects are scaled and moved by up to this fraction, and their masks with them.
+        fill_donors: False where a mask marks not an object but all that may matter.
         share: of those that would become twins only so many do, at random, in [0, 1].
 
     Returns:
