@@ -270,6 +270,20 @@ def test_twins__are_exchanged_from_the_second_step_on_where_the_network_has_to_b
     assert sizes == [8, 4, 8, 8]
 
 
+def test_twins__are_exchanged_until_the_backward_pass_is_over_and_no_longer(make_trainer):
+    hooks = []
+
+    class Watch(pl.Callback):
+        def on_after_backward(self, trainer, pl_module):
+            hooks.append(len(pl_module.net._forward_pre_hooks))
+
+        on_train_batch_end = lambda self, trainer, pl_module, *_: self.on_after_backward(trainer, pl_module)  # noqa: E731
+
+    callbacks = [AttentionAlignment(model="net", layers="net.2"), Watch()]
+    make_trainer(callbacks=callbacks, max_epochs=2).fit(Foreign(), loader(pair(*samples(8))))
+    assert hooks == [1, 0, 1, 0]
+
+
 def test_twins__that_are_exchanged_follow_the_schedule(make_trainer):
     shares = []
 
