@@ -284,6 +284,25 @@ def test_twins__are_exchanged_until_the_backward_pass_is_over_and_no_longer(make
     assert hooks == [1, 0, 1, 0]
 
 
+def test_twins__that_are_added_are_made_of_images_as_they_were_before_the_exchange(make_trainer):
+    images, labels, masks = samples(8)
+    masks[4:] = -1
+    callback = AttentionAlignment(model="net", layers="net.2", memory=4)
+    fit(make_trainer, Foreign(), callback, pair(images, labels, masks), max_epochs=3)
+    kept, _, _ = callback._memory.recall(4, torch.Generator())
+    assert sorted(kept.flatten(1).sum(dim=1).tolist()) == sorted(images[:4].flatten(1).sum(dim=1).tolist())
+
+
+def test_twins__that_are_added_follow_the_schedule(make_trainer):
+    steps = []
+    for how in ({"twins": 2.0, "schedule": lambda progress: 0.5}, {"twins": 1.0}):
+        module, data = Foreign(), samples()
+        before = copy.deepcopy(module.net)
+        fit(make_trainer, module, aligned(weight=0.0, **how), pair(*data))
+        steps.append(moved(before, module.net))
+    torch.testing.assert_close(*steps)
+
+
 def test_twins__that_are_exchanged_follow_the_schedule(make_trainer):
     shares = []
 
@@ -328,7 +347,12 @@ def test_twins__that_are_added_are_compared_with_images_for_their_dose(make_trai
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [({}, [0.0, 1.0]), ({"twins_place": "add"}, [0.0, 0.0]), ({"twins": 0.0}, [0.0, 0.0])],
+    [
+        ({}, [0.0, 1.0]),
+        ({"model": "net"}, [0.0, 1.0]),  # the first step tells whether the penalty has a gradient
+        ({"twins_place": "add"}, [0.0, 0.0]),
+        ({"twins": 0.0}, [0.0, 0.0]),
+    ],
 )
 def test_loss__by_default_tolerates_only_what_dealing_answers_for(make_trainer, monkeypatch, arguments, expected):
     tolerances = []

@@ -1,6 +1,7 @@
 """The parts of AttentionAlignment that need no Trainer."""
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
@@ -14,6 +15,7 @@ from camtrain.callbacks._alignment_patch import patch, patched
 from camtrain.callbacks._alignment_recording import Call, depends_on, recording
 from camtrain.callbacks._alignment_start import progress
 from camtrain.callbacks._alignment_terms import add_to_loss, answer_twins, penalize, require_gradient
+from camtrain.callbacks._trainer import mean_over_processes
 from camtrain.cam import Layer, contribution_cam, log_probability
 from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, ConfigurationError, GradientError, MaskError
@@ -386,3 +388,23 @@ def test_find_images__are_floating_point_of_the_batchs_size():
     given = (torch.arange(4), batch.images.byte(), batch.images[:2], {"x": batch.images[:, :1]})
     assert find_images(given, {"y": batch.images}, batch) is given[3]["x"]
     assert find_images(given[:3], {}, batch) is None
+
+
+@pytest.mark.parametrize(("others", "mean"), [([3.0, 6.0, 1.0], [2.0, 4.0]), ([0.0, 0.0, 0.0], [1.0, 2.0])])
+def test_mean_over_processes__leaves_out_those_without_values(others, mean):
+    class Strategy:
+        root_device = "cpu"
+
+        def reduce(self, found, reduce_op):
+            return found + torch.tensor(others)
+
+    def trainer(processes):
+        kind = type("Several", (pl.Trainer,), {"world_size": processes, "strategy": Strategy()})
+        return kind.__new__(kind)
+
+    two, alone = trainer(2), trainer(1)
+    assert mean_over_processes(two, torch.tensor([1.0, 2.0])) == mean
+    if others[2] == 0:
+        assert mean_over_processes(two, None) is None
+    assert mean_over_processes(alone, torch.tensor([1.0, 2.0])) == [1.0, 2.0]
+    assert mean_over_processes(alone, None) is None
