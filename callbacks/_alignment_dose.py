@@ -83,6 +83,8 @@ class Dose:
         nothing is left to be learnt from one: none where all are annotated. Where these would be more than the limit,
         each of the batch's twins weighs the more, up to what twins weigh where none are dealt.
         """
+        if images == 0:
+            return Plan(1.0, 0)
         limit, expected = self.limit(images), self._expected(images)
         most = _TWINS * (1 + min(1.0, expected / limit)) if isinstance(self.weight, str) else self.weight
         wanted = max(1.0, limit * self.worth)

@@ -34,7 +34,7 @@ from camtrain.losses.twins import Infill
 class AttentionAlignment(Callback):
     """Teaches any LightningModule to look at the annotated object, without a change to it.
 
-    Two terms are added to the loss that Lightning trains on. *The penalty*: during the module's own `training_step` the
+    Two things change what Lightning trains on. *The penalty*: during the module's own `training_step` the
     activations of a layer are recorded; the evidence for the label is differentiated once more (`create_graph`), and
     its part outside the mask is penalized. *The twins*: annotated objects in front of other images' backgrounds, asked
     for their labels, in place of their images or beside them. They cure what deep networks mix into the object's cells;
@@ -65,10 +65,10 @@ class AttentionAlignment(Callback):
         twins_place: "exchange": the backgrounds of a batch's annotated images are dealt anew among them
             (`deal_backgrounds`) on their way into the network, so that the module's own loss, and what it logs of it,
             is that of twins for all but those that are dealt a background of their own class. That takes no forward
-            pass; twins are added as well to make up for images without an annotation. An exchanged one weighs at least
-            1.
-            "add": every image stays, and all twins are added, for modules that use images beside the network. The first
-            step, in which the network is found, adds them always, and so does `twins_loss="consistency"`.
+            pass; twins are added as well to make up for images without an annotation. An exchanged one weighs 1 or
+            more. "add": every image stays, and all twins are added, for modules that use images beside the network, or
+            call it on other images of the same number and size as well (generated ones, say), which would be exchanged
+            too. The first step, in which the network is found, adds them always, as does `twins_loss="consistency"`.
         twins_share: at most this share of a batch is added as twins, in (0, 1]: what they cost.
         reuse: on average at most so many twins are added of an annotated image in an epoch: of few, many more would be
             learnt by heart. Where `twins` is "auto", fewer are added the better they are answered than images are.
@@ -183,8 +183,7 @@ class AttentionAlignment(Callback):
         return "AttentionAlignment"
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether it has started and where, its steps, the automatic weight's means, how many images were annotated,
-        the name of the network that it read.
+        """Whether it has started and where, its steps, what the automatic weights measured, the network's name.
 
         Not the memory of annotated images: a run that goes on collects them anew.
         """
@@ -216,8 +215,9 @@ class AttentionAlignment(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find what was named, and put the penalty around `training_step`."""
         self._layers = None if self.layers == "auto" else find_layers(pl_module, self.layers)
-        named = self._network if self.model is None else self.model
-        self._root = None if named is None else named_module(pl_module, named)
+        self._root = None if self.model is None else named_module(pl_module, self.model)
+        if self._root is None and self._network in dict(pl_module.named_modules()):
+            self._root = {self._network: pl_module.get_submodule(self._network)}
         self._first_batch_seen = self._gradient_seen = self._metric_missed = False
         self._compiled = runs_compiled(pl_module)
         if self._compiled:

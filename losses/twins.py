@@ -173,7 +173,7 @@ def deal_backgrounds(
         "fill_donors": fill_donors,
     }
     twins, shapes = _set_before(images, masks, index, donors, generator=generator, **how)
-    return images.index_copy(0, index, twins), masks.index_copy(0, index, shapes), index
+    return images.index_copy(0, index, twins.to(images.dtype)), masks.index_copy(0, index, shapes), index
 
 
 def same_class_share(labels: Int[Tensor, "B *L"]) -> Float[Tensor, ""]:

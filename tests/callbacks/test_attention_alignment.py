@@ -270,6 +270,14 @@ def test_twins__are_exchanged_from_the_second_step_on_where_the_network_has_to_b
     assert sizes == [8, 4, 8, 8]
 
 
+def test_checkpoint__of_a_module_with_other_parts_is_gone_on_from(make_trainer):
+    callback = AttentionAlignment(layers="net.2")
+    callback.load_state_dict({**callback.state_dict(), "network": "backbone.gone"})
+    trainer = fit(make_trainer, Foreign(), callback, pair(*samples(8)), max_epochs=2)
+    assert trainer.callback_metrics["alignment/twins"] > 0
+    assert callback.steps == 2
+
+
 def test_twins__are_exchanged_until_the_backward_pass_is_over_and_no_longer(make_trainer):
     hooks = []
 

@@ -321,6 +321,14 @@ def test_dose__keeps_running_means_without_what_is_not_finite_and_goes_on_from_a
     assert (after.images, after.annotated, after.measured, after.worth) == (7, 3, 0, 1.0)
 
 
+@pytest.mark.parametrize("kin", [None, 1.0])
+def test_plan__of_an_empty_batch_adds_nothing(kin):
+    for annotated in (0, 100):
+        dose = Dose("auto", share=0.5, reuse=10.0)
+        dose.see(annotated, annotated)
+        assert dose.plan(0, kin).added == 0
+
+
 def test_plan__leaves_a_weight_that_was_given_alone():
     dose = Dose(3.0, share=0.5, reuse=10.0)
     assert dose.plan(32, 0.25).weight == dose.plan(32).weight == 3

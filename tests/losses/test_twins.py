@@ -260,6 +260,14 @@ def test_deal_backgrounds__tell_multi_hot_labels_apart_and_do_without_any():
     assert len(index) >= 2
 
 
+def test_deal_backgrounds__keep_the_images_type_under_autocast():
+    images, masks = scene(6)
+    with torch.autocast("cpu", torch.bfloat16):
+        dealt, _, index = deal_backgrounds(images.bfloat16(), masks, torch.arange(6), jitter=0.2, generator=seeded(1))
+    assert len(index) > 0
+    assert dealt.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 20, 44), (1.0, 60, 64)])
 def test_deal_backgrounds__exchange_a_share(share, low, high):
     images, masks = scene(64)
