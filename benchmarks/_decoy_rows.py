@@ -147,6 +147,11 @@ def alone(**options: Any) -> Callable[[float], Trained]:
     return lambda weight: (Classifier(), [AttentionAlignment(twins=0.0, **options)])
 
 
+def default_but(**options: Any) -> Callable[[float], Trained]:
+    """The default but for what is given."""
+    return lambda weight: (Classifier(), [AttentionAlignment(**options)])
+
+
 PENALTIES = (
     outside_l1,
     outside_squared,
@@ -165,6 +170,13 @@ ALONE: dict[str, Row] = {
     **{f"alone_{penalty.__name__}": Row(alone(loss=AlignmentLoss(penalty))) for penalty in PENALTIES},
     **{f"alone_{method}": Row(alone(method=method)) for method in METHODS},
     "alone_grad_cam_first_order": Row(alone(method="grad_cam", second_order=False)),
+}
+
+# What in dealing does it: without the penalty, with one that tolerates nothing outside, with twins added instead.
+PARTS: dict[str, Row] = {
+    "ours_no_penalty": Row(default_but(weight=0.0)),
+    "ours_strict": Row(default_but(loss=AlignmentLoss())),
+    "ours_added": Row(default_but(twins_place="add")),
 }
 
 ROWS: dict[str, Row] = {
@@ -186,6 +198,7 @@ ROWS: dict[str, Row] = {
     "ours_tuned": Row(ours_tuned, tuned=True),
     "ours_penalty_alone": Row(penalty_alone, tuned=True),
     **ALONE,
+    **PARTS,
 }
 
 # Test accuracy in %, Friedrich et al. 2023, recalled and not read in the source: 50 epochs, five seeds.

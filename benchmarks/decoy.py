@@ -17,7 +17,9 @@ tuning is shorter than the training it is for, and a weight that just suffices t
 from the same candidates, on one seed that is not reported. `val` in the file is the accuracy with the decoy left alone.
 
 The rows `alone...` leave out the twins and change one thing of the penalty each, at its automatic weight: another loss,
-another map, or the map's gradient taken for a constant (`first_order`). They run when they are named.
+another map, or the map's gradient taken for a constant (`first_order`). `ours_no_penalty`, `ours_strict` (a penalty
+that tolerates nothing outside) and `ours_added` (twins added, none exchanged) change one thing of the default each.
+All these run when they are named.
 
 Time per step is that of the row over that of the plain network, both timed in turns in this process (on a CPU in CPU
 seconds). Inside energy is that of the predicted class off the patch, over all test images; its chance level is 98 %.
@@ -36,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from _decoy_data import Dataset, all_but_patch, load, swap_patches
-from _decoy_rows import ALONE, PUBLISHED, ROWS
+from _decoy_rows import ALONE, PARTS, PUBLISHED, ROWS
 from _decoy_table import CANDIDATES, summarize, tabulate, tuned_weights
 from _decoy_training import BATCH_SIZE, TIMED_STEPS, WARM_UP, accuracy, energies, fit, time_step
 from _report import environment, parser, report
@@ -159,7 +161,7 @@ def read_options() -> Namespace:
         "--rows",
         nargs="+",
         choices=list(ROWS),
-        default=[name for name in ROWS if name not in ALONE],
+        default=[name for name in ROWS if name not in (*ALONE, *PARTS)],
         metavar="ROW",
         help=", ".join(ROWS),
     )
