@@ -216,8 +216,8 @@ class AttentionAlignment(Callback):
         """Find what was named, and put the penalty around `training_step`."""
         self._layers = None if self.layers == "auto" else find_layers(pl_module, self.layers)
         self._root = None if self.model is None else named_module(pl_module, self.model)
-        if self._root is None and self._network in dict(pl_module.named_modules()):
-            self._root = {self._network: pl_module.get_submodule(self._network)}
+        if self._root is None:  # as the checkpoint named it, if it is there still
+            self._root = {n: module for n, module in pl_module.named_modules() if n == self._network} or None
         self._first_batch_seen = self._gradient_seen = self._metric_missed = False
         self._compiled = runs_compiled(pl_module)
         if self._compiled:
