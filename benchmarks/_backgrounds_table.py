@@ -32,7 +32,8 @@ def describe(mine: Sequence[Run], runs: Sequence[Run]) -> dict[str, Any]:
     if "note" in mine[0]:
         return {**found, "seeds": len(mine), "note": mine[0]["note"]}
     values = {key: [with_advantage(run)[key] for run in mine] for key in COLUMNS}
-    compared = {"gap": [gap_closed(run, runs) for run in mine], "time": [time_ratio(run, runs) for run in mine]}
+    measures = {"gap": gap_closed, "behind": behind, "time": time_ratio}
+    compared = {key: [measure(run, runs) for run in mine] for key, measure in measures.items()}
     known = {key: [value for value in some if value is not None] for key, some in compared.items()}
     for key, some in {**values, **known}.items():
         if some:
@@ -66,6 +67,12 @@ def gap_closed(one: Run, runs: Sequence[Run]) -> float | None:
     return 100 * (one["worst"] - low["worst"]) / (high["worst"] - low["worst"])
 
 
+def behind(one: Run, runs: Sequence[Run]) -> float | None:
+    """How many points the worst group is below that without correlation; None for that one, and before it."""
+    high = beside(one, runs, "unbiased")
+    return None if high is None or one is high else high["worst"] - one["worst"]
+
+
 def beside(one: Run, runs: Sequence[Run], row: str) -> Run | None:
     """The same setting trained another way."""
     return next((run for run in runs if run["setting"] == {**one["setting"], "row": row}), None)
@@ -82,7 +89,7 @@ def shown(row: Mapping[str, Any]) -> dict[str, str]:
 
     numbers = {title: cell(key) for key, title in COLUMNS.items()}
     numbers["mean"] = row.get("note", numbers["mean"])
-    compared = {"gap closed": cell("gap"), "time": cell("time", 2)}
+    compared = {"gap closed": cell("gap"), "behind": cell("behind"), "time": cell("time", 2)}
     return {"training": row["training"], "told": row["told"], **numbers, **compared}
 
 

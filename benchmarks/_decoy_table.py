@@ -41,11 +41,13 @@ def tabulate(runs: Sequence[Run], *, device: str, **scale: Any) -> list[dict[str
     rows = []
     tests = matching(runs, kind="test", device=device, **scale)
     for dataset in dict.fromkeys(run["setting"]["dataset"] for run in tests):
+        ceiling = matching(tests, dataset=dataset, row="no_decoy")
         for name in ROWS:
             done = matching(tests, dataset=dataset, row=name)
             if done:
                 done = matching(done, weight=done[-1]["setting"]["weight"])
-                rows.append(measured_row(dataset, name, done, matching(runs, kind="time", row=name, device=device)))
+                timed = matching(runs, kind="time", row=name, device=device)
+                rows.append({**measured_row(dataset, name, done, timed), **beside_ceiling(done, ceiling)})
         alone = [(name, value) for name, value in PUBLISHED[dataset].items() if name not in ROWS]
         rows += [{"data set": dataset, "row": name, "published": f"{value} (recalled)"} for name, value in alone]
     return rows
@@ -69,6 +71,22 @@ def measured_row(dataset: str, name: str, done: Sequence[Run], timed: Sequence[R
         "its spread": timed[-1]["spread"] if timed else "",
         "published": f"{published} (recalled)" if published else "",
     }
+
+
+def beside_ceiling(done: Sequence[Run], ceiling: Sequence[Run]) -> dict[str, Any]:
+    """How many points above the network without decoys of the same seed, and the standard error of this mean.
+
+    A seed's luck with weights and order is in both and cancels. Empty texts where no seed, or just one, has both.
+
+    >>> plain = [{"setting": {"seed": seed}, "accuracy": 90.0 + seed} for seed in (0, 1)]
+    >>> beside_ceiling([{"setting": {"seed": 1}, "accuracy": 90.5}], plain)
+    {'above no decoy': -0.5, 'its error': ''}
+    """
+    reached = {run["setting"]["seed"]: run["accuracy"] for run in ceiling}
+    seeds = [run["setting"]["seed"] for run in done]
+    above = [run["accuracy"] - reached[seed] for run, seed in zip(done, seeds, strict=True) if seed in reached]
+    mean, deviation = mean_and_deviation(above) if above else ("", None)
+    return {"above no decoy": mean, "its error": "" if deviation is None else deviation / math.sqrt(len(above))}
 
 
 def summarize(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

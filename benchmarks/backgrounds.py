@@ -15,8 +15,9 @@ correlation the training images hold only four groups: GroupDRO can balance no o
 conflicting (the 12 groups in which class and background do not belong together) and worst group are accuracies in %;
 home advantage is how many points more are right in the other 4 groups than in those; inside energy is that of Grad-CAM
 for the true class at the last map; gap closed is how much of the way in % the worst group is from ERM's to that
-without the correlation, by seed; time is that of a training step over ERM's of the same seed (on a CPU in CPU
-seconds, which other work on the machine disturbs little). Mean and sample standard deviation over seeds.
+without the correlation, by seed, and behind the points that it is short of the latter; time is that of a training step
+over ERM's of the same seed (on a CPU in CPU seconds, which other work on the machine disturbs little). Mean and sample
+standard deviation over seeds.
 
 Every finished run is written to the JSON file at once, and is not repeated when the script is called with it again.
 """

@@ -156,6 +156,8 @@ def test_tabulate__measures_the_closed_gap_of_each_seed_and_averages_these():
     erm, unbiased, ours = tabulate(runs)
     assert (ours["gap"], ours["gap_sd"]) == (75.0, pytest.approx(math.sqrt(1250)))
     assert "gap" not in {**erm, **unbiased}
+    assert (ours["behind"], ours["behind_sd"], erm["behind"]) == (5.0, pytest.approx(math.sqrt(50)), 50.0)
+    assert "behind" not in unbiased
     assert shown(ours)["gap closed"] == "75.0 ± 35.4"
 
 

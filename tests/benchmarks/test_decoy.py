@@ -104,6 +104,17 @@ def test_choose__takes_the_largest_weight_within_a_standard_error_of_the_best_on
     assert _decoy_table.choose(runs) == 10
 
 
+def test_beside_ceiling__compares_seed_by_seed_and_tells_how_sure_the_mean_is():
+    def of(accuracies):
+        return [{"setting": {"seed": seed}, "accuracy": accuracy} for seed, accuracy in accuracies.items()]
+
+    plain = of({0: 90.0, 1: 92.0, 2: 91.0, 3: 80.0})
+    found = _decoy_table.beside_ceiling(of({2: 90.0, 0: 90.0, 1: 90.0}), plain)
+    assert found["above no decoy"] == pytest.approx(-1.0)
+    assert found["its error"] == pytest.approx(1 / 3**0.5)
+    assert _decoy_table.beside_ceiling(of({7: 90.0}), plain) == {"above no decoy": "", "its error": ""}
+
+
 def test_summarize__names_the_best_row_of_the_others():
     accuracies = {"no_decoy": 90.0, "vanilla": 60.0, "rrr": 80.0, "hires_energy": 70.0, "ours": 89.0}
     rows = [{"data set": "mnist", "row": name, "test accuracy %": value} for name, value in accuracies.items()]
