@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from camtrain.data.batches import Batch
 from camtrain.losses import deal_backgrounds
+from camtrain.losses.blending import Blend
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Dealer:
     """Deals the backgrounds of a batch anew in every call of a module that is given its images.
 
     A module that is called more than once in a step (two views of an image) sees the same deal each time, and so does a
-    call that activation checkpointing repeats in the backward pass: therefore the hooks stay until that is over. `how`
-    goes to `deal_backgrounds`.
+    call that activation checkpointing repeats in the backward pass: therefore the hooks stay until that is over.
+    `share` is that of `deal_backgrounds`.
 
     >>> net = nn.Conv2d(1, 1, 1)
     >>> batch = Batch(torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), masks=torch.eye(4).expand(2, 4, 4))
@@ -39,8 +40,9 @@ class Dealer:
     tensor([0, 1])
     """
 
-    def __init__(self, batch: Batch, seed: int, **how: Any) -> None:
-        self.batch, self.seed, self.how = batch, seed, how
+    def __init__(self, batch: Batch, seed: int, share: float = 1.0, blend: Blend | None = None) -> None:
+        self.batch, self.seed = batch, seed
+        self.how = {"share": share, **asdict(blend or Blend())}
         self._deal: Deal | None = None
         self._given: list[Tensor] = []
         self._closed = False

@@ -9,7 +9,6 @@ from typing import Any
 from pytorch_lightning import Trainer
 
 from camtrain.errors import ConfigurationError
-from camtrain.losses.twins import INFILLS
 
 TWINS_LOSSES = ("cross_entropy", "consistency")
 _COMPARISONS = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le, "==": operator.eq}
@@ -86,7 +85,6 @@ def check_arguments(
     memory: int,
     twins_place: str,
     twins_loss: str,
-    infill: str,
     jitter: float,
     mask_kind: str,
     start_when: int | str,
@@ -113,8 +111,6 @@ def check_arguments(
         raise ConfigurationError(f"twins_place is 'exchange' or 'add'; got {twins_place!r}.")
     if twins_loss not in TWINS_LOSSES:
         raise ConfigurationError(f"twins_loss is one of {', '.join(TWINS_LOSSES)}; got {twins_loss!r}.")
-    if infill not in INFILLS:
-        raise ConfigurationError(f"infill is one of {', '.join(INFILLS)}; got {infill!r}.")
     if not 0 <= jitter <= 1:
         raise ConfigurationError(f"jitter is a fraction in [0, 1]; got {jitter}.")
     if mask_kind not in ("object", "forbidden"):

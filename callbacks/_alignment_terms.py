@@ -24,6 +24,7 @@ from camtrain.cam import (
 )
 from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, ConfigurationError, GradientError
+from camtrain.losses.blending import Blend
 from camtrain.losses.twins import can_have_twin, make_masked_twins
 
 _HALF_SCALE = 1024.0  # float16 gradients of a confident answer would vanish below 6e-8
@@ -157,16 +158,16 @@ def answer_twins(
     generator: torch.Generator,
     limit: int,
     *,
+    blend: Blend | None = None,
     originals: Tensor | None = None,
     consistent: bool = False,
-    **how: Any,
 ) -> Twins | None:
     """Twins of what the module was given, run through it once more; None where there is nobody to make one of.
 
     They are made of the module's own input, so whatever was done to the images before holds for them as well, and of
     images of earlier batches where this one has too few annotated. They run through the module in the mode it is in,
     and BatchNorm sees them. If they shall be `consistent` with their images' answers, they are made of this batch
-    alone. `originals` are the images before some of them were exchanged. `how` goes to `make_masked_twins`.
+    alone. `originals` are the images before some of them were exchanged.
     """
     images = images_among(call, batch)
     alone = not _travels_with_others(call, images)
@@ -178,7 +179,7 @@ def answer_twins(
         2 * limit,
     )
     known = None if batch.labels is None or are_multi_hot(batch.labels) else pool[2]
-    twins, masks, index = make_masked_twins(*pool[:2], known, generator=generator, limit=limit, **how)
+    twins, masks, index = make_masked_twins(*pool[:2], known, blend or Blend(), generator=generator, limit=limit)
     if len(twins) == 0:
         return None
 

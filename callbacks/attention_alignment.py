@@ -28,7 +28,7 @@ from camtrain.cam import Layer, find_layers, log_probability, resolve_method
 from camtrain.data.batches import Batch, check_masks, read_batch
 from camtrain.errors import ConfigurationError
 from camtrain.losses import AlignmentLoss, excess_energy, same_class_share
-from camtrain.losses.twins import Infill
+from camtrain.losses.blending import Blend, Infill
 
 
 class AttentionAlignment(Callback):
@@ -139,7 +139,6 @@ class AttentionAlignment(Callback):
             reuse=reuse,
             memory=memory,
             twins_loss=twins_loss,
-            infill=infill,
             jitter=jitter,
             mask_kind=mask_kind,
             start_when=start_when,
@@ -159,8 +158,8 @@ class AttentionAlignment(Callback):
         )
         self._loss = loss
         self._consistent = twins_loss == "consistency"
-        self._answer_twins = partial(answer_twins, consistent=self._consistent)
-        self._how = {"infill": infill, "jitter": jitter, "fill_donors": mask_kind == "object"}
+        self._blend = Blend(infill, jitter=jitter, fill_donors=mask_kind == "object")
+        self._answer_twins = partial(answer_twins, blend=self._blend, consistent=self._consistent)
         self._exchanges = twins_place == "exchange" and not self._consistent
         self._needs_labels = twins not in (0, "auto") and not self._consistent
         self._memory = Memory(memory)
@@ -399,10 +398,10 @@ class AttentionAlignment(Callback):
             generator=generator,
             memory=self._memory,
             penalize=None if self.weight == 0 else partial(self._penalize, loss=loss, generator=generator),
-            answer_twins=partial(self._answer_twins, **self._how),
+            answer_twins=self._answer_twins,
             measure=self.weight == "auto" and self._balance.is_due(self.steps),
             compare=self._compares and self._balance.is_due(self.steps),
-            dealer=None if plan.dealt is None else Dealer(batch, seed % 2**63, share=min(scale, 1.0), **self._how),
+            dealer=None if plan.dealt is None else Dealer(batch, seed % 2**63, min(scale, 1.0), self._blend),
         )
         modules = self._root or dict(pl_module.named_modules())
         compute = partial(self._terms, pl_module, batch, recipe, layers)

@@ -15,6 +15,7 @@ from camtrain.losses.alignment import (
     outside_squared,
     squared_error,
 )
+from camtrain.losses.blending import move_objects
 from camtrain.losses.consistency import ConsistencyLoss, flip_inconsistency
 from camtrain.losses.distillation import HeatmapDistillationLoss, heatmap_distance, match_grid, unit_norm
 from camtrain.losses.hint import HINTLoss, SquaredHINTLoss, misranking, squared_misalignment
@@ -24,7 +25,6 @@ from camtrain.losses.twins import (
     choose_donors,
     deal_backgrounds,
     make_twins,
-    move_objects,
     same_class_share,
 )
 

@@ -9,7 +9,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from camtrain.errors import ConfigurationError
-from camtrain.losses.twins import Infill, deal_backgrounds, make_masked_twins
+from camtrain.losses.blending import Blend, Infill
+from camtrain.losses.twins import deal_backgrounds, make_masked_twins
 
 JointTransform = Callable[..., Any]
 
@@ -86,7 +87,7 @@ class TwinBackgrounds(v2.Transform):
             images, masks, _ = deal_backgrounds(images, masks, labels, infill=self.infill, jitter=self.jitter)
             return images, labels, masks
         classes = labels if labels.ndim == 1 else None  # several a image: any other image lends its background
-        twins, moved, index = make_masked_twins(images, masks, classes, infill=self.infill, jitter=self.jitter)
+        twins, moved, index = make_masked_twins(images, masks, classes, Blend(self.infill, jitter=self.jitter))
         chosen = (torch.rand(len(index)) < self.p).to(images.device)
         images, masks = images.clone(), masks.clone()
         images[index[chosen]], masks[index[chosen]] = twins[chosen], moved[chosen]

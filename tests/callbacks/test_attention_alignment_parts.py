@@ -20,6 +20,7 @@ from camtrain.cam import Layer, contribution_cam, log_probability
 from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, ConfigurationError, GradientError, MaskError
 from camtrain.losses import AlignmentLoss
+from camtrain.losses.blending import Blend
 
 
 def recorded(net, images):
@@ -345,7 +346,7 @@ def test_dealer__exchanges_images_wherever_they_are_given_and_leaves_the_rest():
 
     batch, net = batch_of(6), TwoInputs()
     codes = torch.arange(6)
-    dealer = Dealer(batch, seed=1, feather=0)
+    dealer = Dealer(batch, seed=1, blend=Blend(feather=0))
     with dealer.dealing([net]):
         net(codes, images=batch.images)
         net(codes, batch.images + 1)  # another view

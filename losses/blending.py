@@ -1,0 +1,129 @@
+"""How a twin is put together: an object, moved or not, before a background that is lent or made."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from camtrain.compositing import composite, dilate, fill_objects, fill_with_texture
+from camtrain.errors import ConfigurationError
+
+Infill = Literal["swap", "inpaint", "noise", "shuffle"]
+INFILLS: tuple[str, ...] = get_args(Infill)
+_PATCHES = 8  # a shuffled background is cut into so many rows and columns
+
+
+@dataclass(frozen=True)
+class Blend:
+    """What becomes of the background, and of the seam; the fields are arguments of `make_twins`.
+
+    Raises ConfigurationError for an infill that is not known.
+    """
+
+    infill: str = "swap"
+    feather: int = 1
+    grow: int = 1
+    jitter: float = 0.0
+    fill_donors: bool = True
+
+    def __post_init__(self) -> None:
+        if self.infill not in INFILLS:
+            raise ConfigurationError(f"infill is one of {', '.join(INFILLS)}; got {self.infill!r}.")
+
+    def __call__(
+        self, images: Tensor, masks: Tensor, index: Tensor, donors: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """The objects at `index` before the backgrounds of `donors`, or others by `infill`: twins, and their masks."""
+        if self.infill == "swap":
+            lent = masks[donors] if self.fill_donors else torch.zeros_like(masks[donors])
+            backgrounds = fill_with_texture(images[donors], dilate(lent, self.grow))
+        else:
+            own = masks[index] if self.infill == "inpaint" else dilate(masks[index], self.grow)  # no rim of what goes
+            backgrounds = _infilled(images[index], own, self.infill, generator)
+        objects, shapes = move_objects(images[index], masks[index], self.jitter, generator=generator)
+        return composite(objects, shapes, backgrounds, feather=self.feather), shapes
+
+
+def move_objects(
+    images: Float[Tensor, "B C H W"],
+    masks: Float[Tensor, "B H W"],
+    jitter: float,
+    *,
+    generator: torch.Generator | None = None,
+) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B H W"]]:
+    """Images and masks under one random scaling and shift per image, which keep every object in the frame.
+
+    The scale is log-uniform within a factor of `1 + jitter`, less where the object would not fit; the shift goes
+    up to `jitter` of the way to the edge. An image without an annotation moves with an empty mask. A jitter of 0
+    returns what was given.
+
+    >>> masks = torch.zeros(1, 8, 8)
+    >>> masks[:, 2:4, 2:4] = 1
+    >>> _, moved = move_objects(torch.rand(1, 3, 8, 8), masks, 0.5)
+    >>> bool(moved.sum() > 0)
+    True
+    """
+    if jitter == 0 or len(images) == 0:
+        return images, masks
+    draws = torch.rand(3, len(images), generator=generator).to(images.device, torch.float32)
+    boxes = _boxes(masks.clamp(min=0))  # (B, 4): left, top, right, bottom in [-1, 1]
+    corner, far = boxes[:, :2], boxes[:, 2:]
+    widest = (2 / (far - corner).amax(dim=1)).clamp(max=1 + jitter)
+    scale = (1 + jitter) ** (2 * draws[0] - 1)
+    scale = torch.minimum(scale, widest)
+    center, half = (corner + far) / 2, (far - corner) / 2 * scale.unsqueeze(1)
+    towards = (2 * draws[1:].T - 1) * jitter
+    room = torch.where(towards > 0, 1 - half - center, center + 1 - half).clamp(min=0)
+    goal = torch.minimum(torch.maximum(center + towards * room, half - 1), 1 - half)
+    theta = torch.zeros(len(images), 2, 3, device=images.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1 / scale
+    theta[:, :, 2] = center - goal / scale.unsqueeze(1)
+    grid = F.affine_grid(theta, [len(images), 1, *images.shape[2:]], align_corners=False).to(images.dtype)
+    moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    shapes = F.grid_sample(masks.clamp(min=0).to(images.dtype).unsqueeze(1), grid, align_corners=False)
+    return moved, shapes.squeeze(1).clamp(0, 1).to(masks.dtype)
+
+
+def _boxes(masks: Tensor) -> Tensor:
+    """The bounding box of each mask as left, top, right, bottom in [-1, 1]; the whole frame for an empty one."""
+    sides = []
+    for dim, length in ((1, masks.shape[2]), (2, masks.shape[1])):
+        used = masks.amax(dim=dim) > 0
+        cells = torch.arange(length, device=masks.device)
+        first = torch.where(used, cells, length).amin(dim=1)
+        last = torch.where(used, cells + 1, 0).amax(dim=1)
+        empty = last == 0
+        sides.append((torch.where(empty, 0, first) * 2 / length - 1, torch.where(empty, length, last) * 2 / length - 1))
+    (left, right), (top, bottom) = sides
+    return torch.stack([left, top, right, bottom], dim=1)
+
+
+def _infilled(images: Tensor, masks: Tensor, infill: str, generator: torch.Generator | None) -> Tensor:
+    """Backgrounds made of each image itself."""
+    if infill == "inpaint":
+        return fill_objects(images, 1 - masks)
+    if infill == "noise":
+        weights = (1 - masks).unsqueeze(1).to(images.dtype)
+        total = weights.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+        mean = (weights * images).sum(dim=(2, 3), keepdim=True) / total
+        deviation = ((weights * (images - mean).square()).sum(dim=(2, 3), keepdim=True) / total).sqrt()
+        return mean + deviation * torch.randn(images.shape, generator=generator).to(images)
+    return _shuffled(fill_objects(images, masks), generator)
+
+
+def _shuffled(images: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Each image cut into a grid of patches that change places; what does not fit the grid stays."""
+    count, channels, height, width = images.shape
+    rows, columns = (max(side // _PATCHES, 1) for side in (height, width))
+    down, across = height // rows, width // columns
+    order = torch.rand(count, down * across, generator=generator).argsort(dim=1).to(images.device)
+    whole = images[..., : down * rows, : across * columns]
+    patches = whole.reshape(count, channels, down, rows, across, columns).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    patches = patches[torch.arange(count, device=images.device).unsqueeze(1), order]
+    patches = patches.view(count, down, across, channels, rows, columns).permute(0, 3, 1, 4, 2, 5)
+    shuffled = images.clone()
+    shuffled[..., : down * rows, : across * columns] = patches.reshape_as(whole)
+    return shuffled
