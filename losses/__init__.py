@@ -6,7 +6,6 @@ if __name__ == "losses":
 from camtrain.losses.alignment import (
     AlignmentLoss,
     dice_distance,
-    excess_energy,
     inside_cross_entropy,
     inside_hinge,
     iou_distance,
@@ -39,7 +38,6 @@ __all__ = [
     "choose_donors",
     "deal_backgrounds",
     "dice_distance",
-    "excess_energy",
     "flip_inconsistency",
     "heatmap_distance",
     "input_gradients",

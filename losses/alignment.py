@@ -1,5 +1,6 @@
 """Alignment penalties: how much of a map's evidence lies off the object."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -7,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from camtrain.cam import annotated, pool_masks
+from camtrain.errors import ConfigurationError
 
 Maps = Float[Tensor, "B *S"]
 Penalties = Float[Tensor, " B"]
@@ -14,21 +16,33 @@ Penalty = Callable[[Tensor, Tensor], Tensor]
 
 
 class AlignmentLoss(nn.Module):
-    """The mean penalty over the annotated images of a batch.
+    """The mean penalty over the annotated images of a batch, and what of it is tolerated.
+
+    A tolerance asks less than that all evidence lies inside, which costs accuracy where objects and region touch: it
+    asks the batch, not each image, for no more energy outside than `min(a, 1 - a)`, averaged over images, where `a` is
+    the share of the map's cells outside. That is what maps that care for nothing would have there, and of small objects
+    what these would have by chance. So an object that reaches into a region that must not matter may be seen there,
+    since as many others are not; a network that is drawn there as a rule is not tolerated.
 
     Args:
         penalty: a function of raw heatmaps and masks, both `(B, *S)`, giving one penalty per image: `outside_energy`
-            (the default), `excess_energy`, `outside_l1`, `outside_squared`, `inside_cross_entropy`, `inside_hinge`,
-            `squared_error`, `dice_distance`, `iou_distance`, or one of your own.
+            (the default), `outside_l1`, `outside_squared`, `inside_cross_entropy`, `inside_hinge`, `squared_error`,
+            `dice_distance`, `iou_distance`, or one of your own.
+        tolerance: so much of `min(a, 1 - a)` is taken off the mean penalty, down to 0; at least 0, meant for penalties
+            in the units of `outside_energy`. Once satisfied the gradient is 0.
 
-    >>> heatmaps = torch.tensor([[[3.0, 1.0]]])
-    >>> AlignmentLoss()(heatmaps, torch.tensor([[[1.0, 0.0]]]))
-    tensor(0.2500)
+    Raises ConfigurationError for a tolerance that is no finite number or below 0.
+
+    >>> heatmaps, masks = torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]])
+    >>> AlignmentLoss()(heatmaps, masks), AlignmentLoss(tolerance=1.0)(heatmaps, masks)
+    (tensor(0.2500), tensor(0.))
     """
 
-    def __init__(self, penalty: Callable[..., Tensor] | None = None) -> None:
+    def __init__(self, penalty: Callable[..., Tensor] | None = None, tolerance: float = 0.0) -> None:
         super().__init__()
-        self.penalty = penalty or outside_energy
+        if not 0 <= tolerance < math.inf:
+            raise ConfigurationError(f"tolerance is a finite number and at least 0; got {tolerance}.")
+        self.penalty, self.tolerance = penalty or outside_energy, tolerance
 
     def forward(self, heatmaps: Maps, masks: Float[Tensor, "B *M"]) -> Float[Tensor, ""]:
         """A scalar in the units of the penalty; masks are area-pooled to the grid of the heatmaps.
@@ -39,8 +53,11 @@ class AlignmentLoss(nn.Module):
         keep = annotated(masks)
         if not bool(keep.any()):
             return heatmaps.new_zeros(())
-        pooled = pool_masks(masks[keep], heatmaps.shape[1:]).to(heatmaps.dtype)
-        return self.penalty(heatmaps[keep], pooled).mean()
+        maps, pooled = heatmaps[keep], pool_masks(masks[keep], heatmaps.shape[1:]).to(heatmaps.dtype)
+        penalties = self.penalty(maps, pooled)
+        if self.tolerance == 0:
+            return penalties.mean()
+        return torch.relu((penalties - self.tolerance * _fair_share(maps, pooled)).mean())
 
 
 def outside_energy(heatmaps: Maps, masks: Maps) -> Penalties:
@@ -152,24 +169,10 @@ def inside_hinge(heatmaps: Maps, masks: Maps, enough: float = 0.8) -> Penalties:
     return torch.where(_alive(maps), missing, 0)
 
 
-def excess_energy(heatmaps: Maps, masks: Maps, tolerance: float = 1.0) -> Penalties:
-    """The energy outside the mask beyond what is tolerated there: `relu(outside_energy - tolerance min(a, 1 - a))`.
-
-    `a` is the share of the map's cells that lie outside: what a map that cares for nothing would have there. So a small
-    region that must not matter may keep its fair share, since a network that gives it less has to leave out part of the
-    object as well; and of a small object the background may keep no more than the object would have by chance. At least
-    0; a dead map and a full mask give 0 with a gradient of 0. With a tolerance of 0 it is `outside_energy`.
-
-    >>> excess_energy(torch.tensor([[2.0, 1.0, 1.0, 0.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
-    tensor([0.])
-    >>> excess_energy(torch.tensor([[2.0, 1.0, 1.0, 4.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
-    tensor([0.2500])
-    """
-    outside = outside_energy(heatmaps, masks)
-    if tolerance == 0:
-        return outside
+def _fair_share(heatmaps: Maps, masks: Maps) -> Penalties:
+    """`min(a, 1 - a)` of the share `a` of cells outside the mask; 0 for a dead map."""
     area = 1 - masks.flatten(1).mean(dim=1)
-    return torch.relu(outside - tolerance * torch.minimum(area, 1 - area))
+    return torch.where(_alive(heatmaps.flatten(1).clamp(min=0)), torch.minimum(area, 1 - area), 0)
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 from camtrain.callbacks import AttentionAlignment
 from camtrain.cam import contribution_cam, gradients_of, log_probability, record_activations
 from camtrain.errors import ConfigurationError, GradientError, LayerError, MaskError, MethodError
-from camtrain.losses import AlignmentLoss, deal_backgrounds, excess_energy, outside_l1
+from camtrain.losses import AlignmentLoss, deal_backgrounds, outside_l1
 from tests.callbacks.modules import Foreign, fit, loader, mapping, network, pair, samples
 
 pytestmark = [
@@ -365,11 +365,11 @@ def test_twins__that_are_added_are_compared_with_images_for_their_dose(make_trai
 def test_loss__by_default_tolerates_only_what_dealing_answers_for(make_trainer, monkeypatch, arguments, expected):
     tolerances = []
 
-    def spy(maps, masks, tolerance):
+    def spy(tolerance):
         tolerances.append(tolerance)
-        return excess_energy(maps, masks, tolerance)
+        return AlignmentLoss(tolerance=tolerance)
 
-    monkeypatch.setattr("camtrain.callbacks.attention_alignment.excess_energy", spy)
+    monkeypatch.setattr("camtrain.callbacks.attention_alignment.AlignmentLoss", spy)
     callback = AttentionAlignment(**arguments)
     fit(make_trainer, Foreign(), callback, *(pair(*samples(8, seed)) for seed in range(2)))
     assert tolerances == expected

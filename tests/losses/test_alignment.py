@@ -5,10 +5,10 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from camtrain.cam import contribution_cam, grad_cam, gradients_of, hires_cam, layer_cam, log_probability
+from camtrain.errors import ConfigurationError
 from camtrain.losses import (
     AlignmentLoss,
     dice_distance,
-    excess_energy,
     inside_cross_entropy,
     inside_hinge,
     iou_distance,
@@ -27,7 +27,6 @@ PENALTIES = [
     dice_distance,
     iou_distance,
     inside_hinge,
-    excess_energy,
 ]
 MAP = torch.tensor([[[4.0, 2.0], [1.0, 1.0]]])
 MASK = torch.tensor([[[1.0, 0.0], [0.0, 0.5]]])
@@ -77,18 +76,35 @@ def test_inside_hinge__of_a_hand_worked_map():
         ([0.0, 0.0, 0.0, 0.0], 0.0),
     ],
 )
-def test_excess_energy__begins_beyond_what_is_tolerated(mask, tolerated):
+def test_tolerance__is_taken_off_the_energy_outside(mask, tolerated):
     maps, masks = torch.tensor([[1.0, 2.0, 3.0, 10.0]]), torch.tensor([mask])
     outside = outside_energy(maps, masks).item()
-    assert excess_energy(maps, masks).item() == pytest.approx(max(0, outside - tolerated))
-    assert excess_energy(maps, masks, 0.5).item() == pytest.approx(max(0, outside - tolerated / 2))
-    assert excess_energy(maps, masks, 0.0).item() == outside
+    assert AlignmentLoss(tolerance=1.0)(maps, masks).item() == pytest.approx(max(0, outside - tolerated))
+    assert AlignmentLoss(tolerance=0.5)(maps, masks).item() == pytest.approx(max(0, outside - tolerated / 2))
+    assert AlignmentLoss()(maps, masks).item() == outside
 
 
-def test_excess_energy__has_no_gradient_once_it_is_satisfied():
-    maps = torch.tensor([[4.0, 4.0, 4.0, 3.0]], requires_grad=True)
-    excess_energy(maps, torch.tensor([[1.0, 1.0, 1.0, 0.0]])).sum().backward()
-    assert torch.count_nonzero(maps.grad) == 0
+def test_tolerance__is_that_of_the_batch_as_a_whole():
+    masks = torch.tensor([[1.0, 1.0, 1.0, 0.0]]).repeat(2, 1)
+    maps = torch.tensor([[1.0, 1.0, 0.0, 2.0], [4.0, 4.0, 4.0, 0.0]], requires_grad=True)
+    loss = AlignmentLoss(tolerance=1.0)
+    assert loss(maps[:1], masks[:1]).item() == pytest.approx(0.25)
+    satisfied = loss(maps, masks)  # (0.5 + 0) / 2 outside, 0.25 tolerated
+    satisfied.backward()
+    assert (satisfied.item(), torch.count_nonzero(maps.grad)) == (0, 0)
+
+
+def test_tolerance__leaves_no_room_for_others_where_maps_are_dead_or_not_annotated():
+    masks = torch.tensor([[1.0, 1.0, 1.0, 0.0]]).repeat(3, 1)
+    masks[2] = -1
+    maps = torch.tensor([[1.0, 1.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    assert AlignmentLoss(tolerance=1.0)(maps, masks).item() == pytest.approx((0.5 - 0.25) / 2)
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, float("nan"), float("inf")])
+def test_tolerance__that_cannot_be_meant_is_refused(tolerance):
+    with pytest.raises(ConfigurationError, match="tolerance is a finite number and at least 0"):
+        AlignmentLoss(tolerance=tolerance)
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
@@ -121,9 +137,20 @@ def test_penalties__pass_gradcheck_and_gradgradcheck(penalty):
     assert gradgradcheck(lambda m: penalty(m, masks), maps)
 
 
-def test_outside_energy__under_a_full_mask_is_exactly_zero_with_a_zero_gradient():
+@pytest.mark.parametrize(("tolerance", "satisfied"), [(0.1, False), (3.0, True)])
+def test_tolerance__passes_gradcheck_and_gradgradcheck(tolerance, satisfied):
+    maps = (torch.rand(3, 2, 4, dtype=torch.float64) + 0.1).requires_grad_()
+    masks = torch.rand(3, 2, 4, dtype=torch.float64).round(decimals=1)
+    loss = AlignmentLoss(tolerance=tolerance)
+    assert bool(loss(maps, masks) == 0) == satisfied
+    assert gradcheck(lambda m: loss(m, masks), maps)
+    assert gradgradcheck(lambda m: loss(m, masks), maps)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1.0])
+def test_outside_energy__under_a_full_mask_is_exactly_zero_with_a_zero_gradient(tolerance):
     maps = torch.rand(4, 7, 7, requires_grad=True)
-    value = AlignmentLoss()(maps, torch.ones(4, 224, 224))
+    value = AlignmentLoss(tolerance=tolerance)(maps, torch.ones(4, 224, 224))
     value.backward()
     assert value.item() == 0
     assert torch.count_nonzero(maps.grad) == 0
