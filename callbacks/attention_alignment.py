@@ -91,9 +91,9 @@ class AttentionAlignment(Callback):
         seed: of the twins' own random generator; the global one is not used.
 
     Logged each epoch: `alignment/active` and `alignment/weight` (0 before the start), and from then on
-    `alignment/penalty` (mean over annotated images), `alignment/dead_maps` (fraction of them whose map is empty),
-    `alignment/skipped` (fraction of steps whose terms were left out), `alignment/twins` (their loss). NaN in
-    an epoch without annotations.
+    `alignment/penalty` (mean over annotated images, less what is tolerated), `alignment/dead_maps` (fraction of them
+    whose map is empty), `alignment/skipped` (fraction of steps whose terms were left out), `alignment/twins` (their
+    loss). NaN in an epoch without annotations.
 
     Raises ConfigurationError, LayerError or MethodError for arguments that cannot be meant; in the first training step
     MaskError and ConfigurationError for data without masks or with bad ones, and, once it is on, GradientError where
