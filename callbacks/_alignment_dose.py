@@ -22,6 +22,17 @@ class Plan:
     added: int
     dealt: float | None = None
 
+    @property
+    def tolerance(self) -> float:
+        """Of evidence outside: 1 where all backgrounds are dealt, 0 where half or fewer are.
+
+        The images that keep theirs go on teaching what lies there, and the penalty alone speaks against that.
+
+        >>> [Plan(1.0, 0, dealt).tolerance for dealt in (None, 0.05, 0.5, 0.75, 1.0)]
+        [0.0, 0.0, 0.0, 0.5, 1.0]
+        """
+        return max(0.0, 2 * self.dealt - 1) if self.dealt is not None else 0.0
+
 
 @dataclass
 class Dose:

@@ -55,7 +55,7 @@ class AttentionAlignment(Callback):
             draws one class present in each image, in every step anew.
         layers: "auto" (the last map), a dotted name in the LightningModule, a module, or a list of these.
         loss: `(heatmaps (B, *S), masks (B, H, W)) -> scalar`. If None, `AlignmentLoss()`, which tolerates some evidence
-            outside as far as the backgrounds of a batch are dealt anew.
+            outside where the backgrounds of more than half of a batch are dealt anew.
         second_order: differentiate through the gradient as well; False treats the gradient as a constant.
         twins: weight of a twin's cross-entropy, where that of an image of the batch is 1; at least 0. "auto" is what
             makes backgrounds tell nothing: 1 where all images are annotated, more the fewer are, up to 4 where batches
@@ -388,8 +388,7 @@ class AttentionAlignment(Callback):
         layers = self._layers = self._layers or (last_map(pl_module, batch.images, self._root),)
         seed = (self.seed * 1_000_003 + self.steps) * 1_009 + trainer.global_rank
         generator = torch.Generator().manual_seed(seed % 2**63)
-        tolerance = plan.dealt if plan.dealt and self.steps else 0.0
-        loss = self._loss or AlignmentLoss(tolerance=tolerance)
+        loss = self._loss or AlignmentLoss(tolerance=plan.tolerance if self.steps else 0.0)
         recipe = Recipe(
             weight=self._weight * scale * census.penalty_share,
             twins=plan.weight * self._wants_twins,

@@ -354,15 +354,19 @@ def test_twins__that_are_added_are_compared_with_images_for_their_dose(make_trai
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("arguments", "annotated", "expected"),
     [
-        ({}, [0.0, 1.0]),
-        ({"model": "net"}, [0.0, 1.0]),  # the first step tells whether the penalty has a gradient
-        ({"twins_place": "add"}, [0.0, 0.0]),
-        ({"twins": 0.0}, [0.0, 0.0]),
+        ({}, 8, [0.0, 1.0]),
+        ({}, 6, [0.0, 0.5]),
+        ({}, 4, [0.0, 0.0]),  # as many backgrounds go on telling the class
+        ({"model": "net"}, 8, [0.0, 1.0]),  # the first step tells whether the penalty has a gradient
+        ({"twins_place": "add"}, 8, [0.0, 0.0]),
+        ({"twins": 0.0}, 8, [0.0, 0.0]),
     ],
 )
-def test_loss__by_default_tolerates_only_what_dealing_answers_for(make_trainer, monkeypatch, arguments, expected):
+def test_loss__by_default_tolerates_only_what_dealing_answers_for(
+    make_trainer, monkeypatch, arguments, annotated, expected
+):
     tolerances = []
 
     def spy(tolerance):
@@ -371,7 +375,10 @@ def test_loss__by_default_tolerates_only_what_dealing_answers_for(make_trainer, 
 
     monkeypatch.setattr("camtrain.callbacks.attention_alignment.AlignmentLoss", spy)
     callback = AttentionAlignment(**arguments)
-    fit(make_trainer, Foreign(), callback, *(pair(*samples(8, seed)) for seed in range(2)))
+    batches = [samples(8, seed) for seed in range(2)]
+    for _, _, masks in batches:
+        masks[annotated:] = -1
+    fit(make_trainer, Foreign(), callback, *(pair(*batch) for batch in batches))
     assert tolerances == expected
 
 
