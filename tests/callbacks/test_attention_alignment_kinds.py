@@ -13,6 +13,7 @@ from camtrain.cam import contribution_cam, gradients_of, record_activations
 from camtrain.data import points_to_masks
 from camtrain.errors import BatchError
 from camtrain.losses import AlignmentLoss
+from camtrain.losses.blending import Blend
 from tests.callbacks.modules import Foreign, fit, mapping, network, pair, samples
 
 pytestmark = [
@@ -97,7 +98,7 @@ def test_twins_loss__of_consistency_is_zero_where_the_background_does_not_matter
     divergences = []
     for net in (network(), nn.Sequential(Crop(), network())):
         callback = AttentionAlignment(weight=0.0, twins=1.0, twins_loss="consistency", twins_share=1.0, layers="net")
-        callback._answer_twins.keywords["feather"] = 0
+        callback._answer_twins.keywords["blend"] = Blend(feather=0)
         trainer = fit(make_trainer, Blinkered(net), callback, pair(images, labels, masks))
         divergences.append(trainer.callback_metrics["alignment/twins"].item())
     assert divergences[0] > 1e-6
