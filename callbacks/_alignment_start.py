@@ -85,7 +85,6 @@ def check_arguments(
     memory: int,
     twins_place: str,
     twins_loss: str,
-    jitter: float,
     mask_kind: str,
     start_when: int | str,
     stop_when: int | str | None,
@@ -111,8 +110,6 @@ def check_arguments(
         raise ConfigurationError(f"twins_place is 'exchange' or 'add'; got {twins_place!r}.")
     if twins_loss not in TWINS_LOSSES:
         raise ConfigurationError(f"twins_loss is one of {', '.join(TWINS_LOSSES)}; got {twins_loss!r}.")
-    if not 0 <= jitter <= 1:
-        raise ConfigurationError(f"jitter is a fraction in [0, 1]; got {jitter}.")
     if mask_kind not in ("object", "forbidden"):
         raise ConfigurationError(f"mask_kind is 'object' or 'forbidden'; got {mask_kind!r}.")
     if accumulate < 1:

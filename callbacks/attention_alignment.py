@@ -139,7 +139,6 @@ class AttentionAlignment(Callback):
             reuse=reuse,
             memory=memory,
             twins_loss=twins_loss,
-            jitter=jitter,
             mask_kind=mask_kind,
             start_when=start_when,
             stop_when=stop_when,

@@ -22,7 +22,7 @@ class AlignmentLoss(nn.Module):
     asks the batch, not each image, for no more energy outside than `min(a, 1 - a)`, averaged over images, where `a` is
     the share of the map's cells outside. That is what maps that care for nothing would have there, and of small objects
     what these would have by chance. So an object that reaches into a region that must not matter may be seen there,
-    since as many others are not; a network that is drawn there as a rule is not tolerated.
+    as long as others are not; a network that is drawn there as a rule is not tolerated.
 
     Args:
         penalty: a function of raw heatmaps and masks, both `(B, *S)`, giving one penalty per image: `outside_energy`

@@ -20,7 +20,7 @@ _PATCHES = 8  # a shuffled background is cut into so many rows and columns
 class Blend:
     """What becomes of the background, and of the seam; the fields are arguments of `make_twins`.
 
-    Raises ConfigurationError for an infill that is not known.
+    Raises ConfigurationError for an infill that is not known, a jitter off [0, 1], a feather or growth below 0.
     """
 
     infill: str = "swap"
@@ -32,6 +32,11 @@ class Blend:
     def __post_init__(self) -> None:
         if self.infill not in INFILLS:
             raise ConfigurationError(f"infill is one of {', '.join(INFILLS)}; got {self.infill!r}.")
+        if not 0 <= self.jitter <= 1:
+            raise ConfigurationError(f"jitter is a fraction in [0, 1]; got {self.jitter}.")
+        for name, pixels in (("feather", self.feather), ("grow", self.grow)):
+            if pixels < 0:
+                raise ConfigurationError(f"{name} counts pixels and is at least 0; got {pixels}.")
 
     def __call__(
         self, images: Tensor, masks: Tensor, index: Tensor, donors: Tensor, generator: torch.Generator | None

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from camtrain.cam import annotated
+from camtrain.errors import ConfigurationError
 from camtrain.losses.blending import Blend
 
 
@@ -51,7 +52,7 @@ def make_twins(
         The twins, and the index of the image that each was made of, in order. Both may be empty.
 
     Raises:
-        ConfigurationError: for an infill that is not known.
+        ConfigurationError: for an infill that is not known, or numbers that cannot be meant.
 
     >>> twins, index = make_twins(torch.rand(2, 3, 8, 8), torch.eye(8).expand(2, 8, 8))
     >>> twins.shape, index.tolist()
@@ -118,13 +119,15 @@ def deal_backgrounds(
         images come back as they are.
 
     Raises:
-        ConfigurationError: for an infill that is not known.
+        ConfigurationError: for an infill that is not known, or numbers that cannot be meant.
 
     >>> images, masks = torch.rand(2, 3, 8, 8), torch.eye(8).expand(2, 8, 8)
     >>> dealt, _, index = deal_backgrounds(images, masks, torch.tensor([1, 1]))
     >>> bool((dealt == images).all()), len(index)
     (True, 0)
     """
+    if not 0 <= share <= 1:
+        raise ConfigurationError(f"share is a part of the twins in [0, 1]; got {share}.")
     blend = Blend(infill, feather, grow, jitter, fill_donors)
     rows = can_have_twin(masks).nonzero().flatten()
     donors = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]

@@ -80,6 +80,7 @@ class TwinBackgrounds(v2.Transform):
         if p is not None and not 0 <= p <= 1:
             raise ConfigurationError(f"p is a probability in [0, 1], or None; got {p}.")
         self.p, self.infill, self.jitter = p, infill, jitter
+        self._blend = Blend(infill, jitter=jitter)
 
     def forward(self, images: Tensor, labels: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and masks of the same shapes; images in floating point."""
@@ -87,7 +88,7 @@ class TwinBackgrounds(v2.Transform):
             images, masks, _ = deal_backgrounds(images, masks, labels, infill=self.infill, jitter=self.jitter)
             return images, labels, masks
         classes = labels if labels.ndim == 1 else None  # several a image: any other image lends its background
-        twins, moved, index = make_masked_twins(images, masks, classes, Blend(self.infill, jitter=self.jitter))
+        twins, moved, index = make_masked_twins(images, masks, classes, self._blend)
         chosen = (torch.rand(len(index)) < self.p).to(images.device)
         images, masks = images.clone(), masks.clone()
         images[index[chosen]], masks[index[chosen]] = twins[chosen], moved[chosen]

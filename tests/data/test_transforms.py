@@ -82,3 +82,8 @@ def test_twin_backgrounds__are_dealt_anew_without_a_probability():
     assert torch.equal(moved, expected_masks)
     with pytest.raises(ConfigurationError, match="or None; got 2"):
         TwinBackgrounds(p=2.0)
+
+
+def test_twin_backgrounds__refuses_a_blend_before_it_is_used():
+    with pytest.raises(ConfigurationError, match=r"jitter is a fraction in \[0, 1\]; got 2.0"):
+        TwinBackgrounds(jitter=2.0)

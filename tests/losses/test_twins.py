@@ -152,6 +152,19 @@ def test_infills__that_are_not_known_are_refused():
         make_twins(*scene(2), infill="blur")
 
 
+@pytest.mark.parametrize("make", [make_twins, deal_backgrounds])
+@pytest.mark.parametrize(("argument", "value"), [("jitter", -0.1), ("jitter", 1.1), ("feather", -1), ("grow", -1)])
+def test_blends__that_cannot_be_meant_are_refused(make, argument, value):
+    with pytest.raises(ConfigurationError, match=f"{argument} .*; got {value}"):
+        make(*scene(2), **{argument: value})
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_deal_backgrounds__refuses_a_share_that_is_none(share):
+    with pytest.raises(ConfigurationError, match=r"share is a part of the twins in \[0, 1\]"):
+        deal_backgrounds(*scene(2), share=share)
+
+
 def test_fill_donors__off_takes_the_donors_own_pixels():
     images, masks = scene(2)
     masks[0] = 1
