@@ -58,6 +58,7 @@ def measured_row(dataset: str, name: str, done: Sequence[Run], timed: Sequence[R
     weight = done[0]["setting"]["weight"]
     mean, deviation = mean_and_deviation([run["accuracy"] for run in done])
     inside = {energy: [run[energy] for run in done if energy in run] for energy in ("contribution", "grad_cam")}
+    late = [run["late"] for run in done if "late" in run]
     published = PUBLISHED[dataset].get(name)
     return {
         "data set": dataset,
@@ -65,6 +66,7 @@ def measured_row(dataset: str, name: str, done: Sequence[Run], timed: Sequence[R
         "weight": "" if weight is None else weight,
         "test accuracy %": mean,
         "±": "" if deviation is None else deviation,
+        "late %": mean_and_deviation(late)[0] if late else "",
         "seeds": len(done),
         **{f"{energy} inside %": mean_and_deviation(values)[0] if values else "" for energy, values in inside.items()},
         "time per step": timed[-1]["ratio"] if timed else "",

@@ -48,6 +48,20 @@ def accuracy(net: Classifier, split: Split) -> float:
     return 100 * torch.cat(right).float().mean().item()
 
 
+class LateAccuracy(pl.Callback):
+    """Accuracy in percent after each epoch of the second half: their mean is less a matter of where training ended."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+        self.found: list[float] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if 2 * (trainer.current_epoch + 1) > (trainer.max_epochs or 0) and isinstance(pl_module, Classifier):
+            pl_module.eval()
+            self.found.append(accuracy(pl_module, self.split))
+            pl_module.train()
+
+
 def energies(net: Classifier, split: Split) -> dict[str, float]:
     """Percent of the energy of each of `MAPS`, for the predicted class's logit, that lies off the patch."""
     found: dict[str, list[Tensor]] = {name: [] for name in MAPS}

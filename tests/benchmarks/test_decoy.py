@@ -145,6 +145,7 @@ def test_decoy__tunes_trains_times_writes_and_skips_what_is_finished(tmp_path, m
     assert {row["row"] for row in written["rows"] if row.get("seeds") == 2} == {"vanilla", "rrr"}
     assert {"mnist.vanilla", "mnist.best_other"} <= set(written["summary"])
     assert len(written["runs"]) == 1 + 2 * 2 + 2
+    assert all(run["late"] == run["accuracy"] for run in written["runs"] if run["setting"]["kind"] == "test")
     monkeypatch.setattr(decoy, "fit", None)
     decoy.main()
     assert json.loads(file.read_text())["runs"] == written["runs"]
