@@ -135,9 +135,7 @@ def test_decoy__tunes_trains_times_writes_and_skips_what_is_finished(tmp_path, m
     monkeypatch.setattr(decoy, "CANDIDATES", (1.0,))
     for name in ("WARM_UP", "TIMED_STEPS", "ROUNDS"):
         monkeypatch.setattr(_decoy_training, name, 2)
-    arguments = (
-        f"decoy --device cpu --data {tmp_path} --epochs 1 --seeds 2 --datasets mnist --rows vanilla rrr --json {file}"
-    )
+    arguments = f"decoy --device cpu --data {tmp_path} --epochs 1 --seeds 2 --first-seed 3 --datasets mnist --rows vanilla rrr --json {file}"
     monkeypatch.setattr(sys, "argv", arguments.split())
     decoy.main()
     written = json.loads(file.read_text())
@@ -145,6 +143,7 @@ def test_decoy__tunes_trains_times_writes_and_skips_what_is_finished(tmp_path, m
     assert {row["row"] for row in written["rows"] if row.get("seeds") == 2} == {"vanilla", "rrr"}
     assert {"mnist.vanilla", "mnist.best_other"} <= set(written["summary"])
     assert len(written["runs"]) == 1 + 2 * 2 + 2
+    assert {run["setting"]["seed"] for run in written["runs"] if run["setting"]["kind"] == "test"} == {3, 4}
     assert all(run["late"] == run["accuracy"] for run in written["runs"] if run["setting"]["kind"] == "test")
     monkeypatch.setattr(decoy, "fit", None)
     decoy.main()

@@ -105,6 +105,31 @@ def test_twins_loss__of_consistency_is_zero_where_the_background_does_not_matter
     assert divergences[1] == pytest.approx(0, abs=1e-7)
 
 
+@pytest.mark.parametrize("place", ["exchange", "add"])
+def test_mask_kind__of_a_forbidden_region_lends_what_other_images_have_there(make_trainer, place):
+    class Recorder(nn.Module):
+        """Keeps what it is given."""
+
+        def __init__(self):
+            super().__init__()
+            self.net, self.given = network(), []
+
+        def forward(self, x):
+            self.given.append(x.detach().clone())
+            return self.net(x)
+
+    labels = torch.arange(8) % 2
+    images = labels.float().view(8, 1, 1, 1).repeat(1, 3, 8, 8)
+    masks = torch.zeros(8, 8, 8)
+    masks[::2, :4, :4], masks[1::2, 4:, 4:] = 1, 1  # a sticker of another color in opposite corners
+    images[masks.unsqueeze(1).repeat(1, 3, 1, 1) > 0] = 9
+    net = Recorder()
+    callback = AttentionAlignment(weight=0.0, mask_kind="forbidden", model="net", twins_place=place, twins_share=1.0)
+    fit(make_trainer, Foreign(net), callback, pair(images, labels, masks))
+    corners = {(x[0, 0, 0].item(), x[0, 7, 7].item()) for x in net.given[-1]}
+    assert corners - {(9, 0), (1, 9)} == {(1, 0)}
+
+
 class Crop(nn.Module):
     """The box that the samples' masks cover."""
 
