@@ -135,7 +135,8 @@ def test_decoy__tunes_trains_times_writes_and_skips_what_is_finished(tmp_path, m
     monkeypatch.setattr(decoy, "CANDIDATES", (1.0,))
     for name in ("WARM_UP", "TIMED_STEPS", "ROUNDS"):
         monkeypatch.setattr(_decoy_training, name, 2)
-    arguments = f"decoy --device cpu --data {tmp_path} --epochs 1 --seeds 2 --first-seed 3 --datasets mnist --rows vanilla rrr --json {file}"
+    scale = "--epochs 1 --first-seed 3 --seeds 2 --datasets mnist --rows vanilla rrr"
+    arguments = f"decoy --device cpu --data {tmp_path} {scale} --json {file}"
     monkeypatch.setattr(sys, "argv", arguments.split())
     decoy.main()
     written = json.loads(file.read_text())
