@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 from _backgrounds_groups import GroupDRO, retrain_last_layer
 from _composites import Composites
+from _runs import CANDIDATES
 from torch import nn
 
 from camtrain.callbacks import AttentionAlignment
@@ -45,6 +46,7 @@ class Row:
     module: type[ImageClassifier] = ImageClassifier
     balanced_batches: bool = False
     finish: Callable[[nn.Module, str, Composites, int], None] | None = None
+    tuned: bool = False  # trained as one of the rows `weight_...`, with a share of the masks of its own
 
 
 def aligned(masks: float = 1.0, fine: bool = False, **arguments: Any) -> dict[str, Any]:
@@ -72,7 +74,9 @@ ROWS = {
     "ours_10": Row("ours (default)", **aligned(0.1)),
     "ours_5": Row("ours (default)", **aligned(0.05)),
     "ours_1": Row("ours (default)", **aligned(0.01)),
-    "tuned": Row("ours, tuned", **aligned(fine=True, weight=3.0, twins=1.0)),
-    "tuned_5": Row("ours, tuned", **aligned(0.05, fine=True, weight=3.0, twins=1.0)),
+    "tuned": Row("ours, weight tuned", masks=1.0, told="100 % of masks", tuned=True),
+    "tuned_5": Row("ours, weight tuned", masks=0.05, told="5 % of masks", tuned=True),
+    **{f"weight_{weight:g}": Row(f"ours, weight {weight:g}", **aligned(weight=weight)) for weight in CANDIDATES},
 }
 QUICK = ("erm", "unbiased", "ours", "ours_5")
+FULL = tuple(name for name in ROWS if not name.startswith("weight_"))

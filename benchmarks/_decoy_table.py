@@ -5,9 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from _decoy_rows import PUBLISHED, ROWS
-from _runs import Run, mean_and_deviation
-
-CANDIDATES = (0.01, 0.1, 1.0, 10.0, 100.0)
+from _runs import CANDIDATES, Run, largest_as_good, mean_and_deviation
 
 Weights = Mapping[str, Mapping[str, float]]
 
@@ -29,11 +27,9 @@ def tuned_weights(runs: Sequence[Run], given: Weights, **scale: Any) -> dict[str
 
 
 def choose(tried: Sequence[Run]) -> float:
-    """The largest candidate whose accuracy on swapped patches is within one standard error of the best."""
-    best = max(tried, key=lambda run: float(run["val_swapped"]))
-    rate = best["val_swapped"] / 100
-    error = 100 * math.sqrt(rate * (1 - rate) / best["val_images"])
-    return max(float(run["setting"]["weight"]) for run in tried if run["val_swapped"] >= best["val_swapped"] - error)
+    """The largest candidate that is as good on swapped patches as the best."""
+    accuracies = {float(run["setting"]["weight"]): float(run["val_swapped"]) for run in tried}
+    return largest_as_good(accuracies, tried[0]["val_images"])
 
 
 def tabulate(runs: Sequence[Run], *, device: str, **scale: Any) -> list[dict[str, Any]]:

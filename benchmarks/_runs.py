@@ -1,11 +1,14 @@
-"""Runs that survive: each finished one is in the file at once and is not run again."""
+"""Runs that survive: each finished one is in the file at once and is not run again; what to make of several."""
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+CANDIDATES = (0.01, 0.1, 1.0, 10.0, 100.0)  # for a weight that is tuned
 
 Run = dict[str, Any]
 Setting = Mapping[str, Any]
@@ -54,3 +57,14 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     (2.0, 1.4142135623730951)
     """
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def largest_as_good(accuracies: Mapping[float, float], images: int) -> float:
+    """The largest weight whose accuracy in %, on so many images, is within one standard error of the best.
+
+    >>> largest_as_good({0.1: 80.0, 1.0: 90.0, 10.0: 88.0, 100.0: 70.0}, images=100)
+    10.0
+    """
+    best = max(accuracies.values())
+    error = 100 * math.sqrt(best / 100 * (1 - best / 100) / images)
+    return max(weight for weight, accuracy in accuracies.items() if accuracy >= best - error)

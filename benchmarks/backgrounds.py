@@ -19,25 +19,31 @@ without the correlation, by seed, and behind the points that it is short of the 
 over ERM's of the same seed (on a CPU in CPU seconds, which other work on the machine disturbs little). Mean and sample
 standard deviation over seeds.
 
+The rows `tuned` give the default's penalty a weight, chosen as in `decoy.py` from 0.01 to 100 on one seed that is not
+reported, for each correlation: the largest that is, on twins of the validation images, within one standard error of
+the best. A candidate is a row of its own (`weight_0.01` and so on), which runs when it is named or needed.
+
 Every finished run is written to the JSON file at once, and is not repeated when the script is called with it again.
 """
 
 import argparse
 import logging
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from _backgrounds_rows import MOBILENET, QUICK, ROWS, SCRATCH, Network
+from _backgrounds_rows import FULL, MOBILENET, QUICK, ROWS, SCRATCH, Network, Row
 from _backgrounds_table import shown, summarize, tabulate
 from _backgrounds_training import accuracies, answers, fit, on_twins, percent
 from _composites import BALANCED, GROUPS, Composites, sheet
 from _report import environment, parser, report
-from _runs import Ledger, Run
+from _runs import CANDIDATES, Ledger, Run, largest_as_good
 from rich.progress import Progress
 from torchvision.transforms.v2.functional import to_pil_image
+
+TUNING_SEED = 1000
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,20 @@ class Setting:
     size: int
     batch_size: int
 
+    @property
+    def tested(self) -> int:
+        """Half as many images as are trained on, a multiple of 16."""
+        return max(GROUPS, self.images // 2 // GROUPS * GROUPS)
+
+    @property
+    def validated(self) -> int:
+        """A quarter of those."""
+        return max(GROUPS, self.tested // 4)
+
+    def tunings(self) -> dict[float, "Setting"]:
+        """By candidate, the training that tries it, on a seed that is not reported and with all masks."""
+        return {weight: replace(self, row=f"weight_{weight:g}", seed=TUNING_SEED) for weight in CANDIDATES}
+
 
 @lru_cache(maxsize=8)  # five sets serve all rows of one seed and correlation
 def composites(root: Path, split: str, count: int, correlation: float, size: int, seed: int) -> Composites:
@@ -60,14 +80,13 @@ def composites(root: Path, split: str, count: int, correlation: float, size: int
 
 
 def datasets(root: Path, setting: Setting, correlated: bool) -> dict[str, Composites]:
-    """Half as many images to test as to train on (a multiple of 16), and a quarter of those to validate."""
+    """For training, validation and test."""
     correlation = setting.correlation / 100 if correlated else BALANCED
-    tested = max(GROUPS, setting.images // 2 // GROUPS * GROUPS)
     made = partial(composites, root, size=setting.size, seed=setting.seed)
     return {
         "train": made("train", setting.images, correlation),
-        "val": made("val", max(GROUPS, tested // 4), correlation),
-        "test": made("test", tested, BALANCED),
+        "val": made("val", setting.validated, correlation),
+        "test": made("test", setting.tested, BALANCED),
     }
 
 
@@ -78,11 +97,33 @@ def found_elsewhere(runs: list[Run], setting: Setting) -> Run | None:
     return None if ROWS[setting.row].correlated else next(same, None)
 
 
-def run(setting: Setting, network: Network, root: Path, device: str, known: Run | None = None) -> dict[str, Any]:
+class Bench:
+    """Runs settings, those aside that are finished."""
+
+    def __init__(self, ledger: Ledger, network: Network, root: Path, device: str) -> None:
+        self.ledger, self.network, self.root, self.device = ledger, network, root, device
+
+    def once(self, setting: Setting) -> Run:
+        """Before a tuned row its candidates."""
+        known = found_elsewhere(self.ledger.runs, setting)
+        if known is not None:
+            found = {name: value for name, value in known.items() if name != "setting"}
+            return self.ledger.once(asdict(setting), lambda: found)
+        recipe, chosen = ROWS[setting.row], {}
+        if recipe.tuned and self.ledger.find(asdict(setting)) is None:
+            weight = self.tuned_weight(setting)
+            recipe, chosen = replace(ROWS[f"weight_{weight:g}"], masks=recipe.masks), {"weight": weight}
+        train = partial(run, setting, recipe, self.network, self.root, self.device)
+        return self.ledger.once(asdict(setting), lambda: {**train(), **chosen})
+
+    def tuned_weight(self, setting: Setting) -> float:
+        """The largest candidate that is as good on twins of the validation images as the best."""
+        found = {weight: self.once(one)["validation_twins"] for weight, one in setting.tunings().items()}
+        return largest_as_good(found, setting.validated)
+
+
+def run(setting: Setting, recipe: Row, network: Network, root: Path, device: str) -> dict[str, Any]:
     """Accuracies in %, by group too, and the CPU or GPU seconds of a training step; or why there are none."""
-    if known is not None:
-        return {name: value for name, value in known.items() if name != "setting"}
-    recipe = ROWS[setting.row]
     data = datasets(root, setting, recipe.correlated)
     train = data["train"].with_masks(recipe.masks)
     missing = int((train.groups.bincount(minlength=GROUPS) == 0).sum())
@@ -126,12 +167,12 @@ def main() -> None:
         return {"rows": rows, "summary": summarize(rows), "environment": environment(options.device)}
 
     ledger = Ledger(options.json, contents)
+    bench = Bench(ledger, network, options.data, options.device)
     with Progress() as bar:
         task = bar.add_task("", total=len(planned))
         for setting in planned:
             bar.update(task, description=f"{setting.correlation:g} %, seed {setting.seed}, {setting.row}")
-            known = found_elsewhere(ledger.runs, setting)
-            ledger.once(asdict(setting), partial(run, setting, network, options.data, options.device, known))
+            bench.once(setting)
             bar.advance(task)
     ledger.save()  # rows and summary of these settings, also where nothing was left to run
     found = contents(ledger.runs)
@@ -158,7 +199,7 @@ def arguments() -> argparse.Namespace:
     options = made.parse_args()
     options.seeds = options.seeds or (1 if options.quick else 3)
     options.correlation = options.correlation or ([100.0] if options.quick else [95.0, 100.0])
-    options.rows = options.rows or list(QUICK if options.quick else ROWS)
+    options.rows = options.rows or list(QUICK if options.quick else FULL)
     options.images = options.images or (1000 if options.quick else 3000)
     return options
 

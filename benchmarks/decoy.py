@@ -41,10 +41,10 @@ from typing import Any
 
 from _decoy_data import Dataset, all_but_patch, load, swap_patches
 from _decoy_rows import ALONE, PARTS, PUBLISHED, ROWS
-from _decoy_table import CANDIDATES, summarize, tabulate, tuned_weights
+from _decoy_table import summarize, tabulate, tuned_weights
 from _decoy_training import BATCH_SIZE, TIMED_STEPS, WARM_UP, LateAccuracy, accuracy, energies, fit, time_step
 from _report import environment, parser, report
-from _runs import Ledger, Run
+from _runs import CANDIDATES, Ledger, Run
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 TUNING_SEED = 1000

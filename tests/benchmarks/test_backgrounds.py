@@ -220,3 +220,29 @@ def test_backgrounds__trains_writes_and_skips_what_is_finished(tmp_path, monkeyp
     backgrounds.main()
     assert json.loads(file.read_text())["runs"] == written["runs"]
     assert "100 % correlation, 1 seeds" in capsys.readouterr().out
+
+
+def test_backgrounds__tunes_a_weight_on_twins_with_all_masks_and_trains_with_it(tmp_path, monkeypatch, capsys):
+    draw_sources(tmp_path)
+    file = tmp_path / "backgrounds.json"
+    arguments = (
+        "backgrounds --from-scratch --device cpu --epochs 1 --images 32 --size 32 --batch-size 16 --seeds 2 "
+        f"--correlation 100 --rows tuned tuned_5 --data {tmp_path} --json {file}"
+    )
+    monkeypatch.setattr(sys, "argv", arguments.split())
+    monkeypatch.setattr(backgrounds, "CANDIDATES", (0.1, 1.0, 10.0))
+    tried, reached = [], {"weight_0.1": 90.0, "weight_1": 89.0, "weight_10": 20.0}
+
+    def train(setting, recipe, *_):
+        tried.append((setting.row, setting.seed, recipe.masks, recipe.callbacks(None)[0].weight))
+        numbers = {"mean": 50.0, "conflicting": 40.0, "worst": 10.0, "inside_energy": 10.0, "step_seconds": 1.0}
+        return {**numbers, "validation_twins": reached.get(setting.row, 0.0)}
+
+    monkeypatch.setattr(backgrounds, "run", train)
+    backgrounds.main()
+    candidates = [(f"weight_{weight:g}", 1000, 1.0, weight) for weight in (0.1, 1.0, 10.0)]
+    trained = [(row, seed, masks, 1.0) for seed in (0, 1) for row, masks in (("tuned", 1.0), ("tuned_5", 0.05))]
+    assert tried == candidates + trained
+    written = json.loads(file.read_text())
+    assert [run["weight"] for run in written["runs"] if "weight" in run] == [1.0] * 4
+    assert [row["row"] for row in written["rows"]] == ["tuned", "tuned_5"]  # not the candidates
