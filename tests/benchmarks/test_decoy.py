@@ -89,8 +89,9 @@ def test_signed_grad_cam__is_grad_cam_before_its_relu():
 
 
 def test_counterexamples__without_any_annotation_train_as_plain():
-    module = Counterexamples(0.0, other_images)
+    module = Counterexamples(100.0, other_images)
     batch = split().batch(torch.arange(8))
+    batch["mask"] = -torch.ones_like(batch["mask"])
     plain = torch.nn.functional.cross_entropy(module(batch["image"]), batch["label"])
     torch.testing.assert_close(module.training_step(batch, 0), plain)
 
@@ -150,3 +151,14 @@ def test_decoy__tunes_trains_times_writes_and_skips_what_is_finished(tmp_path, m
     decoy.main()
     assert json.loads(file.read_text())["runs"] == written["runs"]
     assert "(recalled)" in capsys.readouterr().out
+
+
+def test_tune__tells_a_row_no_more_than_it_is_told_later(monkeypatch):
+    told = []
+    monkeypatch.setattr(decoy, "load", lambda *_, **options: told.append(options.get("share", 1.0)) or split())
+    monkeypatch.setattr(decoy, "fit", lambda *_, **__: None)
+    for name in ("accuracy", "swap_patches"):
+        monkeypatch.setattr(decoy, name, lambda *_: 0.0)
+    options = SimpleNamespace(data=None, device="cpu", tuning_images=20, tuning_epochs=1)
+    decoy.tune(options, "mnist", "counterexamples_5pct", 1.0)
+    assert told == [0.05, 1.0]  # to train on, to judge on
