@@ -1,12 +1,14 @@
-"""`layers="auto"` for a LightningModule that may have no `forward` of its own."""
+"""Layers of a LightningModule that may have no `forward` of its own: found, and read as maps."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from camtrain.cam import Layer, resolve_layers
+from camtrain.cam.layouts import readings
 from camtrain.errors import LayerError
 
 
@@ -19,7 +21,7 @@ def last_map(pl_module: LightningModule, images: Tensor, model: dict[str, nn.Mod
     refused = []
     for name, module in (model or dict(_candidates(pl_module))).items():
         try:
-            (layer,) = resolve_layers(module, images)
+            (layer,) = resolve_layers(module, _as_numbers(images))
         except Exception as error:  # whatever a foreign forward raises
             refused.append(f"{name or type(pl_module).__name__}: {error}")
             continue
@@ -30,10 +32,45 @@ def last_map(pl_module: LightningModule, images: Tensor, model: dict[str, nn.Mod
     )
 
 
+def read_as_maps(
+    pl_module: LightningModule,
+    images: Tensor,
+    layers: Sequence[Layer],
+    activations: Sequence[Tensor],
+    model: dict[str, nn.Module] | None = None,
+) -> tuple[Layer, ...]:
+    """Layers with how their outputs are read: as the shapes allow, or as a dry forward shows where these leave open.
+
+    The dry forward is that of the first part that holds the layers, tried as for `last_map`. Where none takes these
+    images the layers stay as they are: an output `(B, K, *S)` is read as it is.
+    """
+    frame = tuple(images.shape[2:])
+    open_to = [readings(tuple(activation.shape), frame) for activation in activations]
+    if all(len(layouts) == 1 and layouts[0].any_size for layouts in open_to):
+        return tuple(dataclasses.replace(a, layout=b[0]) for a, b in zip(layers, open_to, strict=True))
+    for module in (model or dict(_candidates(pl_module))).values():
+        with suppress(Exception):  # whatever a foreign forward raises
+            found = resolve_layers(module, _as_numbers(images), [layer.module for layer in layers])
+            return tuple(dataclasses.replace(a, layout=b.layout) for a, b in zip(layers, found, strict=True))
+    return tuple(layers)
+
+
+def _as_numbers(images: Tensor) -> Tensor:
+    """Images of bytes as the module may make them."""
+    return images if images.is_floating_point() else images.float()
+
+
 def _candidates(pl_module: LightningModule) -> Iterator[tuple[str, nn.Module]]:
+    """The module, and its children: those with most to train first, since a larger one may be a frozen teacher."""
     if type(pl_module).forward is not LightningModule.forward:
         yield "", pl_module
-    sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in pl_module.named_children()}
+    sizes = {name: _size(child) for name, child in pl_module.named_children()}
     for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
-        if sizes[name]:
+        if sizes[name][1]:
             yield name, pl_module.get_submodule(name)
+
+
+def _size(module: nn.Module) -> tuple[int, int]:
+    """Parameters that are trained, and all of them."""
+    parameters = list(module.parameters())
+    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)

@@ -15,8 +15,9 @@ from camtrain.losses import can_have_twin
 class Census:
     """Images of a batch with an annotation, with one that leaves a background, and with one that gets a twin.
 
-    `all_...` are the sums over processes. A share is what the mean over this process' images counts for, so that the
-    mean over processes is the mean over all images.
+    `eligible` can have a twin, however many are wanted. `all_...` are the sums over processes. A share is what the mean
+    over this process' images counts for, so that the mean over processes is the mean over all images. `refused`: a
+    process had to refuse twins.
     """
 
     annotated: int = 0
@@ -24,6 +25,9 @@ class Census:
     twinned: int = 0
     all_annotated: int = 0
     all_twinned: int = 0
+    all_eligible: int = 0
+    all_empty: int = 0
+    refused: bool = False
     processes: int = 1
 
     @property
@@ -37,37 +41,52 @@ class Census:
         return self.twinned * self.processes / self.all_twinned if self.all_twinned else 1.0
 
 
-def count(batch: Batch, limit: int, strategy: Any = None, processes: int = 1, remembered: int = 0) -> Census:
+def count(
+    batch: Batch,
+    limit: int,
+    strategy: Any = None,
+    processes: int = 1,
+    *,
+    remembered: int = 0,
+    fill_donors: bool = True,
+    refused: bool = False,
+) -> Census:
     """The census of a batch that makes at most `limit` twins; with several processes, `strategy` sums up.
 
-    `remembered` images of earlier batches are there to make twins of too.
+    `remembered` images of earlier batches are there to make twins of too; `fill_donors` is that of `make_twins`.
 
     MaskError for masks that cannot be meant.
 
-    >>> count(Batch(torch.zeros(2, 1, 1, 2), masks=torch.tensor([[[1.0, 0.0]], [[-1.0, -1.0]]])), limit=2)
-    Census(annotated=1, guiding=1, twinned=1, all_annotated=1, all_twinned=1, processes=1)
+    >>> masks = torch.tensor([[[1.0, 0.0]], [[-1.0, -1.0]]])
+    >>> count(Batch(torch.zeros(2, 1, 1, 2), masks=masks), limit=2).twinned
+    1
     """
     if batch.masks is None:
-        counts = torch.zeros(4, dtype=torch.long, device=batch.images.device)
+        counts = torch.zeros(7, dtype=torch.long, device=batch.images.device)
     else:
         if (len(batch), *batch.images.shape[2:]) != tuple(batch.masks.shape):
             check_masks(batch)  # raises
-        counts = _counts(batch.masks)
+        counts = _counts(batch.masks, fill_donors)
     counts[2] += remembered
     counts[2].clamp_(max=limit if len(batch) + remembered > 1 else 0)  # a single image has nobody's background
+    counts[6] = refused
     totals = counts if processes == 1 else strategy.reduce(counts.clone(), reduce_op="sum")
-    annotated, guiding, twinned, bad, all_annotated, _, all_twinned, _ = torch.cat([counts, totals]).tolist()
+    (annotated, guiding, twinned, _, _, bad, _), sums = counts.tolist(), totals.tolist()
     if bad:
         check_masks(batch)  # raises
-    return Census(annotated, guiding, twinned, all_annotated, all_twinned, processes)
+    return Census(annotated, guiding, twinned, sums[0], sums[2], sums[3], sums[4], sums[6] > 0, processes)
 
 
-def _counts(masks: Tensor) -> Tensor:
+def _counts(masks: Tensor, fill_donors: bool) -> Tensor:
+    """Annotated, guiding, to be twinned, eligible, empty, bad, and room for one more."""
     flat = masks.flatten(1)
     valid = ((flat >= 0) & (flat <= 1)).all(dim=1)
     bad = ~valid & ~(flat == -1).all(dim=1)
     guiding = valid & (flat < 1).any(dim=1)
-    return torch.stack([part.sum() for part in (valid, guiding, can_have_twin(masks), bad)])
+    eligible = can_have_twin(masks, fill_donors=fill_donors)
+    twinned = eligible & guiding.any()  # where nothing is forbidden, nothing can be exchanged
+    empty = valid & (flat == 0).all(dim=1)
+    return torch.stack([part.sum() for part in (valid, guiding, twinned, eligible, empty, bad, bad & False)])
 
 
 def require_masks(batch: Batch, raw: Any, *, twins: bool) -> None:
@@ -82,14 +101,35 @@ def require_masks(batch: Batch, raw: Any, *, twins: bool) -> None:
         raise ConfigurationError(f"Twins need labels, and the training batch holds none: {_keys(raw)}. Set twins=0.")
 
 
-def can_ask_twins(batch: Batch) -> bool:
-    """Whether the batch holds images `(B, C, H, W)` and a class label for each.
+def can_ask_twins(batch: Batch) -> str:
+    """Why twins of a batch cannot be asked for by default: it wants images `(B, C, H, W)` and a class label for each.
 
     >>> can_ask_twins(Batch(torch.zeros(2, 3, 4, 4), labels=torch.tensor([0, 1])))
-    True
+    ''
     """
     labels = batch.labels
-    return batch.images.ndim == 4 and labels is not None and labels.ndim == 1 and not labels.is_floating_point()
+    if batch.images.ndim != 4:
+        return f"the images are not (B, C, H, W) but {tuple(batch.images.shape)}"
+    if labels is None:
+        return "the batch holds no labels; give them as the second of a tuple, or as 'label'"
+    if labels.ndim != 1 or labels.is_floating_point():
+        shape = tuple(labels.shape)
+        return f"labels {shape} of {labels.dtype} are no class per image; twins=1 asks for all that are multi-hot"
+    return ""
+
+
+def outline_objects(batch: Batch) -> bool:
+    """Whether most masks are decided: more of their pixels are on the object than are neither on it nor off it.
+
+    >>> outline_objects(Batch(torch.zeros(1, 1, 1, 2), masks=torch.tensor([[[0.4, 0.7]]])))
+    False
+    """
+    if batch.masks is None:
+        return True
+    flat = batch.masks.flatten(1).float()
+    undecided = ((flat > 0.1) & (flat < 0.9)).sum(dim=1) > (flat >= 0.9).sum(dim=1)
+    known = (flat >= 0).all(dim=1)
+    return bool((undecided & known).sum() * 2 <= known.sum())
 
 
 def _keys(raw: Any) -> str:

@@ -1,6 +1,6 @@
 """Annotated images exchanged for their twins on their way into the network, which costs no forward pass."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
+from camtrain.callbacks._alignment_recording import is_same
 from camtrain.data.batches import Batch
 from camtrain.losses import deal_backgrounds
 from camtrain.losses.blending import Blend
@@ -17,9 +18,10 @@ from camtrain.losses.blending import Blend
 
 @dataclass(frozen=True)
 class Deal:
-    """What the network saw: the images before the exchange, the masks after it, and the index of the twins."""
+    """The images before the exchange and after it, the masks after it, and the index of the twins."""
 
     originals: Tensor
+    mixed: Tensor
     masks: Tensor
     index: Tensor
 
@@ -29,7 +31,8 @@ class Dealer:
 
     A module that is called more than once in a step (two views of an image) sees the same deal each time, and so does a
     call that activation checkpointing repeats in the backward pass: therefore the hooks stay until that is over.
-    `share` is that of `deal_backgrounds`.
+    `share` is that of `deal_backgrounds`. With `own_only` other images of the batch's number and size stay as they are:
+    those that are not `batch.images` itself. A copy of the network that is made meanwhile is dealt nothing.
 
     >>> net = nn.Conv2d(1, 1, 1)
     >>> batch = Batch(torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), masks=torch.eye(4).expand(2, 4, 4))
@@ -40,13 +43,28 @@ class Dealer:
     tensor([0, 1])
     """
 
-    def __init__(self, batch: Batch, seed: int, share: float = 1.0, blend: Blend | None = None) -> None:
-        self.batch, self.seed = batch, seed
+    def __init__(
+        self, batch: Batch, seed: int, share: float = 1.0, blend: Blend | None = None, *, own_only: bool = False
+    ) -> None:
+        self.batch, self.seed, self.own_only = batch, seed, own_only
         self.how = {"share": share, **asdict(blend or Blend())}
         self._deal: Deal | None = None
+        self._own: list[Tensor] = [batch.images]
         self._given: list[Tensor] = []
         self._closed = False
+        self._modules: set[nn.Module] = set()
         self._hooks: list[RemovableHandle] = []
+
+    def __deepcopy__(self, memo: Any) -> "Dealer":
+        return _idle()
+
+    def __reduce__(self) -> Any:
+        return _idle, ()
+
+    @property
+    def own(self) -> Sequence[Tensor]:
+        """The batch's images, as they are and as they were exchanged."""
+        return self._own
 
     @contextmanager
     def dealing(self, modules: Iterable[nn.Module]) -> Iterator[None]:
@@ -59,12 +77,17 @@ class Dealer:
 
     def start(self, modules: Iterable[nn.Module]) -> None:
         """Exchange what these modules are given."""
-        self._hooks += [module.register_forward_pre_hook(self._exchange, with_kwargs=True) for module in modules]
+        self._modules = set(modules)
+        self._hooks += [module.register_forward_pre_hook(self._exchange, with_kwargs=True) for module in self._modules]
 
     def close(self) -> Deal | None:
-        """Exchange nothing from now on but what was exchanged before: what was dealt, if anything."""
+        """From now on exchange only what the backward pass asks for again; what was dealt, if anything."""
         self._closed = True
         return self._deal
+
+    def reopen(self) -> None:
+        """Exchange again."""
+        self._closed = False
 
     def stop(self) -> None:
         """Leave the modules as they were."""
@@ -72,29 +95,47 @@ class Dealer:
             self._hooks.pop().remove()
 
     def _exchange(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        if module not in self._modules or self.batch.masks is None:
+            return None
         images = find_images(args, kwargs, self.batch)
-        if images is None or self.batch.masks is None or (self._closed and not self._was_given(images)):
+        if images is None or (self._closed and not self._is_repeated(images)):
+            return None
+        is_own = is_same(images, self.batch.images)
+        if self.own_only and not is_own:
             return None
         generator = torch.Generator().manual_seed(self.seed)
         mixed, masks, index = deal_backgrounds(
             images, self.batch.masks, self.batch.labels, generator=generator, **self.how
         )
         if not self._closed:
-            self._deal = Deal(images, masks, index)
+            self._deal = Deal(images, mixed, masks, index)
             self._given.append(images)
+            self._own += [mixed] if is_own else []
         if len(index) == 0:
             return None
         given: tuple[Any, Any] = pytree.tree_map_only(Tensor, lambda v: mixed if v is images else v, (args, kwargs))
         return given
 
-    def _was_given(self, images: Tensor) -> bool:
-        return any(images.data_ptr() == given.data_ptr() and images.shape == given.shape for given in self._given)
+    def _is_repeated(self, images: Tensor) -> bool:
+        in_backward = torch._C._current_graph_task_id() != -1
+        return in_backward and any(is_same(images, given) for given in self._given)
 
 
-def find_images(args: Any, kwargs: Any, batch: Batch) -> Tensor | None:
-    """The images among what a module is given: the first tensor of the batch's number and size of images, or None."""
-    given = (v for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, Tensor))
-    return next((value for value in given if _could_be(value, batch.images)), None)
+def _idle() -> Dealer:
+    """One that deals nothing: what a copy of a network has."""
+    return Dealer(Batch(torch.zeros(0)), seed=0)
+
+
+def find_images(args: Any, kwargs: Any, batch: Batch, own: Sequence[Tensor] = ()) -> Tensor | None:
+    """The images among what a module is given, or None.
+
+    They are the batch's own tensor, or one of `own`; else the first tensor of the batch's number and size of images,
+    rather one with as many channels than one in gray or RGB.
+    """
+    given = [v for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, Tensor) and _could_be(v, batch.images)]
+    kept = [v for v in given if any(is_same(v, image) for image in (batch.images, *own))]
+    alike = [v for v in given if v.shape[1] == batch.images.shape[1]]
+    return next(iter([*kept, *alike, *given]), None)
 
 
 def _could_be(value: Tensor, images: Tensor) -> bool:

@@ -9,7 +9,7 @@ from camtrain.losses import can_have_twin
 class Memory:
     """The last `size` images that can have a twin, as the network took them, on their device; a ring.
 
-    It starts anew where images of another size or device come.
+    It starts anew where images of another size or device come. `fill_donors` is that of `make_twins`.
 
     >>> memory = Memory(2)
     >>> memory.remember(torch.rand(3, 1, 4, 4), torch.eye(4).expand(3, 4, 4), torch.arange(3))
@@ -17,8 +17,8 @@ class Memory:
     (2, [1, 2])
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, fill_donors: bool = True) -> None:
+        self.size, self.fill_donors = size, fill_donors
         self._kept: tuple[Tensor, Tensor, Tensor] | None = None
         self._next = self._filled = 0
 
@@ -27,10 +27,12 @@ class Memory:
 
     def remember(self, images: Tensor, masks: Tensor, labels: Tensor) -> None:
         """Keep the rows that can have a twin, in place of the oldest."""
-        rows = can_have_twin(masks).nonzero().flatten()[-self.size :] if self.size else masks.new_zeros(0).long()
+        if not self.size:
+            return
+        rows = can_have_twin(masks, fill_donors=self.fill_donors).nonzero().flatten()[-self.size :]
         if len(rows) == 0:
             return
-        if not self._fits(images):
+        if not self.fits(images):
             self._kept = tuple(part.new_zeros(self.size, *part.shape[1:]) for part in (images, masks, labels))  # type: ignore[assignment]
             self._next = self._filled = 0
         assert self._kept is not None
@@ -47,6 +49,7 @@ class Memory:
         images, masks, labels = (part[chosen] for part in self._kept)
         return images, masks, labels
 
-    def _fits(self, images: Tensor) -> bool:
+    def fits(self, images: Tensor) -> bool:
+        """Whether it keeps images of such a size, on the same device."""
         kept = self._kept
         return kept is not None and kept[0].shape[1:] == images.shape[1:] and kept[0].device == images.device

@@ -2,38 +2,64 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 _MISSING = object()
+
+
+class _Patched:
+    """Calls `around(original, ...)`, and shows the original's signature to those who ask, as Lightning does.
+
+    In a copy of the instance, or one that is loaded from a file, the method is the class's own again.
+    """
+
+    def __init__(self, instance: Any, name: str, around: Callable[..., Any]) -> None:
+        self.instance, self.name, self.around = instance, name, around
+        self.original: Callable[..., Any] = getattr(instance, name)
+        self.before: Any = vars(instance).get(name, _MISSING)
+        functools.update_wrapper(self, self.original)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.around(self.original, *args, **kwargs)
+
+    @property
+    def __code__(self) -> Any:
+        return self.original.__code__
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo.get(id(self.instance))
+        return self if copied is None else _own_method(copied, self.name)
+
+    def __reduce__(self) -> Any:
+        return _own_method, (self.instance, self.name)
+
+
+def _own_method(instance: Any, name: str) -> Any:
+    return getattr(type(instance), name).__get__(instance)
 
 
 def patch(instance: Any, name: str, around: Callable[..., Any]) -> Callable[[], None]:
     """Have `instance.name(...)` call `around(original, ...)`; returns what puts the original back.
 
-    The wrapper shows the original's signature to those who ask, as Lightning does. Of several patches of one method any
-    may be taken back first.
+    Of several patches of one method any may be taken back first.
     """
-    below = {"original": getattr(instance, name), "before": vars(instance).get(name, _MISSING)}
-
-    @functools.wraps(below["original"])
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return around(below["original"], *args, **kwargs)
+    wrapper = _Patched(instance, name, around)
 
     def restore() -> None:
         above = vars(instance).get(name)
-        if above is wrapper and below["before"] is _MISSING:
+        if above is wrapper and wrapper.before is _MISSING:
             delattr(instance, name)
         elif above is wrapper:
-            setattr(instance, name, below["before"])
-        while hasattr(above, "camtrain_below"):
-            if above.camtrain_below["before"] is wrapper:
-                above.camtrain_below.update(below)
-            above = above.camtrain_below["before"]
+            setattr(instance, name, wrapper.before)
+        while isinstance(above, _Patched):
+            if above.before is wrapper:
+                above.original, above.before = wrapper.original, wrapper.before
+            above = above.before
 
-    wrapper.camtrain_below = below  # type: ignore[attr-defined]
     setattr(instance, name, wrapper)
     return restore
 
@@ -53,3 +79,28 @@ def eager() -> Iterator[None]:
     """Run compiled code eagerly, so that hooks fire and gradients can be differentiated twice."""
     with torch.compiler.set_stance("force_eager"):
         yield
+
+
+class DifferentiableAttention:
+    """While it is on, `scaled_dot_product_attention` runs as plain operations: its fused kernels have no second
+    derivative, which a penalty on gradients needs.
+
+    >>> attention = DifferentiableAttention()
+    >>> attention.on()
+    >>> attention.off()
+    """
+
+    def __init__(self) -> None:
+        self._held = ExitStack()
+        self._is_on = False
+
+    def on(self) -> None:
+        """From now on; again is nothing more."""
+        if not self._is_on:
+            self._held.enter_context(sdpa_kernel(SDPBackend.MATH))
+            self._is_on = True
+
+    def off(self) -> None:
+        """As it was before."""
+        self._held.close()
+        self._is_on = False

@@ -1,11 +1,12 @@
 """What a training step calls: activations, and the call whose output holds the logits."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from camtrain.cam import Activations, Layer, find_logits, record_activations
 from camtrain.errors import BatchError, ConfigurationError, LayerError
@@ -27,28 +28,65 @@ class Call:
         """The `(B, C)` tensor in the output. BatchError if there is none."""
         return find_logits(self.output)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Those that the module was given."""
+        return [v for v in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(v, Tensor)]
+
+    def took(self, tensors: Sequence[Tensor], *, all_of_them: bool = False) -> bool:
+        """Whether the module was given any of these; or all of them."""
+        known = [any(is_same(mine, tensor) for mine in self.tensors) for tensor in tensors]
+        return all(known) if all_of_them else any(known)
+
 
 class Calls:
-    """The calls that a step makes to a module's parts, without those that happen inside another call."""
+    """The calls that a step makes to a module's parts, without those that happen inside another call.
+
+    A copy of a network that is made meanwhile (a moving average of it) has hooks too; they do nothing.
+    """
 
     def __init__(self, activations: Any) -> None:  # a run-time check of `Activations` would index it unfilled
         self.activations: Activations = activations
         self.made: list[Call] = []
-        self._depth = 0
+        self.depth = 0
 
-    def enter(self, module: nn.Module, args: Any) -> None:
-        """A forward pre-hook."""
-        self._depth += 1
 
-    def leaving(self, name: str) -> Callable[..., None]:
-        """A forward hook for the module of that name."""
+class _Entering:
+    """A forward pre-hook."""
 
-        def hook(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-            self._depth -= 1
-            if self._depth == 0 and self.activations.complete:
-                self.made.append(Call(name, module, args, kwargs, output, tuple(self.activations)))
+    def __init__(self, calls: Calls | None) -> None:
+        self.calls = calls
 
-        return hook
+    def __deepcopy__(self, memo: Any) -> "_Entering":
+        return _Entering(None)
+
+    def __reduce__(self) -> Any:
+        return _Entering, (None,)
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        if self.calls is not None:
+            self.calls.depth += 1
+
+
+class _Leaving:
+    """A forward hook for the module of that name; also after a forward that raised."""
+
+    def __init__(self, calls: Calls | None, name: str) -> None:
+        self.calls, self.name = calls, name
+
+    def __deepcopy__(self, memo: Any) -> "_Leaving":
+        return _Leaving(None, self.name)
+
+    def __reduce__(self) -> Any:
+        return _Leaving, (None, self.name)
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        calls = self.calls
+        if calls is None:
+            return
+        calls.depth -= 1
+        if calls.depth == 0 and calls.activations.complete:
+            calls.made.append(Call(self.name, module, args, kwargs, output, tuple(calls.activations)))
 
 
 @contextmanager
@@ -57,19 +95,26 @@ def recording(modules: dict[str, nn.Module], layers: Sequence[Layer]) -> Iterato
     with record_activations(layers) as activations, ExitStack() as stack:
         calls = Calls(activations)
         for name, module in modules.items():
-            stack.callback(module.register_forward_pre_hook(calls.enter).remove)
-            stack.callback(module.register_forward_hook(calls.leaving(name), with_kwargs=True).remove)
+            stack.callback(module.register_forward_pre_hook(_Entering(calls)).remove)
+            leaving = module.register_forward_hook(_Leaving(calls, name), with_kwargs=True, always_call=True)
+            stack.callback(leaving.remove)
         yield calls
 
 
-def logits_call(calls: Calls) -> Call:
+def logits_call(calls: Calls, own: Sequence[Tensor] = (), rows: int | None = None) -> Call:
     """The call whose output holds the logits: the last in a chain such as backbone, then head.
+
+    Of several calls of one module it is that which was given one of the batch's `own` tensors; else the last, if all
+    those with so many `rows` of logits were given the same tensors.
 
     Raises LayerError where a layer was not reached, ConfigurationError where no call or more than one qualifies.
     """
     if not calls.activations.complete:
         list(calls.activations)  # raises, naming the layer
-    found = list({call.module: call for call in calls.made if _holds_logits(call)}.values())
+    by_module: dict[nn.Module, list[Call]] = {}
+    for call in filter(holds_logits, calls.made):
+        by_module.setdefault(call.module, []).append(call)
+    found = [_one_of(made, own, rows) for made in by_module.values()]
     if len(found) > 1:
         found = [call for call in found if any(depends_on(call.logits, a) for a in call.activations)]
         found = [call for call in found if not any(_feeds(call, other) for other in found)]
@@ -82,7 +127,43 @@ def logits_call(calls: Calls) -> Call:
     )
 
 
-def _holds_logits(call: Call) -> bool:
+def _one_of(made: Sequence[Call], own: Sequence[Tensor], rows: int | None) -> Call:
+    """The call to read among those of one module."""
+    given = [call for call in made if call.took(own)]
+    if given:
+        return given[-1]
+    fitting = [call for call in made if rows is None or len(call.logits) == rows]
+    if any(not fitting[-1].took(call.tensors, all_of_them=True) for call in fitting[:-1]):
+        name = fitting[-1].name or "the module itself"
+        raise ConfigurationError(
+            f"The training step calls {name!r} {len(fitting)} times on {rows} images each, none of them the batch's "
+            "own tensor, so that it is not known which of them the masks belong to. Give one call the images as they "
+            "are in the batch: normalize and augment in the data set, or in on_after_batch_transfer."
+        )
+    return (fitting or made)[-1]
+
+
+def holds_own(calls: Calls, own: Sequence[Tensor]) -> bool:
+    """Whether any call that returned logits was given one of the batch's own tensors."""
+    return any(call.took(own) for call in calls.made if holds_logits(call))
+
+
+def is_same(value: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are one, or views of the same values.
+
+    >>> import torch
+    >>> x = torch.rand(2, 3)
+    >>> is_same(x, x.view(2, 3)), is_same(x, x.clone()), is_same(x, x[:1])
+    (True, False, False)
+    """
+    if value is other:
+        return True
+    alike = value.shape == other.shape and value.dtype == other.dtype and value.device == other.device
+    return alike and value.numel() > 0 and value.data_ptr() == other.data_ptr() and value.stride() == other.stride()
+
+
+def holds_logits(call: Call) -> bool:
+    """Whether its output holds logits `(B, C)` that a gradient leads from."""
     try:
         logits = call.logits
     except BatchError:

@@ -14,7 +14,7 @@ from camtrain.callbacks._alignment_batch import Census
 from camtrain.callbacks._alignment_deal import Deal, Dealer
 from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_patch import eager, patched
-from camtrain.callbacks._alignment_recording import Call, Calls, depends_on, recording
+from camtrain.callbacks._alignment_recording import Call, Calls, depends_on, holds_logits, recording
 from camtrain.callbacks._alignment_terms import Penalty, Twins, add_to_loss, cross_entropy, loss_in
 from camtrain.cam import Layer, annotated
 from camtrain.data.batches import Batch
@@ -109,10 +109,7 @@ def _twins(recipe: Recipe, call: Call, layers: Sequence[Layer], batch: Batch, de
         entropy = cross_entropy(logits[deal.index], batch.labels[deal.index])
         answered.append(_Answered(len(deal.index), entropy, extra, added=False))
     if recipe.limit > 0:
-        originals = None if deal is None else deal.originals
-        twins = recipe.answer_twins(
-            call, layers, batch, recipe.memory, recipe.generator, recipe.limit, originals=originals
-        )
+        twins = recipe.answer_twins(call, layers, batch, recipe.memory, recipe.generator, recipe.limit, deal=deal)
         if twins is not None:
             answered.append(_Answered(len(twins.batch), twins.loss, recipe.twins * recipe.scale, added=True))
     return answered
@@ -135,7 +132,7 @@ def scalars(terms: Terms | None, census: Census, *, penalty: bool, twins: bool) 
     """
     skipped = terms is not None and terms.added is None
     kept = None if skipped else terms
-    nobody = skipped and census.processes == 1
+    nobody = kept is None and census.processes == 1
     found = [Scalar("alignment/skipped", float(skipped), 1)]
     if penalty:
         share, images = census.penalty_share, 0 if nobody else census.all_annotated
@@ -149,7 +146,10 @@ def scalars(terms: Terms | None, census: Census, *, penalty: bool, twins: bool) 
 
 
 class AlignedStep:
-    """Runs a `training_step` with the hooks on, in automatic or manual optimization."""
+    """Runs a `training_step` with the hooks on, in automatic or manual optimization.
+
+    With `repeats` every `manual_backward` of a manual step gets terms of its own, as long as `compute` has any for it.
+    """
 
     def __init__(
         self,
@@ -158,12 +158,15 @@ class AlignedStep:
         layers: Sequence[Layer],
         compute: Callable[[Calls, Tensor | None], Terms | None],
         *,
+        dealer: Dealer | None = None,
         divide_by: int = 1,
         compiled: bool = False,
+        repeats: bool = False,
     ) -> None:
-        self.pl_module, self.modules, self.layers = pl_module, modules, layers
-        self.compute, self.divide_by, self.compiled = compute, divide_by, compiled
+        self.pl_module, self.modules, self.layers, self.repeats = pl_module, modules, layers, repeats
+        self.compute, self.dealer, self.divide_by, self.compiled = compute, dealer, divide_by, compiled
         self.terms: Terms | None = None
+        self.missed = False  # a manual step that went without a backward pass to add anything to
 
     def run(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What the step returns, with the terms in its loss; under manual optimization they go into its backward."""
@@ -180,24 +183,33 @@ class AlignedStep:
         if output is None:  # Lightning's way to leave a batch out
             return None
         self.terms = self.compute(calls, loss_in(output))
-        return output if self._added is None else add_to_loss(output, self._added)
+        added = None if self.terms is None else self.terms.added
+        return output if added is None else add_to_loss(output, added)
 
     def _manual(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with recording(self.modules, self.layers) as calls:
 
             def manual_backward(backward: Callable[..., Any], loss: Tensor, *rest: Any, **options: Any) -> None:
-                if self.terms is None and self._is_meant(loss, calls):
-                    self.terms = self.compute(calls, loss)
-                    loss = loss if self._added is None else loss + self._added / self.divide_by
+                if (self.terms is None or self.repeats) and self._is_meant(loss, calls):
+                    terms = self.compute(calls, loss * self.divide_by)
+                    if terms is not None:
+                        self.terms = terms
+                        calls.made.clear()  # each call has its terms once
+                        loss = loss if terms.added is None else loss + terms.added / self.divide_by
+                    if self.dealer is not None:
+                        self.dealer.reopen()
                 backward(loss, *rest, **options)
 
             with patched(self.pl_module, "manual_backward", manual_backward):
-                return original(*args, **kwargs)
-
-    @property
-    def _added(self) -> Tensor | None:
-        return None if self.terms is None else self.terms.added
+                output = original(*args, **kwargs)
+            if self.dealer is not None:
+                self.dealer.close()
+            self.missed = self.terms is None and any(map(holds_logits, calls.made))
+            return output
 
     @staticmethod
     def _is_meant(loss: Tensor, calls: Calls) -> bool:
-        return calls.activations.complete and any(depends_on(loss, a) for a in calls.activations)
+        seen = [call.activations for call in calls.made]
+        if not seen and calls.activations.complete:
+            seen = [tuple(calls.activations)]
+        return any(depends_on(loss, activation) for activations in seen for activation in activations)

@@ -1,7 +1,7 @@
 """The terms that alignment adds to a loss: the penalty of a recorded call, and the cross-entropy of its twins."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from camtrain.callbacks._alignment_deal import find_images
+from camtrain.callbacks._alignment_deal import Deal, find_images
 from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_recording import Call
 from camtrain.cam import (
@@ -19,7 +19,6 @@ from camtrain.cam import (
     gradients_of,
     is_empty,
     log_probability,
-    record_activations,
     sampled_positive,
 )
 from camtrain.data.batches import Batch
@@ -54,16 +53,28 @@ def penalize(
     Of multi-hot labels one class present in each image is drawn, where the target is the log-probability of a label.
     """
     assert batch.masks is not None
-    if target is log_probability and are_multi_hot(batch.labels):
+    keep = annotated(batch.masks)
+    batch = replace(batch, labels=known_labels(batch.labels, keep))
+    if target is log_probability and are_multi_hot(batch.labels) and call.logits.shape[1] > 1:
         target = partial(sampled_positive, generator=generator)
     gradients = score_gradients(call, batch, target, second_order)
     maps = [
         method(layer.to_map(a), layer.to_map(g))
         for layer, a, g in zip(layers, call.activations, gradients, strict=True)
     ]
-    keep = annotated(batch.masks)
     dead = torch.stack([is_empty(heatmaps.detach()[keep]).float().mean() for heatmaps in maps]).mean()
     return Penalty(torch.stack([loss(heatmaps, batch.masks) for heatmaps in maps]).mean(), dead)
+
+
+def known_labels(labels: Tensor | None, keep: Tensor) -> Tensor | None:
+    """Class indices, 0 for images that are left out: theirs may be none (-100 is left out of a cross-entropy).
+
+    >>> known_labels(torch.tensor([3, -100]), torch.tensor([True, False])).tolist()
+    [3, 0]
+    """
+    if labels is None or labels.ndim != 1 or labels.is_floating_point():
+        return labels
+    return torch.where(keep.to(labels.device), labels, 0)
 
 
 def score_gradients(call: Call, batch: Batch, target: Callable[..., Tensor], second_order: bool) -> list[Tensor]:
@@ -116,7 +127,7 @@ class Twins:
     @property
     def loss(self) -> Tensor:
         """The cross-entropy of the labels, binary where they are multi-hot; or the divergence from what is expected."""
-        logits = self.call.logits
+        logits = self.call.logits[: len(self.batch)]
         if self.expected is None:
             return cross_entropy(logits, self.batch.labels)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -131,6 +142,8 @@ def cross_entropy(logits: Tensor, labels: Tensor | None) -> Tensor:
     """The mean over twins, in at least float32; binary where labels are multi-hot. BatchError for other labels."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     assert labels is not None
+    if logits.shape[1] == 1 and labels.numel() == len(logits):
+        return F.binary_cross_entropy_with_logits(logits.squeeze(1), labels.reshape(-1).to(logits.dtype))
     if are_multi_hot(labels) and labels.shape == logits.shape:
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
     if labels.ndim != 1 or labels.is_floating_point():
@@ -138,7 +151,7 @@ def cross_entropy(logits: Tensor, labels: Tensor | None) -> Tensor:
             f"Twins need a class index per image, or multi-hot labels of the logits' shape {tuple(logits.shape)}; "
             f"got {labels.dtype} of shape {tuple(labels.shape)}. Convert them in a batch_adapter, or set twins=0."
         )
-    return F.cross_entropy(logits, labels)
+    return F.cross_entropy(logits, labels.long())
 
 
 def are_multi_hot(labels: Tensor | None) -> bool:
@@ -159,7 +172,7 @@ def answer_twins(
     limit: int,
     *,
     blend: Blend | None = None,
-    originals: Tensor | None = None,
+    deal: Deal | None = None,
     consistent: bool = False,
 ) -> Twins | None:
     """Twins of what the module was given, run through it once more; None where there is nobody to make one of.
@@ -167,35 +180,35 @@ def answer_twins(
     They are made of the module's own input, so whatever was done to the images before holds for them as well, and of
     images of earlier batches where this one has too few annotated. They run through the module in the mode it is in,
     and BatchNorm sees them. If they shall be `consistent` with their images' answers, they are made of this batch
-    alone. `originals` are the images before some of them were exchanged.
+    alone. `deal` holds the images before some of them were exchanged. A single twin goes with an image of the batch
+    whose answer is not read: BatchNorm wants more than one.
     """
-    images = images_among(call, batch)
+    images = images_among(call, batch, () if deal is None else [deal.mixed])
     alone = not _travels_with_others(call, images)
+    blend = blend or Blend()
     pool = _material(
-        images if originals is None else originals,
+        images if deal is None else deal.originals,
         batch,
-        memory if alone and not consistent else Memory(0),
+        memory if alone and not consistent else Memory(0, blend.fill_donors),
         generator,
         2 * limit,
     )
     known = None if batch.labels is None or are_multi_hot(batch.labels) else pool[2]
-    twins, masks, index = make_masked_twins(*pool[:2], known, blend or Blend(), generator=generator, limit=limit)
+    twins, masks, index = make_masked_twins(*pool[:2], known, blend, generator=generator, limit=limit)
     if len(twins) == 0:
         return None
+    rows, shown = index, twins
+    if len(twins) == 1 and call.module.training:
+        other = (index + 1) % len(images)
+        rows, shown = torch.cat([index, other]), torch.cat([twins, images[other].detach().to(twins.dtype)])
 
     def exchanged(value: Tensor) -> Tensor:
         if value is images:
-            return twins
-        return value[index] if not alone and value.ndim > 0 and len(value) == len(images) else value
+            return shown
+        return value[rows] if not alone and value.ndim > 0 and len(value) == len(images) else value
 
     args, kwargs = pytree.tree_map_only(Tensor, exchanged, (call.args, call.kwargs))
-    if layers:
-        with record_activations(layers) as activations:
-            output = call.module(*args, **kwargs)
-        seen = tuple(activations) if activations.complete else ()
-    else:
-        output, seen = call.module(*args, **kwargs), ()
-    answered = Call(call.name, call.module, args, kwargs, output, seen)
+    answered = Call(call.name, call.module, args, kwargs, call.module(*args, **kwargs), ())
     return Twins(Batch(twins, pool[2][index], masks), answered, call.logits.detach()[index] if consistent else None)
 
 
@@ -210,8 +223,8 @@ def _material(
     assert batch.masks is not None
     labels = torch.zeros(len(images), dtype=torch.long, device=images.device) if batch.labels is None else batch.labels
     pool = images.detach(), batch.masks, labels
-    rows = can_have_twin(batch.masks).nonzero().flatten()
-    if len(rows) < wanted and len(memory) > 1:
+    rows = can_have_twin(batch.masks, fill_donors=memory.fill_donors).nonzero().flatten()
+    if len(rows) < wanted and len(memory) > 1 and memory.fits(images):
         recalled = memory.recall(wanted - len(rows), generator)
         pool = tuple(torch.cat([a[rows], b.to(a.dtype)]) for a, b in zip(pool, recalled, strict=True))  # type: ignore[assignment]
     memory.remember(images, batch.masks, labels)
@@ -224,9 +237,9 @@ def _travels_with_others(call: Call, images: Tensor) -> bool:
     return any(value.ndim > 0 and len(value) == len(images) for value in given)
 
 
-def images_among(call: Call, batch: Batch) -> Tensor:
+def images_among(call: Call, batch: Batch, own: Sequence[Tensor] = ()) -> Tensor:
     """The images that a module was given, of the batch's number and size. ConfigurationError if it was given none."""
-    images = find_images(call.args, call.kwargs, batch)
+    images = find_images(call.args, call.kwargs, batch, own)
     if images is None:
         raise ConfigurationError(
             f"Twins need a module that takes images of shape {tuple(batch.images.shape)} and returns logits; the one "

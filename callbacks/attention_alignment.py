@@ -2,24 +2,24 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from camtrain.callbacks._alignment_auto import last_map
+from camtrain.callbacks._alignment_auto import last_map, read_as_maps
 from camtrain.callbacks._alignment_balance import Balance
-from camtrain.callbacks._alignment_batch import Census, can_ask_twins, count, require_masks
+from camtrain.callbacks._alignment_batch import Census, can_ask_twins, count, outline_objects, require_masks
 from camtrain.callbacks._alignment_deal import Dealer
 from camtrain.callbacks._alignment_dose import Dose, Plan
 from camtrain.callbacks._alignment_memory import Memory
-from camtrain.callbacks._alignment_patch import patch
-from camtrain.callbacks._alignment_recording import Calls, logits_call, named_module
+from camtrain.callbacks._alignment_patch import DifferentiableAttention, patch
+from camtrain.callbacks._alignment_recording import Call, Calls, holds_logits, holds_own, logits_call, named_module
 from camtrain.callbacks._alignment_start import check_arguments, factor, is_due, parse_condition, position, progress
 from camtrain.callbacks._alignment_step import AlignedStep, Recipe, Terms, compute_terms, scalars
 from camtrain.callbacks._alignment_terms import answer_twins, images_among, penalize, require_gradient
@@ -143,6 +143,10 @@ class AttentionAlignment(Callback):
             start_when=start_when,
             stop_when=stop_when,
             accumulate=accumulate,
+            loss=loss,
+            target=target,
+            schedule=schedule,
+            batch_adapter=batch_adapter,
         )
         self.weight, self.schedule, self.twins = weight, schedule, twins
         self.twins_share, self.reuse = twins_share, reuse
@@ -155,25 +159,40 @@ class AttentionAlignment(Callback):
             target=target,
             second_order=second_order,
         )
-        self._loss = loss
+        self._loss, self._second_order = loss, second_order
         self._consistent = twins_loss == "consistency"
         self._blend = Blend(infill, jitter=jitter, fill_donors=mask_kind == "object")
         self._answer_twins = partial(answer_twins, blend=self._blend, consistent=self._consistent)
         self._exchanges = twins_place == "exchange" and not self._consistent
         self._needs_labels = twins not in (0, "auto") and not self._consistent
-        self._memory = Memory(memory)
-        self._balance = Balance(gradient_ratio)
-        self._twins_refused = False
-        self._dose = Dose(twins, twins_share, reuse)
+        self._make_state = partial(Memory, memory, self._blend.fill_donors), partial(Balance, gradient_ratio)
+        self._attention = DifferentiableAttention()
+        self._layers: tuple[Layer, ...] | None = None
+        self._root: dict[str, nn.Module] | None = None
+        self._compiled = self._loaded = False
+        self._restore: Callable[[], None] | None = None
+        self._dealer: Dealer | None = None
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """As if nothing had been trained yet."""
+        make_memory, make_balance = self._make_state
+        self._memory, self._balance = make_memory(), make_balance()
+        self._dose = Dose(self.twins, self.twins_share, self.reuse)
         self.started_at: float | None = None  # the position in the training, in [0, 1]
         self.stopped = False
         self.steps = self.skipped = 0
-        self._network: str | None = None  # as the checkpoint names it that training goes on from
-        self._layers: tuple[Layer, ...] | None = None
-        self._root: dict[str, nn.Module] | None = None
-        self._first_batch_seen = self._gradient_seen = self._compiled = self._metric_missed = False
-        self._restore: Callable[[], None] | None = None
-        self._dealer: Dealer | None = None
+        self._network: str | None = None  # its name, which a checkpoint keeps
+        self._takes_own: bool | None = None  # whether it is given the batch's images as they are
+        self._twins_refused = self._refuses = False
+        self._begin_fit()
+
+    def _begin_fit(self) -> None:
+        """What is found out in each fit."""
+        self._first_batch_seen = self._gradient_seen = self._network_seen = self._metric_missed = False
+        self._told: set[str] = set()
+        self._size: torch.Size | None = None
+        self._epoch_images = self._epoch_annotated = self._epoch_empty = 0
 
     @property
     def state_key(self) -> str:
@@ -192,7 +211,8 @@ class AttentionAlignment(Callback):
             "skipped": self.skipped,
             "balance": self._balance.state(),
             "seen": self._dose.state(),
-            "network": next(iter(self._root)) if self._root else None,
+            "network": self._network,
+            "takes_own": self._takes_own,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -201,12 +221,15 @@ class AttentionAlignment(Callback):
         self.stopped = state_dict.get("stopped", False)
         self._balance.restore(state_dict.get("balance", (0.0, 0.0, 0.0, 0.0)))
         self._dose.restore(state_dict.get("seen", (0, 0)))
-        self._network = state_dict.get("network")
+        self._network, self._takes_own = state_dict.get("network"), state_dict.get("takes_own")
+        self._loaded = True
 
     # Lightning's hooks
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what cannot work."""
+        """Refuse what cannot work; begin anew in another training, unless a state was loaded."""
+        if stage == "fit" and trainer.global_step == 0 and not self._loaded:
+            self._begin_anew()
         if stage == "fit" and sum(isinstance(c, AttentionAlignment) for c in trainer.callbacks) > 1:  # type: ignore[attr-defined]
             raise ConfigurationError("One Trainer takes one AttentionAlignment: give it several layers instead.")
 
@@ -216,10 +239,13 @@ class AttentionAlignment(Callback):
         self._root = None if self.model is None else named_module(pl_module, self.model)
         if self._root is None:  # as the checkpoint named it, if it is there still
             self._root = {n: module for n, module in pl_module.named_modules() if n == self._network} or None
-        self._first_batch_seen = self._gradient_seen = self._metric_missed = False
+        self._begin_fit()
         self._compiled = runs_compiled(pl_module)
         if self._compiled:
             warnings.warn("AttentionAlignment runs the compiled training step eagerly while it is on.", stacklevel=2)
+        epochs = trainer.max_epochs
+        if isinstance(self.start_when, int) and epochs is not None and 0 < epochs <= self.start_when:
+            self._tell(f"begins in epoch {self.start_when}, and training ends after {epochs}: it will do nothing")
         self._restore = patch(pl_module, "training_step", partial(self._training_step, trainer, pl_module))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -229,6 +255,18 @@ class AttentionAlignment(Callback):
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Let the network have its images as they are: the backward pass, which may ask for them again, is over."""
         self._stop_dealing()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell where an epoch had nothing to align with."""
+        images, annotated, empty = self._epoch_images, self._epoch_annotated, self._epoch_empty
+        self._epoch_images = self._epoch_annotated = self._epoch_empty = 0
+        if images and not annotated:
+            self._tell(f"saw no annotation on any of the {images} images of an epoch: it does nothing")
+        elif empty > annotated / 2:
+            self._tell(
+                f"saw {annotated} masks in an epoch, {empty} of them empty. An empty mask says that nothing may "
+                "matter; give an image without an annotation a mask of all -1"
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin or end, if the metric that was just logged says so."""
@@ -248,6 +286,10 @@ class AttentionAlignment(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the module as it was."""
+        missed = isinstance(self.start_when, str) and self.started_at is None and not self._metric_missed
+        if missed and parse_condition(str(self.start_when))[0] not in trainer.callback_metrics:
+            self._tell(f"never began: nothing logged {self.start_when!r}")
+        self._loaded = False
         self._unpatch()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -262,6 +304,13 @@ class AttentionAlignment(Callback):
         if self._dealer is not None:
             self._dealer.stop()
         self._dealer = None
+        self._attention.off()
+
+    def _tell(self, what: str) -> None:
+        """A warning, once a fit."""
+        if what not in self._told:
+            self._told.add(what)
+            rank_zero_warn(f"AttentionAlignment {what}.")
 
     def _unpatch(self) -> None:
         self._stop_dealing()
@@ -304,12 +353,29 @@ class AttentionAlignment(Callback):
             return original(*args, **kwargs)
         plan = self._dose.plan(len(batch), self._kin(batch))
         limit = plan.added if plan.dealt is None else len(batch)
-        census = count(batch, limit, trainer.strategy, trainer.world_size, len(self._memory) if plan.added else 0)
-        self._dose.see(len(batch) * trainer.world_size, census.all_annotated)
+        census = count(
+            batch,
+            limit,
+            trainer.strategy,
+            trainer.world_size,
+            remembered=len(self._memory) if plan.added else 0,
+            fill_donors=self._blend.fill_donors,
+            refused=self._refuses,
+        )
+        self._twins_refused |= census.refused  # alike in all processes, which log and reduce alike
+        self._dose.see(len(batch) * trainer.world_size, census.all_eligible)
+        self._epoch_images += len(batch) * trainer.world_size
+        self._epoch_annotated += census.all_annotated
+        self._epoch_empty += census.all_empty
         wanted = census.guiding or (self._wants_twins and census.twinned)
         step = self._step(trainer, pl_module, batch, scale, census, plan) if wanted else None
         output = step.run(original, *args, **kwargs) if step else original(*args, **kwargs)
         terms = step.terms if step else None
+        if step and step.missed:
+            self._tell(
+                "added nothing to a manual step: it acts in self.manual_backward(loss), with a loss of the network's "
+                "answers to the batch's images"
+            )
         for scalar in scalars(terms, census, penalty=self.weight != 0, twins=self._wants_twins):
             log(scalar.name, scalar.value, batch_size=scalar.images, sync_dist=True)
         self._measure(trainer, terms)
@@ -359,15 +425,23 @@ class AttentionAlignment(Callback):
             require_masks(batch, raw, twins=self._needs_labels)
             check_masks(batch)
             self._first_batch_seen = True
+            if self.twins == "auto" and not outline_objects(batch):
+                self._refuse_twins("the masks are soft, and outline no object to cut out; twins=1 asks for them")
+        if batch.masks is None and batch.images.ndim == 4:
+            unknown = batch.images.new_full((len(batch), *batch.images.shape[2:]), -1, dtype=torch.float32)
+            batch = dataclasses.replace(batch, masks=unknown)
         if self.mask_kind == "forbidden" and batch.masks is not None:
             batch = dataclasses.replace(batch, masks=torch.where(batch.masks < 0, batch.masks, 1 - batch.masks))
-        if self.twins == "auto" and self._wants_twins and not can_ask_twins(batch):
-            self._refuse_twins("the batch has no label per image, or no images (B, C, H, W)")
+        if self.twins == "auto" and self._wants_twins:
+            problem = can_ask_twins(batch)
+            if problem:
+                self._refuse_twins(problem)
         return batch
 
     def _refuse_twins(self, reason: str) -> None:
-        self._twins_refused = True
-        rank_zero_info(f"AttentionAlignment makes no twins: {reason}.")
+        """From the next count on, which all processes make together."""
+        self._refuses = True
+        self._tell(f"makes no twins: {reason}")
 
     def _kin(self, batch: Batch) -> float | None:
         """The share of the batch's images that are of one class, where its backgrounds are to be dealt anew."""
@@ -385,6 +459,8 @@ class AttentionAlignment(Callback):
         plan: Plan,
     ) -> AlignedStep:
         layers = self._layers = self._layers or (last_map(pl_module, batch.images, self._root),)
+        if self.weight != 0 and self._second_order:
+            self._attention.on()
         seed = (self.seed * 1_000_003 + self.steps) * 1_009 + trainer.global_rank
         generator = torch.Generator().manual_seed(seed % 2**63)
         loss = self._loss or AlignmentLoss(tolerance=plan.tolerance if self.steps else 0.0)
@@ -392,21 +468,53 @@ class AttentionAlignment(Callback):
             weight=self._weight * scale * census.penalty_share,
             twins=plan.weight * self._wants_twins,
             scale=scale,
-            limit=plan.added,
+            limit=plan.added if self._can_add(trainer, pl_module) else 0,
             generator=generator,
             memory=self._memory,
             penalize=None if self.weight == 0 else partial(self._penalize, loss=loss, generator=generator),
             answer_twins=self._answer_twins,
             measure=self.weight == "auto" and self._balance.is_due(self.steps),
             compare=self._compares and self._balance.is_due(self.steps),
-            dealer=None if plan.dealt is None else Dealer(batch, seed % 2**63, min(scale, 1.0), self._blend),
+            dealer=self._make_dealer(batch, plan, scale, seed % 2**63),
         )
         modules = self._root or dict(pl_module.named_modules())
         compute = partial(self._terms, pl_module, batch, recipe, layers)
         if recipe.dealer is not None:
             self._dealer = recipe.dealer
             self._dealer.start(modules.values())
-        return AlignedStep(pl_module, modules, layers, compute, divide_by=self.accumulate, compiled=self._compiled)
+        return AlignedStep(
+            pl_module,
+            modules,
+            layers,
+            compute,
+            dealer=recipe.dealer,
+            divide_by=self.accumulate,
+            compiled=self._compiled,
+            repeats=bool(self._takes_own),
+        )
+
+    def _make_dealer(self, batch: Batch, plan: Plan, scale: float, seed: int) -> Dealer | None:
+        if plan.dealt is None or not self._wants_twins:
+            return None
+        return Dealer(batch, seed, min(scale, 1.0), self._blend, own_only=bool(self._takes_own))
+
+    def _can_add(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Not where a forward pass of one process waits for the others, which may add no twin in this step."""
+        synchronized = any(isinstance(module, nn.SyncBatchNorm) for module in pl_module.modules())
+        if trainer.world_size > 1 and synchronized and self._wants_twins:
+            self._tell("adds no twins beside SyncBatchNorm, whose processes wait for each other")
+            return False
+        return True
+
+    def _read_layers(self, pl_module: LightningModule, images: Tensor, call: Call) -> tuple[Layer, ...]:
+        """The layers, and how their outputs are read as maps: anew where that goes with the size of the images."""
+        assert self._layers is not None
+        unread = any(layer.layout is None for layer in self._layers) and self._size is None
+        resized = self._size is not None and self._size != images.shape[2:]
+        if unread or (resized and not all(layer.layout is None or layer.layout.any_size for layer in self._layers)):
+            self._layers = read_as_maps(pl_module, images, self._layers, call.activations, self._root)
+        self._size = images.shape[2:]
+        return self._layers
 
     def _terms(
         self,
@@ -417,16 +525,29 @@ class AttentionAlignment(Callback):
         calls: Calls,
         task: Tensor | None,
     ) -> Terms | None:
-        if self._gradient_seen and not calls.activations.complete:
-            return None  # a step that leaves this network out
-        call = logits_call(calls)
-        self._root = {call.name: call.module}
-        if self.twins == "auto" and recipe.twins > 0:
+        if recipe.dealer is not None:
+            recipe.dealer.close()
+        own = recipe.dealer.own if recipe.dealer is not None else [batch.images]
+        if self._network_seen and self._is_left_out(calls, own):
+            return None
+        call = logits_call(calls, own, len(batch))
+        if not self._network_seen:
+            self._network_seen, self._takes_own = True, call.took(own)
+        self._root, self._network = {call.name: call.module}, call.name
+        if recipe.twins > 0 and (self.twins == "auto" or recipe.dealer is not None):
             try:
-                images_among(call, batch)
+                images_among(call, batch, own)
             except ConfigurationError:
-                self._refuse_twins(f"{call.name or 'the module'} is not given the batch's images")
+                if self.twins != "auto":
+                    raise
+                part = call.name or "the module"
+                self._refuse_twins(
+                    f"{part!r}, which returns the logits, is not given the batch's images. Call one module on them as "
+                    "they are, as self(images) with a forward that holds all of the network"
+                )
                 recipe = dataclasses.replace(recipe, twins=0.0)
+        if recipe.penalize is not None:
+            layers = self._read_layers(pl_module, batch.images, call)
         terms = compute_terms(recipe, call, layers, batch, task)
         if terms.penalty is not None and not self._gradient_seen:
             self._gradient_seen = True
@@ -437,6 +558,12 @@ class AttentionAlignment(Callback):
             if self.skipped == 1:
                 warnings.warn(_NOT_FINITE, stacklevel=2)
         return terms
+
+    def _is_left_out(self, calls: Calls, own: Sequence[Tensor]) -> bool:
+        """Whether this step, or this backward pass of it, has no answer to the batch's images that could be taught."""
+        if not calls.activations.complete or not any(map(holds_logits, calls.made)):
+            return True
+        return bool(self._takes_own) and not holds_own(calls, own)
 
 
 _NO_EFFECT = (

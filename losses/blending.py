@@ -38,17 +38,28 @@ class Blend:
             if pixels < 0:
                 raise ConfigurationError(f"{name} counts pixels and is at least 0; got {pixels}.")
 
+    def changes(self, masks: Tensor, lent: Tensor) -> Tensor:
+        """`(B,)`: whether a twin before the background of a donor with such a mask differs from its image anywhere."""
+        return self._kept(masks, lent).flatten(1).amin(dim=1) < 1
+
+    def _kept(self, masks: Tensor, lent: Tensor) -> Tensor:
+        """What stays of each image: its object; or, without one, what neither image leaves out."""
+        if self.fill_donors or self.infill != "swap":
+            return masks
+        return torch.minimum(masks, torch.where(lent < 0, 1, lent))
+
     def __call__(
         self, images: Tensor, masks: Tensor, index: Tensor, donors: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """The objects at `index` before the backgrounds of `donors`, or others by `infill`: twins, and their masks."""
+        kept = self._kept(masks[index], masks[donors])
         if self.infill == "swap":
             lent = masks[donors] if self.fill_donors else torch.zeros_like(masks[donors])
             backgrounds = fill_with_texture(images[donors], dilate(lent, self.grow))
         else:
             own = masks[index] if self.infill == "inpaint" else dilate(masks[index], self.grow)  # no rim of what goes
             backgrounds = _infilled(images[index], own, self.infill, generator)
-        objects, shapes = move_objects(images[index], masks[index], self.jitter, generator=generator)
+        objects, shapes = move_objects(images[index], kept, self.jitter, generator=generator)
         return composite(objects, shapes, backgrounds, feather=self.feather), shapes
 
 
@@ -73,6 +84,13 @@ def move_objects(
     """
     if jitter == 0 or len(images) == 0:
         return images, masks
+    dtype = torch.promote_types(images.dtype, torch.float32)  # a grid in half precision misses pixels by whole ones
+    with torch.autocast(images.device.type, enabled=False):
+        moved, shapes = _moved(images.to(dtype), masks.to(dtype), jitter, generator)
+    return moved.to(images.dtype), shapes.to(masks.dtype)
+
+
+def _moved(images: Tensor, masks: Tensor, jitter: float, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     draws = torch.rand(3, len(images), generator=generator).to(images.device, torch.float32)
     boxes = _boxes(masks.clamp(min=0))  # (B, 4): left, top, right, bottom in [-1, 1]
     corner, far = boxes[:, :2], boxes[:, 2:]
@@ -88,8 +106,8 @@ def move_objects(
     theta[:, :, 2] = center - goal / scale.unsqueeze(1)
     grid = F.affine_grid(theta, [len(images), 1, *images.shape[2:]], align_corners=False).to(images.dtype)
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    shapes = F.grid_sample(masks.clamp(min=0).to(images.dtype).unsqueeze(1), grid, align_corners=False)
-    return moved, shapes.squeeze(1).clamp(0, 1).to(masks.dtype)
+    shapes = F.grid_sample(masks.clamp(min=0).unsqueeze(1), grid, align_corners=False)
+    return moved, shapes.squeeze(1).clamp(0, 1)
 
 
 def _boxes(masks: Tensor) -> Tensor:
@@ -111,11 +129,12 @@ def _infilled(images: Tensor, masks: Tensor, infill: str, generator: torch.Gener
     if infill == "inpaint":
         return fill_objects(images, 1 - masks)
     if infill == "noise":
-        weights = (1 - masks).unsqueeze(1).to(images.dtype)
+        exact = images.to(torch.promote_types(images.dtype, torch.float32))  # sums of squares outgrow half precision
+        weights = (1 - masks).unsqueeze(1).to(exact.dtype)
         total = weights.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-        mean = (weights * images).sum(dim=(2, 3), keepdim=True) / total
-        deviation = ((weights * (images - mean).square()).sum(dim=(2, 3), keepdim=True) / total).sqrt()
-        return mean + deviation * torch.randn(images.shape, generator=generator).to(images)
+        mean = (weights * exact).sum(dim=(2, 3), keepdim=True) / total
+        deviation = ((weights * (exact - mean).square()).sum(dim=(2, 3), keepdim=True) / total).sqrt()
+        return (mean + deviation * torch.randn(images.shape, generator=generator).to(exact)).to(images.dtype)
     return _shuffled(fill_objects(images, masks), generator)
 
 

@@ -33,7 +33,7 @@ def make_twins(
     * `"shuffle"`: the image's own background without the object, cut into 8x8 patches that change places.
 
     Images without an annotation, with an empty or a full mask, or (for a swap) without anybody to lend a background
-    get no twin.
+    get no twin; nor does one whose only donor is all object.
 
     Args:
         images: as the network takes them; a twin of a swap lies within the range of the two images it is made of.
@@ -45,7 +45,8 @@ def make_twins(
         grow: pixels around an object that are filled in with it.
         jitter: objects are scaled by up to this fraction and moved by up to this fraction of the free space; 0 leaves
             them where they are. The object's shape goes with it, its background does not.
-        fill_donors: False where a mask marks not an object but all that may matter: only what it leaves out is swapped.
+        fill_donors: False where a mask marks not an object but all that may matter. Then what it leaves out, of either
+            image, is the donor's in the twin: a watermark is exchanged for another or for none, and put where none was.
         limit: at most this many twins, chosen at random.
 
     Returns:
@@ -73,12 +74,21 @@ def make_masked_twins(
     limit: int | None = None,
 ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N H W"], Int[Tensor, " N"]]:
     """`make_twins` with the masks of the twins, which move with their objects: twins, masks, index."""
-    index = _chosen(can_have_twin(masks), limit, generator)
-    donors = index
-    if blend.infill == "swap":
-        donors = choose_donors(masks, labels, generator=generator)[index] if len(images) > 1 else index[:0]
-        index = index[: len(donors)]
-    return *blend(images, masks, index, donors, generator), index
+    candidates = can_have_twin(masks, fill_donors=blend.fill_donors)
+    if blend.infill != "swap":
+        index = _chosen(candidates & blend.changes(masks, masks), limit, generator)
+        return *blend(images, masks, index, index, generator), index
+    if len(images) < 2:
+        index = candidates.nonzero().flatten()[:0]
+        return *blend(images, masks, index, index, generator), index
+    if blend.fill_donors:
+        index = _chosen(candidates, limit, generator)
+        donors = choose_donors(masks, labels, generator=generator)
+        index = index[masks[donors[index]].flatten(1).amin(dim=1) < 1]  # who is all object has no background to lend
+    else:
+        donors = choose_donors(masks, labels, fill_donors=False, generator=generator)
+        index = _chosen(candidates & blend.changes(masks, masks[donors]), limit, generator)
+    return *blend(images, masks, index, donors[index], generator), index
 
 
 def deal_backgrounds(
@@ -111,7 +121,7 @@ def deal_backgrounds(
         feather: width in pixels of the ramp from object to background.
         grow: pixels around an object that are filled in with it.
         jitter: objects are scaled and moved by up to this fraction, and their masks with them.
-        fill_donors: False where a mask marks not an object but all that may matter.
+        fill_donors: False where a mask marks not an object but all that may matter; see `make_twins`.
         share: of those that would become twins only so many do, at random, in [0, 1].
 
     Returns:
@@ -129,9 +139,9 @@ def deal_backgrounds(
     if not 0 <= share <= 1:
         raise ConfigurationError(f"share is a part of the twins in [0, 1]; got {share}.")
     blend = Blend(infill, feather, grow, jitter, fill_donors)
-    rows = can_have_twin(masks).nonzero().flatten()
+    rows = can_have_twin(masks, fill_donors=fill_donors).nonzero().flatten()
     donors = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
-    others = rows != donors
+    others = (rows != donors) & blend.changes(masks[rows], masks[donors])
     if labels is not None:
         differ = labels[rows] != labels[donors]
         others &= differ if differ.ndim == 1 else differ.any(dim=1)
@@ -154,33 +164,42 @@ def same_class_share(labels: Int[Tensor, "B *L"]) -> Float[Tensor, ""]:
     return (counts / len(labels)).square().sum()
 
 
-def can_have_twin(masks: Float[Tensor, "B H W"]) -> Bool[Tensor, " B"]:
+def can_have_twin(masks: Float[Tensor, "B H W"], *, fill_donors: bool = True) -> Bool[Tensor, " B"]:
     """Which images have an object and a background: annotated, neither empty nor full.
+
+    With `fill_donors=False` (see `make_twins`) also those that are full: theirs may be what another leaves out.
 
     >>> can_have_twin(torch.tensor([[[0.0, 1.0]], [[1.0, 1.0]], [[0.0, 0.0]], [[-1.0, -1.0]]]))
     tensor([ True, False, False, False])
     """
     flat = masks.flatten(1)
-    return annotated(masks) & (flat.amax(dim=1) > 0) & (flat.amin(dim=1) < 1)
+    found = annotated(masks) & (flat.amax(dim=1) > 0)
+    return found & (flat.amin(dim=1) < 1) if fill_donors else found
 
 
 def choose_donors(
-    masks: Float[Tensor, "B H W"], labels: Int[Tensor, " B"] | None = None, *, generator: torch.Generator | None = None
+    masks: Float[Tensor, "B H W"],
+    labels: Int[Tensor, " B"] | None = None,
+    *,
+    fill_donors: bool = True,
+    generator: torch.Generator | None = None,
 ) -> Int[Tensor, " B"]:
     """For each image, whose background it gets: another image, at random among the best there are.
 
     An image of another class comes before one of the same (its background may be the very shortcut), and then one whose
-    object can be removed before one without an annotation; one that is all object comes last. A single image: itself.
+    object can be removed before one without an annotation; one that is all object comes last. With `fill_donors=False`
+    (see `make_twins`) there is no object to remove: all that are annotated are alike. A single image: itself.
 
     >>> choose_donors(torch.eye(4).expand(3, 4, 4), torch.tensor([0, 0, 1]))[:2].tolist()
     [2, 2]
     """
     count = len(masks)
     score = torch.rand(count, count, generator=generator).to(masks.device)
-    score = score + can_have_twin(masks).float()
+    score = score + can_have_twin(masks, fill_donors=fill_donors).float()
     if labels is not None:
         score = score + 2 * (labels.unsqueeze(0) != labels.unsqueeze(1)).float()
-    score = score - 3 * (masks.flatten(1).amin(dim=1) == 1).float()  # all object: no background to lend
+    if fill_donors:
+        score = score - 3 * (masks.flatten(1).amin(dim=1) == 1).float()  # all object: no background to lend
     return score.fill_diagonal_(-torch.inf).argmax(dim=1)
 
 

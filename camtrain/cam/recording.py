@@ -80,7 +80,7 @@ def record_activations(layers: LayerSpec | Sequence[Layer] | Layer) -> Iterator[
 
     def recorder(position: int) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            tensor = first_tensor(output)
+            tensor = first_tensor(output) if module is resolved[position].module else None  # no copy of the layer
             if tensor is None:
                 return None
             if torch.is_grad_enabled() and not tensor.requires_grad and tensor.is_floating_point():

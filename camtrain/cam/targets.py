@@ -46,11 +46,33 @@ def true_class(logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"] | None = 
 def log_probability(logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"] | None = None) -> Float[Tensor, " B"]:
     """`log_softmax(logits)[label]`, of the predicted class where there are no labels. Computed in at least float32.
 
+    A single logit a row is that of the second of two classes: `log sigmoid` of it where the label is 1 (or it is above
+    0), of its negative where it is 0. BatchError for labels that are no classes.
+
     >>> log_probability(torch.zeros(1, 4), torch.tensor([2])).exp()
     tensor([0.2500])
+    >>> log_probability(torch.tensor([[2.0], [2.0]]), torch.tensor([1, 0])).exp()
+    tensor([0.8808, 0.1192])
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
+    if logits.shape[1] == 1:
+        return _binary_log_probability(logits.squeeze(1).to(dtype), labels)
+    if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
+        raise BatchError(
+            f"The target log_probability needs a class index per image; got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}. Convert the labels, or give another target."
+        )
     return _chosen(logits.to(dtype).log_softmax(dim=1), logits.argmax(dim=1) if labels is None else labels)
+
+
+def _binary_log_probability(logits: Tensor, labels: Tensor | None) -> Tensor:
+    positive = (logits > 0) if labels is None else labels.reshape(-1).to(logits.device)
+    if positive.shape != logits.shape or not bool(((positive == 0) | (positive == 1)).all()):
+        raise BatchError(
+            f"A single logit per image needs labels 0 or 1; got {positive.dtype} of shape {tuple(positive.shape)}. "
+            "Convert the labels, or give another target."
+        )
+    return F.logsigmoid(torch.where(positive.bool(), logits, -logits))
 
 
 def class_index(index: int | Tensor) -> Target:

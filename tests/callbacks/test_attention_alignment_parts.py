@@ -1,9 +1,13 @@
 """The parts of AttentionAlignment that need no Trainer."""
 
+import copy
+import pickle
+
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from camtrain.callbacks import AttentionAlignment
 from camtrain.callbacks._alignment_balance import Balance, squared_norms
@@ -180,7 +184,7 @@ def test_count__refuses_a_mask_that_is_partly_unannotated():
 def test_census__shares_add_up_to_the_mean_over_all_images():
     class TwoProcesses:
         def reduce(self, counts, reduce_op):
-            return counts + torch.tensor([1, 1, 1, 0])
+            return counts + torch.tensor([1, 1, 1, 1, 0, 0, 0])
 
     census = count(batch_of(3), 8, TwoProcesses(), processes=2)
     assert census.all_annotated == 4
@@ -378,24 +382,48 @@ def test_dealer__lets_gradients_reach_the_images():
     assert images.grad.count_nonzero() > 0
 
 
-def test_dealer__exchanges_again_what_activation_checkpointing_asks_for_again():
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_dealer__exchanges_again_what_the_backward_pass_asks_for_and_nothing_else(reentrant):
+    batch, net, seen = batch_of(6), nn.Conv2d(3, 1, 1), []
+    dealer = Dealer(batch, seed=1)
+    images = batch.images.requires_grad_()
+    with dealer.dealing([net]):
+        net.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))  # after the dealer's
+        output = checkpoint(net, images, use_reentrant=reentrant)
+        dealer.close()
+        net(images)
+        output.sum().backward()
+    dealt, looked_at, again = seen
+    assert torch.equal(dealt, again)
+    assert not torch.equal(dealt, images)
+    assert torch.equal(looked_at, images)
+
+
+def test_dealer__leaves_other_images_alone_where_the_network_takes_the_batchs_own():
     batch, net, seen = batch_of(6), nn.Identity(), []
     net.register_forward_hook(lambda module, args, output: seen.append(output))
-    dealer = Dealer(batch, seed=1)
-    with dealer.dealing([net]):
-        net(batch.images)
-        dealer.close()
-        net(batch.images.detach())  # the same memory
-        net(batch.images.clone())
-    assert torch.equal(seen[0], seen[1])
+    with Dealer(batch, seed=1, own_only=True).dealing([net]):
+        for images in (batch.images, batch.images.clone()):
+            net(images)
     assert not torch.equal(seen[0], batch.images)
-    assert torch.equal(seen[2], batch.images)
+    assert torch.equal(seen[1], batch.images)
+
+
+def test_dealer__deals_nothing_to_a_copy_of_the_network():
+    batch, net = batch_of(6), nn.Identity()
+    with Dealer(batch, seed=1).dealing([net]):
+        copied = copy.deepcopy(net)
+        assert torch.equal(copied(batch.images), batch.images)
+        assert torch.equal(pickle.loads(pickle.dumps(net))(batch.images), batch.images)
+        assert not torch.equal(net(batch.images), batch.images)
 
 
 def test_find_images__are_floating_point_of_the_batchs_size():
     batch = batch_of(4)
     given = (torch.arange(4), batch.images.byte(), batch.images[:2], {"x": batch.images[:, :1]})
-    assert find_images(given, {"y": batch.images}, batch) is given[3]["x"]
+    assert find_images(given, {"y": batch.images}, batch) is batch.images
+    assert find_images(given, {"y": batch.images.clone()}, batch).shape == batch.images.shape  # before one in gray
+    assert find_images(given, {}, batch) is given[3]["x"]
     assert find_images(given[:3], {}, batch) is None
 
 
