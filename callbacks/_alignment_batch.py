@@ -114,8 +114,19 @@ def can_ask_twins(batch: Batch) -> str:
         return "the batch holds no labels; give them as the second of a tuple, or as 'label'"
     if labels.ndim != 1 or labels.is_floating_point():
         shape = tuple(labels.shape)
-        return f"labels {shape} of {labels.dtype} are no class per image; twins=1 asks for all that are multi-hot"
+        return (
+            f"labels {shape} of {labels.dtype} are no class per image; twins=1 asks for multi-hot and for binary ones"
+        )
     return ""
+
+
+def as_classes(labels: Tensor | None) -> Tensor | None:
+    """Labels as whole numbers: class indices `(B,)`, or 1 for every class that is present `(B, C)`.
+
+    >>> as_classes(torch.tensor([[0.9, 0.0]]))
+    tensor([[1, 0]])
+    """
+    return labels if labels is None else (labels > 0.5 if labels.ndim > 1 else labels).long()
 
 
 def outline_objects(batch: Batch) -> bool:

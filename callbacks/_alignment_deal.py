@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
+from camtrain.callbacks._alignment_batch import as_classes
 from camtrain.callbacks._alignment_recording import is_same
 from camtrain.data.batches import Batch
 from camtrain.losses import deal_backgrounds
@@ -105,7 +106,7 @@ class Dealer:
             return None
         generator = torch.Generator().manual_seed(self.seed)
         mixed, masks, index = deal_backgrounds(
-            images, self.batch.masks, self.batch.labels, generator=generator, **self.how
+            images, self.batch.masks, as_classes(self.batch.labels), generator=generator, **self.how
         )
         if not self._closed:
             self._deal = Deal(images, mixed, masks, index)

@@ -132,7 +132,7 @@ class Twins:
             return cross_entropy(logits, self.batch.labels)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         expected = self.expected.to(logits.dtype)
-        if are_multi_hot(self.batch.labels):
+        if are_multi_hot(self.batch.labels) or logits.shape[1] == 1:
             return F.binary_cross_entropy_with_logits(logits, expected.sigmoid())
         answers, wanted = logits.log_softmax(dim=1), expected.log_softmax(dim=1)
         return F.kl_div(answers, wanted, reduction="batchmean", log_target=True)
@@ -193,7 +193,7 @@ def answer_twins(
         generator,
         2 * limit,
     )
-    known = None if batch.labels is None or are_multi_hot(batch.labels) else pool[2]
+    known = None if batch.labels is None or are_multi_hot(batch.labels) else pool[2].long()
     twins, masks, index = make_masked_twins(*pool[:2], known, blend, generator=generator, limit=limit)
     if len(twins) == 0:
         return None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from camtrain.callbacks._alignment_auto import last_map, read_as_maps
 from camtrain.callbacks._alignment_balance import Balance
-from camtrain.callbacks._alignment_batch import Census, can_ask_twins, count, outline_objects, require_masks
+from camtrain.callbacks._alignment_batch import Census, as_classes, can_ask_twins, count, outline_objects, require_masks
 from camtrain.callbacks._alignment_deal import Dealer
 from camtrain.callbacks._alignment_dose import Dose, Plan
 from camtrain.callbacks._alignment_memory import Memory
@@ -445,9 +445,10 @@ class AttentionAlignment(Callback):
 
     def _kin(self, batch: Batch) -> float | None:
         """The share of the batch's images that are of one class, where its backgrounds are to be dealt anew."""
-        if not (self._exchanges and self._wants_twins and self._root and batch.labels is not None):
+        classes = as_classes(batch.labels)
+        if not (self._exchanges and self._wants_twins and self._root and classes is not None):
             return None
-        return float(same_class_share(batch.labels))
+        return float(same_class_share(classes))
 
     def _step(
         self,

@@ -43,7 +43,7 @@ def true_class(logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"] | None = 
     return _chosen(logits, labels)
 
 
-def log_probability(logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"] | None = None) -> Float[Tensor, " B"]:
+def log_probability(logits: Float[Tensor, "B C"], labels: Tensor | None = None) -> Float[Tensor, " B"]:
     """`log_softmax(logits)[label]`, of the predicted class where there are no labels. Computed in at least float32.
 
     A single logit a row is that of the second of two classes: `log sigmoid` of it where the label is 1 (or it is above
