@@ -2,17 +2,30 @@
 
 import math
 from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from camtrain.cam import annotated, pool_masks
+from camtrain.cam import pool_masks
 from camtrain.errors import ConfigurationError
+from camtrain.losses._masks import read_annotated
 
 Maps = Float[Tensor, "B *S"]
 Penalties = Float[Tensor, " B"]
 Penalty = Callable[[Tensor, Tensor], Tensor]
+Known = Literal[
+    "outside_energy",
+    "outside_l1",
+    "outside_squared",
+    "inside_cross_entropy",
+    "inside_hinge",
+    "squared_error",
+    "dice_distance",
+    "iou_distance",
+]
+KNOWN: tuple[str, ...] = get_args(Known)
 
 
 class AlignmentLoss(nn.Module):
@@ -27,33 +40,35 @@ class AlignmentLoss(nn.Module):
     Args:
         penalty: a function of raw heatmaps and masks, both `(B, *S)`, giving one penalty per image: `outside_energy`
             (the default), `outside_l1`, `outside_squared`, `inside_cross_entropy`, `inside_hinge`, `squared_error`,
-            `dice_distance`, `iou_distance`, or one of your own.
+            `dice_distance`, `iou_distance`, the name of one of these, or one of your own.
         tolerance: so much of `min(a, 1 - a)` is taken off the mean penalty, down to 0; at least 0, meant for penalties
             in the units of `outside_energy`. Once satisfied the gradient is 0.
 
-    Raises ConfigurationError for a tolerance that is no finite number or below 0.
+    Raises ConfigurationError for a tolerance that is no finite number or below 0, and for a penalty that is not known.
 
     >>> heatmaps, masks = torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]])
     >>> AlignmentLoss()(heatmaps, masks), AlignmentLoss(tolerance=1.0)(heatmaps, masks)
     (tensor(0.2500), tensor(0.))
     """
 
-    def __init__(self, penalty: Callable[..., Tensor] | None = None, tolerance: float = 0.0) -> None:
+    def __init__(self, penalty: Known | Callable[..., Any] | None = None, tolerance: float = 0.0) -> None:
         super().__init__()
         if not 0 <= tolerance < math.inf:
             raise ConfigurationError(f"tolerance is a finite number and at least 0; got {tolerance}.")
-        self.penalty, self.tolerance = penalty or outside_energy, tolerance
+        self.penalty, self.tolerance = find_penalty(outside_energy if penalty is None else penalty), tolerance
 
-    def forward(self, heatmaps: Maps, masks: Float[Tensor, "B *M"]) -> Float[Tensor, ""]:
+    def forward(self, heatmaps: Maps, masks: Shaped[Tensor, "B *M"]) -> Float[Tensor, ""]:
         """A scalar in the units of the penalty; masks are area-pooled to the grid of the heatmaps.
+
+        Masks are of any type of number, with or without a channel of one; MaskError for values that cannot be meant.
 
         Images without an annotation (masks of all -1) are left out, whatever their heatmap holds. Without any annotated
         image the answer is a zero that has no graph. A dead map (zero everywhere) counts as 0 with a zero gradient.
         """
-        keep = annotated(masks)
-        if not bool(keep.any()):
+        masks, index = read_annotated(masks, heatmaps.ndim)
+        if not len(index):
             return heatmaps.new_zeros(())
-        maps, pooled = heatmaps[keep], pool_masks(masks[keep], heatmaps.shape[1:]).to(heatmaps.dtype)
+        maps, pooled = heatmaps[index], pool_masks(masks, heatmaps.shape[1:]).to(heatmaps.dtype)
         penalties = self.penalty(maps, pooled)
         if self.tolerance == 0:
             return penalties.mean()
@@ -167,6 +182,22 @@ def inside_hinge(heatmaps: Maps, masks: Maps, enough: float = 0.8) -> Penalties:
     maps = heatmaps.flatten(1).clamp(min=0)
     missing = torch.relu(outside_energy(heatmaps, masks) - (1 - enough))
     return torch.where(_alive(maps), missing, 0)
+
+
+def find_penalty(penalty: Penalty | str) -> Penalty:
+    """The penalty of that name; a function is returned as it is. ConfigurationError for a name that is not known.
+
+    >>> find_penalty("outside_l1") is outside_l1
+    True
+    """
+    if callable(penalty):
+        return penalty
+    if penalty not in KNOWN:
+        raise ConfigurationError(
+            f"penalty is one of {', '.join(KNOWN)}, or a function of heatmaps and masks; got {penalty!r}."
+        )
+    found: Penalty = globals()[penalty]
+    return found
 
 
 def _fair_share(heatmaps: Maps, masks: Maps) -> Penalties:

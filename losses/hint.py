@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from camtrain.cam import annotated, pool_masks
+from camtrain.cam import pool_masks
+from camtrain.losses._masks import read_annotated
 
 
 class HINTLoss(nn.Module):
@@ -18,10 +19,11 @@ class HINTLoss(nn.Module):
     tensor(2.)
     """
 
-    def forward(self, heatmaps: Float[Tensor, "B *S"], masks: Float[Tensor, "B *M"]) -> Float[Tensor, ""]:
+    def forward(self, heatmaps: Float[Tensor, "B *S"], masks: Shaped[Tensor, "B *M"]) -> Float[Tensor, ""]:
         """A scalar, at least 0; masks are human importance in [0, 1], area-pooled to the grid of the heatmaps.
 
-        Images without an annotation are left out; without any the answer is a zero that has no graph.
+        Images without an annotation are left out; without any the answer is a zero that has no graph. MaskError for
+        other values; masks are of any type of number, with or without a channel of one.
         """
         return _mean_over_annotated(misranking, heatmaps, masks)
 
@@ -35,10 +37,11 @@ class SquaredHINTLoss(nn.Module):
     tensor(1.)
     """
 
-    def forward(self, heatmaps: Float[Tensor, "B *S"], masks: Float[Tensor, "B *M"]) -> Float[Tensor, ""]:
+    def forward(self, heatmaps: Float[Tensor, "B *S"], masks: Shaped[Tensor, "B *M"]) -> Float[Tensor, ""]:
         """A scalar in [0, 1]; masks are human importance in [0, 1], area-pooled to the grid of the heatmaps.
 
-        Images without an annotation are left out; without any the answer is a zero that has no graph.
+        Images without an annotation are left out; without any the answer is a zero that has no graph. MaskError for
+        other values; masks are of any type of number, with or without a channel of one.
         """
         return _mean_over_annotated(squared_misalignment, heatmaps, masks)
 
@@ -76,8 +79,8 @@ def squared_misalignment(importance: Float[Tensor, "B R"], human: Float[Tensor, 
 
 
 def _mean_over_annotated(penalty: Callable[[Tensor, Tensor], Tensor], heatmaps: Tensor, masks: Tensor) -> Tensor:
-    keep = annotated(masks)
-    if not bool(keep.any()):
+    masks, index = read_annotated(masks, heatmaps.ndim)
+    if not len(index):
         return heatmaps.new_zeros(())
-    pooled = pool_masks(masks[keep], heatmaps.shape[1:]).to(heatmaps.dtype)
-    return penalty(heatmaps[keep].flatten(1), pooled.flatten(1)).mean()
+    pooled = pool_masks(masks, heatmaps.shape[1:]).to(heatmaps.dtype)
+    return penalty(heatmaps[index].flatten(1), pooled.flatten(1)).mean()

@@ -1,11 +1,11 @@
 """Right for the right reasons: input gradients shall vanish off the object."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from camtrain.cam import annotated
-from camtrain.errors import GradientError
+from camtrain.errors import GradientError, MaskError
+from camtrain.losses._masks import read_annotated
 
 
 class InputGradientLoss(nn.Module):
@@ -20,16 +20,25 @@ class InputGradientLoss(nn.Module):
     """
 
     def forward(
-        self, images: Float[Tensor, "B C *S"], logits: Float[Tensor, "B K"], masks: Float[Tensor, "B *S"]
+        self, images: Float[Tensor, "B C *S"], logits: Float[Tensor, "B K"], masks: Shaped[Tensor, "B *M"]
     ) -> Float[Tensor, ""]:
         """A scalar, at least 0; masks have the images' size. Without any annotated image: a zero that has no graph.
 
-        Raises GradientError where the logits do not depend on images that require a gradient.
+        Masks are of any type of number, with or without a channel of one.
+
+        Raises GradientError where the logits do not depend on images that require a gradient, MaskError for masks of
+        another size, or with values outside {-1} and [0, 1].
         """
-        keep = annotated(masks)
-        if not bool(keep.any()):
+        masks, index = read_annotated(masks, images.ndim - 1)
+        if masks.shape[1:] != images.shape[2:]:
+            size, expected = tuple(masks.shape[1:]), tuple(images.shape[2:])
+            raise MaskError(
+                f"Masks have the size of their images: expected {expected}, got {size}. "
+                "Resize both together (camtrain.data.transforms does)."
+            )
+        if not len(index):
             return logits.new_zeros(())
-        return outside_gradient(input_gradients(images, logits)[keep], masks[keep]).mean()
+        return outside_gradient(input_gradients(images, logits)[index], masks).mean()
 
 
 def input_gradients(images: Float[Tensor, "B C *S"], logits: Float[Tensor, "B K"]) -> Float[Tensor, "B C *S"]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from torch.autograd import gradcheck, gradgradcheck
 
 from camtrain.cam import contribution_cam, grad_cam, gradients_of, hires_cam, layer_cam, log_probability
@@ -17,6 +18,7 @@ from camtrain.losses import (
     outside_squared,
     squared_error,
 )
+from camtrain.losses.alignment import find_penalty
 
 PENALTIES = [
     outside_energy,
@@ -200,6 +202,26 @@ def test_alignment_loss__of_an_unannotated_batch_is_a_zero_without_a_graph():
 def test_alignment_loss__takes_any_penalty():
     loss = AlignmentLoss(lambda heatmaps, masks: heatmaps.flatten(1).sum(dim=1))
     assert loss(MAP, MASK).item() == 8
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_alignment_loss__finds_a_penalty_by_name(penalty):
+    assert torch.equal(AlignmentLoss(penalty.__name__)(MAP, MASK), AlignmentLoss(penalty)(MAP, MASK))
+
+
+@pytest.mark.parametrize("penalty", ["outside_l2", "torch", ""])
+def test_find_penalty__names_those_that_are_known(penalty):
+    with pytest.raises(ConfigurationError, match=f"one of outside_energy, outside_l1, .*; got '{penalty}'"):
+        find_penalty(penalty)
+
+
+@pytest.mark.parametrize("penalty", ["outside_l1", "camtrain.losses.outside_l1"])
+def test_alignment_loss__takes_a_name_or_an_import_path_in_yaml(penalty):
+    parser = ArgumentParser()
+    parser.add_class_arguments(AlignmentLoss, "loss")
+    parsed = parser.parse_string(f"loss: {{penalty: {penalty}}}")
+    assert AlignmentLoss(**parsed.loss).penalty is outside_l1
+    assert f"penalty: {penalty}\n" in parser.dump(parsed)
 
 
 @pytest.mark.parametrize("method", [contribution_cam, grad_cam, hires_cam, layer_cam])

@@ -1,0 +1,61 @@
+"""Masks as a loss is given them: read, or refused where they cannot be meant."""
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from camtrain.errors import MaskError
+
+ROUNDING = 1e-3  # what interpolation may add to 1, or take off 0
+
+
+def read_annotated(masks: Shaped[Tensor, "B *M"], axes: int) -> tuple[Float[Tensor, "N *S"], Int[Tensor, " N"]]:
+    """The masks of a batch's annotated images, and the indices of these images, in order.
+
+    Args:
+        masks: values in [0, 1], or all -1 without an annotation; any type of number, with or without a channel of one.
+        axes: how many axes the maps have that lie beside them, the batch's among them.
+
+    Returns:
+        Masks without a channel, in single precision at the least; none where no image is annotated.
+
+    Raises:
+        MaskError: for several channels, values outside {-1} and [0, 1], or a mask that is -1 in a part only.
+
+    >>> read_annotated(torch.tensor([[[[True, False]]]]), axes=3)
+    (tensor([[[1., 0.]]]), tensor([0]))
+    """
+    masks = _without_channel(masks, axes)
+    masks = masks.to(torch.promote_types(masks.dtype, torch.float32))
+    flat = masks.flatten(1)
+    low, high = flat.amin(dim=1), flat.amax(dim=1)
+    annotated = (low >= -ROUNDING) & (high <= 1 + ROUNDING)
+    valid = annotated | ((low >= -1 - ROUNDING) & (high <= -1 + ROUNDING))
+    if not bool(valid.all()):
+        first = int((~valid).nonzero()[0])
+        raise _refusal(first, low[first].item(), high[first].item())
+    index = annotated.nonzero().flatten()
+    return masks[index], index
+
+
+def _without_channel(masks: Tensor, axes: int) -> Tensor:
+    if masks.ndim == axes + 1 and masks.shape[1] == 1:
+        return masks.squeeze(1)
+    if masks.ndim > axes:
+        raise MaskError(
+            f"A mask has one channel, and no more axes than what it lies on; got masks of shape {tuple(masks.shape)}, "
+            f"where there are {axes - 1} axes beside the batch. Merge the channels, as by masks.amax(1)."
+        )
+    return masks
+
+
+def _refusal(image: int, low: float, high: float) -> MaskError:
+    advice = "Correct it, or set all of it to -1."
+    if low >= 0 and high > 1:
+        advice = "Divide 8-bit masks by 255."
+    elif low == -1 and high <= 1:
+        advice = "Set unknown pixels to 0 or 1, or all of it to -1."
+    return MaskError(
+        f"A mask holds values in [0, 1], or is -1 everywhere (no annotation); that of image {image} goes from {low:g} "
+        f"to {high:g}. {advice}"
+    )
