@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from camtrain.errors import ConfigurationError
+from camtrain.data.batches import check_masks, read_batch
+from camtrain.errors import BatchError, ConfigurationError
 from camtrain.losses.blending import Blend, Infill
 from camtrain.losses.twins import deal_backgrounds, make_masked_twins
 
@@ -58,9 +60,9 @@ class TwinBackgrounds(v2.Transform):
     """Exchanges the backgrounds of annotated images in a batch, as a batch transform beside `v2.CutMix`.
 
     Called as `transform(images, labels, masks)` on images `(B, C, H, W)`, labels `(B,)` or `(B, C)` and masks
-    `(B, H, W)` it returns the three, where annotated images are replaced by their counterfactual twins: their object in
-    front of another background (see `camtrain.losses.make_twins`). Labels stay, and an image without an annotation is
-    left alone. Draws from the global random generator.
+    `(B, H, W)` or `(B, 1, H, W)` it returns the three, where annotated images are replaced by their counterfactual
+    twins: their object in front of another background (see `camtrain.losses.make_twins`). Labels stay, and an image
+    without an annotation is left alone. Draws from the global random generator.
 
     Args:
         p: how likely an annotated image is replaced, in [0, 1]; None deals the backgrounds of a batch anew, as likely
@@ -83,16 +85,24 @@ class TwinBackgrounds(v2.Transform):
         self._blend = Blend(infill, jitter=jitter)
 
     def forward(self, images: Tensor, labels: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, labels and masks of the same shapes; images in floating point."""
+        """Images, labels and masks of the same shapes; masks of any type of number come back in floating point.
+
+        Raises:
+            BatchError: for images that are not in floating point.
+            MaskError: for masks of another size, values outside {-1} and [0, 1], or a mask that is -1 in a part only.
+        """
+        images, known = self._exchanged(images, labels, _read_masks(images, masks))
+        return images, labels, known.reshape(masks.shape)
+
+    def _exchanged(self, images: Tensor, labels: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         if self.p is None:
-            images, masks, _ = deal_backgrounds(images, masks, labels, infill=self.infill, jitter=self.jitter)
-            return images, labels, masks
+            return deal_backgrounds(images, masks, labels, infill=self.infill, jitter=self.jitter)[:2]
         classes = labels if labels.ndim == 1 else None  # several a image: any other image lends its background
         twins, moved, index = make_masked_twins(images, masks, classes, self._blend)
         chosen = (torch.rand(len(index)) < self.p).to(images.device)
         images, masks = images.clone(), masks.clone()
         images[index[chosen]], masks[index[chosen]] = twins[chosen], moved[chosen]
-        return images, labels, masks
+        return images, masks
 
 
 def transform_pair(transform: JointTransform | None, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,6 +123,20 @@ def transform_pair(transform: JointTransform | None, image: Tensor, mask: Tensor
     moved_mask = moved_mask.as_subclass(Tensor)
     moved_mask = torch.full_like(moved_mask, -1) if unannotated else moved_mask
     return moved_image.as_subclass(Tensor), moved_mask
+
+
+def _read_masks(images: Tensor, masks: Tensor) -> Float[Tensor, "B H W"]:
+    """The masks of a batch without a channel, in single precision at the least."""
+    if not images.is_floating_point():
+        raise BatchError(
+            f"Twins are blended from images in floating point; got {images.dtype}. "
+            "Put v2.ToDtype(torch.float32, scale=True) before this transform."
+        )
+    batch = read_batch({"images": images, "masks": masks})
+    check_masks(batch)
+    if batch.masks is None:
+        raise BatchError("TwinBackgrounds is called with images, labels and masks; got no masks. Give some, or all -1.")
+    return batch.masks.to(torch.promote_types(batch.masks.dtype, torch.float32))
 
 
 def _to_float(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:

@@ -4,7 +4,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from camtrain.data.transforms import TwinBackgrounds, eval_transform, train_transform, transform_pair
-from camtrain.errors import ConfigurationError
+from camtrain.errors import BatchError, ConfigurationError, MaskError
 from camtrain.losses import deal_backgrounds
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -68,6 +68,48 @@ def test_twin_backgrounds__takes_multi_hot_labels():
     changed, kept, _ = TwinBackgrounds(p=1.0)(images, labels, masks)
     assert kept.equal(labels)
     assert (changed != images)[..., 0, 0].any()
+
+
+def objects() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    masks = torch.zeros(4, 16, 16)
+    masks[:3, 4:12, 4:12] = 1
+    masks[3] = -1
+    return torch.rand(4, 3, 16, 16), torch.arange(4), masks
+
+
+@pytest.mark.parametrize("p", [1.0, None])
+@pytest.mark.parametrize("channel", [False, True])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.float16, torch.bfloat16, torch.float64])
+def test_twin_backgrounds__take_masks_of_any_type_with_and_without_a_channel(p, dtype, channel):
+    images, labels, masks = objects()
+    torch.manual_seed(0)
+    expected, _, moved = TwinBackgrounds(p)(images, labels, masks)
+    given = masks.unsqueeze(1) if channel else masks
+    torch.manual_seed(0)
+    changed, kept, found = TwinBackgrounds(p)(images, labels, given.to(dtype))
+    assert torch.equal(changed, expected.to(changed.dtype))
+    assert torch.equal(kept, labels)
+    assert (found.shape, found.is_floating_point()) == (given.shape, True)
+    assert torch.equal(found.view(masks.shape).float(), moved)
+
+
+@pytest.mark.parametrize("p", [1.0, None])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
+def test_twin_backgrounds__take_masks_of_types_without_a_sign(p, dtype):
+    images, labels, masks = objects()
+    changed, _, found = TwinBackgrounds(p)(images[:3], labels[:3], masks[:3].to(dtype))
+    assert torch.equal(found, masks[:3])
+    assert torch.equal(changed[..., 6:10, 6:10], images[:3, :, 6:10, 6:10])
+
+
+def test_twin_backgrounds__refuse_bytes_with_the_remedy():
+    images, labels, masks = objects()
+    with pytest.raises(MaskError, match=r"image 0 has 255\.0\. Divide 8-bit masks by 255"):
+        TwinBackgrounds()(images, labels, 255 * masks.clamp(min=0).to(torch.uint8))
+    with pytest.raises(BatchError, match=r"got torch\.uint8\. Put v2\.ToDtype\(torch\.float32, scale=True\)"):
+        TwinBackgrounds()((images * 255).to(torch.uint8), labels, masks)
+    with pytest.raises(MaskError, match="mixes -1 with other values"):
+        TwinBackgrounds()(images, labels, 2 * masks.clamp(min=0) - 1)
 
 
 def test_twin_backgrounds__are_dealt_anew_without_a_probability():
