@@ -38,10 +38,14 @@ def act(options: argparse.Namespace) -> int:
 
 
 def find_run(path: Path) -> Path:
-    """The folder itself, or the only one below it that holds records; DataError without one, or with several."""
-    found = sorted({file.parent for file in path.rglob("scalars.jsonl")}) if path.is_dir() else []
+    """The folder itself, or the only one below it that holds records; DataError without one, or with several.
+
+    Records below those of a run, as of its test, belong to it.
+    """
     if (path / "scalars.jsonl").is_file():
         return path
+    holding = {file.parent for file in path.rglob("scalars.jsonl")} if path.is_dir() else set()
+    found = [folder for folder in holding if not holding.intersection(folder.parents)]
     if len(found) != 1:
         raise DataError(f"{path} holds {len(found)} runs; name the folder of one, which holds scalars.jsonl.")
     return found[0]

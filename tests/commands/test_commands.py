@@ -110,6 +110,17 @@ def make_one_panel():
     return panel
 
 
+def test_compare__takes_the_records_of_a_test_for_a_part_of_its_run(runs, capsys):
+    for name in ("before", "after"):
+        FilesSink(runs / name / "camtrain" / "test").write(Scalars({"test/accuracy": 0.5}, 3, 3))
+    main(["compare", str(runs / "before"), str(runs / "after"), "--out", str(runs / "c.html"), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["runs"] == ["before", "after"]
+    assert found["numbers"]["Inside energy, grad_cam"] == [0.2, 0.7]
+    with pytest.raises(SystemExit, match="holds 2 runs; name the folder of one"):
+        main(["compare", str(runs)])
+
+
 def test_compare__asks_for_one_run(runs):
     with pytest.raises(SystemExit, match="holds 2 runs; name the folder of one"):
         main(["compare", str(runs)])
