@@ -19,6 +19,7 @@ from camtrain.callbacks._attempt import Attempt
 from camtrain.reliance.remedies import advice_for
 from camtrain.sinks import History, Scalars, VerdictRow, read_history
 from camtrain.sinks.environment import write_run_info
+from camtrain.sinks.formatting import signed
 from camtrain.sinks.loggers import publish_run, run_folder, sinks_for
 from camtrain.sinks.story import RELIANT, Measure, Span, alignment_start, headline, latest_verdicts, measures, span
 
@@ -180,7 +181,7 @@ def _number(measure: Measure, value: float) -> str:
 
 
 def _verdict(row: VerdictRow | None) -> str:
-    return NOTHING if row is None else f"{row.verdict} ({row.effect:+.2f})"
+    return NOTHING if row is None else f"{row.verdict} ({signed(row.effect)})"
 
 
 def _checkpoint(callback: Any) -> str:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from camtrain.sinks import story
 from camtrain.sinks.charts import Series, line_chart
 from camtrain.sinks.environment import read_run_info
+from camtrain.sinks.formatting import FILTERS
 from camtrain.sinks.gallery import Frame, Pictures, films
 from camtrain.sinks.history import History, read_history
 from camtrain.sinks.records import HEATMAPS, VerdictRow
@@ -143,4 +144,5 @@ def _known(value: float | None) -> float | None:
 def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= FILTERS
     return environment.get_template("compare.html.j2")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from camtrain.render import side_by_side
+from camtrain.sinks.formatting import number, signed
 from camtrain.sinks.panels import Panel, Panels
 from camtrain.sinks.records import Alert, Histograms, Record, Scalars, Verdicts
 
@@ -63,7 +64,8 @@ class TensorBoardSink:
     def _(self, record: Verdicts, writer: Any) -> None:
         lines = ["| class | verdict | effect | interval | images |", "|---|---|---|---|---|"]
         lines += [
-            f"| {row.class_name} | {row.verdict} | {row.effect:+.2f} | {row.low:.2f} to {row.high:.2f} | {row.images} |"
+            f"| {row.class_name} | {row.verdict} | {signed(row.effect)} | {number(row.low)} to {number(row.high)} "
+            f"| {row.images} |"
             for row in record.rows
         ]
         writer.add_text("reliance/verdicts", "\n".join(lines), record.step)

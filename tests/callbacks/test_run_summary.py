@@ -211,6 +211,17 @@ def test_summary_table__counts_the_classes_it_leaves_out():
     assert table.caption == "and 3 classes more in the report"
 
 
+def test_summary_table__shows_a_dash_for_an_effect_that_was_not_measured():
+    nan = float("nan")
+    rows = [
+        VerdictRow(0, "car", "undecided", nan, nan, nan, 0.0, nan, 2),
+        VerdictRow(1, "hen", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9),
+    ]
+    said = printed(summary_table(History(verdicts={0: rows})))
+    assert "undecided (–)" in said
+    assert "reliant (+0.40)" in said
+
+
 def test_run_summary__takes_the_configuration_of_the_command_line(tmp_path, monkeypatch):
     from camtrain.cli import main
 

@@ -1,6 +1,7 @@
 """explain, compare and film, and the help of all commands."""
 
 import json
+import re
 
 import cv2
 import numpy as np
@@ -93,6 +94,8 @@ def test_compare__shows_the_same_probes_of_both_runs(runs, capsys):
     assert html.count('alt="epoch 0"') == html.count('alt="epoch 2"') == 4  # two probes in two runs
     assert "http" not in html
     assert html.count("<svg") == 3
+    assert html.count("</span> –</td>") == 2  # the effect on cars, of which there are too few
+    assert "nan" not in re.sub(r"data:[^\"]*", "", html)
 
 
 def test_compare__of_runs_with_other_probes_leaves_gaps(runs, make_one_panel, capsys):

@@ -38,6 +38,7 @@ def test_tensorboard_sink__is_read_back(tmp_path, make_pass):
     texts = [found.Tensors(f"{name}/text_summary")[0].tensor_proto.string_val[0].decode() for name in
              ("reliance/verdicts", "camtrain/alerts")]  # fmt: skip
     assert "| boat | reliant | +0.41 | 0.35 to 0.47 | 64 |" in texts[0]
+    assert "| car | undecided | – | – to – | 2 |" in texts[0]
     assert "boat leans on its background" in texts[1]
 
 
