@@ -2,8 +2,10 @@
 
 import copy
 import csv
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from camtrain.data.files import Sample, check_samples, list_images, read_image, 
 from camtrain.data.subsets import SPLITS, annotated_subset
 from camtrain.data.transforms import JointTransform, transform_pair
 from camtrain.errors import DataError
+
+_log = logging.getLogger("camtrain")
 
 
 class SampleDataset(Dataset[dict[str, Any]]):
@@ -90,7 +94,7 @@ class MaskedImageFolder(SampleDataset):
       `masks`), `group` and `split`; without the column `mask`, masks are found by name.
 
     Class folders may lie in folders `train`, `val` and `test`. An image without a mask file has no annotation: its
-    mask is all -1.
+    mask is all -1. How many images have one is logged; that none has, in any split, is an error where there should be.
 
     Args:
         root: the folder of the dataset.
@@ -106,7 +110,7 @@ class MaskedImageFolder(SampleDataset):
         skip_corrupt: leave corrupt images out, with a warning, instead of raising.
 
     Raises:
-        DataError: a missing folder, index or file, no images, a corrupt image.
+        DataError: a missing folder, index or file, no images, a corrupt image, masks of which none is an image's.
         MaskError: a mask of another size than its image.
     """
 
@@ -129,13 +133,16 @@ class MaskedImageFolder(SampleDataset):
         beside = folder if mask_suffix else None
         mask_folder = beside if masks is None else require_folder(base / masks, "masks")
         find_mask = MaskFinder(mask_folder, mask_suffix)
-        if index is None:
-            samples, classes, groups = read_class_folders(folder, find_mask, split)
-        else:
-            samples, classes, groups = read_index(base / index, folder, find_mask, split)
+        read = partial(read_class_folders, folder) if index is None else partial(read_index, base / index, folder)
+        samples, classes, groups = read(find_mask, split)
         super().__init__(check_samples(samples, verify, skip_corrupt), classes, groups, transform)
+        if mask_folder is not None and not (_masked(samples) or _masked(read(find_mask)[0])):
+            raise _none_found(mask_folder, samples[0].id, find_mask.name_for(Path(samples[0].id)))
         self.soft_masks = soft_masks
         self.annotated = annotated_subset(len(self), mask_fraction)
+        if mask_folder is not None:
+            kept = [sample for sample, keeps in zip(self.samples, self.annotated.tolist(), strict=True) if keeps]
+            _log.info("annotated: %d of %d images in %s", _masked(kept), len(self), folder)
 
     def read_mask(self, sample: Sample) -> Tensor | None:
         """The mask file, hard or soft."""
@@ -160,8 +167,16 @@ class MaskFinder:
             return None
         if named:
             return self.folder / named
-        path = self.folder / relative.with_name(f"{relative.stem}{self.suffix}.png")
+        path = self.folder / self.name_for(relative)
         return path if path.is_file() else None
+
+    def name_for(self, relative: Path) -> Path:
+        """Where below the folder the mask of an image is looked for.
+
+        >>> MaskFinder(Path("masks"), "_mask").name_for(Path("dog/7.jpg")).as_posix()
+        'dog/7_mask.png'
+        """
+        return relative.with_name(f"{relative.stem}{self.suffix}.png")
 
     def is_mask(self, path: Path) -> bool:
         """Whether a file among the images is a mask by its name."""
@@ -232,6 +247,22 @@ def _read_rows(index: Path) -> tuple[list[dict[str, str]], list[str]]:
     with index.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         return list(reader), list(reader.fieldnames or [])
+
+
+def _none_found(folder: Path, image: str, wanted: Path) -> DataError:
+    """The error for a folder of masks of which none is an image's, with an image and the name of its mask."""
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    found = ", ".join([*files[:3], *["..."] * (len(files) > 3)]) or "no file"
+    return DataError(
+        f"No file in {folder} is the mask of an image: found {found}; looked for {wanted.as_posix()}, of {image}. "
+        "Save masks as PNG files of that name, set mask_suffix to what follows the image's name, or give neither masks "
+        "nor mask_suffix."
+    )
+
+
+def _masked(samples: Sequence[Sample]) -> int:
+    """How many have a mask."""
+    return sum(sample.mask is not None for sample in samples)
 
 
 def _folder_names(folder: Path) -> list[str]:

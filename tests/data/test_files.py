@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -133,6 +135,51 @@ def test_masked_image_folder__reads_masks_beside_images(tmp_path):
     assert len(dataset) == 2
     assert (dataset[0]["mask"] == -1).all()
     assert torch.equal(dataset[1]["mask"], torch.eye(4))
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("{}.jpg", "cat/0.jpg, cat/1.jpg, cat/2.jpg, ..."),
+        ("{}_mask.png", "cat/0_mask.png, "),
+    ],
+)
+def test_masked_image_folder__refuses_masks_of_which_none_is_an_images(class_folders, name, found):
+    for path in (class_folders / "masks").rglob("*.png"):
+        path.rename(path.with_name(name.format(path.stem)))
+    looked_for = r"looked for cat/0\.png, of cat/0\.png\. Save masks as PNG"
+    with pytest.raises(DataError, match=rf"No file in .*masks is the mask.*found {re.escape(found)}.*{looked_for}"):
+        MaskedImageFolder(class_folders, images="images", masks="masks")
+
+
+def test_masked_image_folder__refuses_an_empty_folder_of_masks(class_folders):
+    (class_folders / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty is the mask of an image: found no file; looked for cat/0\.png"):
+        MaskedImageFolder(class_folders, images="images", masks="empty")
+    with pytest.raises(DataError, match=r"looked for cat/0_m\.png, of cat/0\.png"):
+        MaskedImageFolder(class_folders, images="images", mask_suffix="_m")
+
+
+def test_masked_image_folder__needs_no_masks_in_a_split_of_its_own(tmp_path, caplog):
+    for split in ("train", "val"):
+        save(tmp_path / "images" / split / "cat" / "0.png", np.zeros((4, 4, 3), np.uint8))
+    save(tmp_path / "masks" / "train" / "cat" / "0.png", np.eye(4, dtype=np.uint8))
+    with caplog.at_level("INFO", "camtrain"):
+        dataset = MaskedImageFolder(tmp_path, images="images", masks="masks", split="val")
+    assert (dataset[0]["mask"] == -1).all()
+    assert "annotated: 0 of 1 images" in caplog.text
+
+
+def test_masked_image_folder__says_once_how_many_images_are_annotated(class_folders, caplog):
+    with caplog.at_level("INFO", "camtrain"):
+        MaskedImageFolder(class_folders, images="images", masks="masks").subset([0, 1])
+    assert [record.message.partition(" images")[0] for record in caplog.records] == ["annotated: 7 of 8"]
+    caplog.clear()
+    with caplog.at_level("INFO", "camtrain"):
+        few = MaskedImageFolder(class_folders, images="images", masks="masks", mask_fraction=0.25)
+        MaskedImageFolder(class_folders, images="images")
+    kept = sum(bool((item["mask"] >= 0).all()) for item in few)
+    assert [record.message.partition(" images")[0] for record in caplog.records] == [f"annotated: {kept} of 8"]
 
 
 def write_index(root, text):
