@@ -40,6 +40,10 @@ class AttentionAlignment(Callback):
     for their labels, in place of their images or beside them. They cure what deep networks mix into the object's cells;
     the penalty is the cheaper of the two and adds to it.
 
+    Where the network is called several times in a step, the call on the batch's own images is read. In manual
+    optimization the terms go into `manual_backward`. While the penalty is on, `scaled_dot_product_attention` runs as
+    plain operations: its fused kernels cannot be differentiated twice.
+
     Images without a mask take part in neither; where few have one, twins are also made of annotated images of earlier
     batches. Masks that cover everything train bit for bit as without the callback, and so do weights of 0. A step
     whose terms are not finite trains without them and is counted.
@@ -52,7 +56,8 @@ class AttentionAlignment(Callback):
         schedule: a function from progress since the start, in [0, 1], to a factor on the weights of both terms.
         method: the map, by name or as a function of activations and gradients.
         target: what is explained, a function `(logits, labels) -> scores`. Of multi-hot labels `(B, C)` the default
-            draws one class present in each image, in every step anew.
+            draws one class present in each image, in every step anew; a single logit is that of the second of two
+            classes, with labels 0 and 1.
         layers: "auto" (the last map), a dotted name in the LightningModule, a module, or a list of these.
         loss: `(heatmaps (B, *S), masks (B, H, W)) -> scalar`. If None, `AlignmentLoss()`, which tolerates some evidence
             outside where the backgrounds of more than half of a batch are dealt anew.
@@ -60,15 +65,16 @@ class AttentionAlignment(Callback):
         twins: weight of a twin's cross-entropy, where that of an image of the batch is 1; at least 0. "auto" is what
             makes backgrounds tell nothing: 1 where all images are annotated, more the fewer are, up to 4 where batches
             have as many annotated images as twins to add, down to 2 where the same few are used over and over; 0, and
-            says so, unless the module takes images `(B, C, H, W)` and the batch has a label per image. BatchNorm and
-            dropout's random state see twins.
+            says so, unless the module takes images `(B, C, H, W)`, the batch has a class per image, and its first masks
+            outline objects: soft ones do not. BatchNorm and dropout's random state see twins.
         twins_place: "exchange": the backgrounds of a batch's annotated images are dealt anew among them
             (`deal_backgrounds`) on their way into the network, so that the module's own loss, and what it logs of it,
             is that of twins for all but those that are dealt a background of their own class. That takes no forward
             pass; twins are added as well to make up for images without an annotation. An exchanged one weighs 1 or
-            more. "add": every image stays, and all twins are added, for modules that use images beside the network, or
-            call it on other images of the same number and size as well (generated ones, say), which would be exchanged
-            too. The first step, in which the network is found, adds them always, as does `twins_loss="consistency"`.
+            more. A network that is given the batch's own tensor is dealt that alone: other images that it answers
+            (generated, unlabeled) stay. "add": every image stays, and all twins are added, for modules that use images
+            beside the network. The first step, in which the network is found, adds them always, as does
+            `twins_loss="consistency"`; beside SyncBatchNorm in several processes none are added.
         twins_share: at most this share of a batch is added as twins, in (0, 1]: what they cost.
         reuse: on average at most so many twins are added of an annotated image in an epoch: of few, many more would be
             learnt by heart. Where `twins` is "auto", fewer are added the better they are answered than images are.
@@ -79,7 +85,7 @@ class AttentionAlignment(Callback):
         infill: the background of a twin, `"swap"`, `"inpaint"`, `"noise"` or `"shuffle"`, see `make_twins`.
         jitter: a twin's object is scaled by up to this fraction, and moved by up to this fraction of the free space.
         mask_kind: "object": masks are 1 where the evidence should be. "forbidden": 1 where it must not be (as on a
-            watermark), and twins swap just that region.
+            watermark; 0 all over an image without), and twins have another image's content in both images' regions.
         start_when: the epoch to begin at, or a condition on a logged metric to begin after: "reliance/flagged" (above
             0), "val/accuracy > 0.8". Once begun it stays on, until `stop_when`. A metric that the first validation does
             not log: a warning.
@@ -93,7 +99,7 @@ class AttentionAlignment(Callback):
     Logged each epoch: `alignment/active` and `alignment/weight` (0 before the start), and from then on
     `alignment/penalty` (mean over annotated images, less what is tolerated), `alignment/dead_maps` (fraction of them
     whose map is empty), `alignment/skipped` (fraction of steps whose terms were left out), `alignment/twins` (their
-    loss). NaN in an epoch without annotations.
+    loss). NaN in an epoch without annotations, or whose steps leave the network out.
 
     Raises ConfigurationError, LayerError or MethodError for arguments that cannot be meant; in the first training step
     MaskError and ConfigurationError for data without masks or with bad ones, and, once it is on, GradientError where
