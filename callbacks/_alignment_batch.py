@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camtrain.data.batches import Batch, check_masks
+from camtrain.data.batches import Batch, MaskedPair, check_masks
 from camtrain.errors import ConfigurationError
 from camtrain.losses import can_have_twin
 
@@ -91,6 +91,12 @@ def _counts(masks: Tensor, fill_donors: bool) -> Tensor:
 
 def require_masks(batch: Batch, raw: Any, *, twins: bool) -> None:
     """ConfigurationError for data without masks, or without the labels that twins need."""
+    if isinstance(raw, MaskedPair) and raw.masks is None:
+        raise ConfigurationError(
+            "AttentionAlignment needs masks, and the training batch is a MaskedPair without any. The precisions "
+            "'bf16-true' and '64-true' convert batches and lose them: give a mapping with 'image', 'label' and 'mask' "
+            '(batch_format="mapping" in the data modules).'
+        )
     if batch.masks is None:
         raise ConfigurationError(
             f"AttentionAlignment needs masks, and the training batch holds none: {_keys(raw)}. Give (images, labels, "

@@ -21,7 +21,7 @@ class _Patched:
         self.instance, self.name, self.around = instance, name, around
         self.original: Callable[..., Any] = getattr(instance, name)
         self.before: Any = vars(instance).get(name, _MISSING)
-        functools.update_wrapper(self, self.original)
+        functools.update_wrapper(self, self.original, updated=())  # not the fields of a patch below
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.around(self.original, *args, **kwargs)

@@ -180,8 +180,8 @@ def answer_twins(
     They are made of the module's own input, so whatever was done to the images before holds for them as well, and of
     images of earlier batches where this one has too few annotated. They run through the module in the mode it is in,
     and BatchNorm sees them. If they shall be `consistent` with their images' answers, they are made of this batch
-    alone. `deal` holds the images before some of them were exchanged. A single twin goes with an image of the batch
-    whose answer is not read: BatchNorm wants more than one.
+    alone. `deal` holds the images before some of them were exchanged. A single twin that BatchNorm does not take goes
+    with an image of the batch, whose answer is not read.
     """
     images = images_among(call, batch, () if deal is None else [deal.mixed])
     alone = not _travels_with_others(call, images)
@@ -197,19 +197,24 @@ def answer_twins(
     twins, masks, index = make_masked_twins(*pool[:2], known, blend, generator=generator, limit=limit)
     if len(twins) == 0:
         return None
-    rows, shown = index, twins
-    if len(twins) == 1 and call.module.training:
+
+    def answered(shown: Tensor, rows: Tensor) -> Call:
+        def exchanged(value: Tensor) -> Tensor:
+            if value is images:
+                return shown
+            return value[rows] if not alone and value.ndim > 0 and len(value) == len(images) else value
+
+        args, kwargs = pytree.tree_map_only(Tensor, exchanged, (call.args, call.kwargs))
+        return Call(call.name, call.module, args, kwargs, call.module(*args, **kwargs), ())
+
+    try:
+        answer = answered(twins, index)
+    except ValueError:  # BatchNorm wants more than one value a channel
+        if len(twins) > 1:
+            raise
         other = (index + 1) % len(images)
-        rows, shown = torch.cat([index, other]), torch.cat([twins, images[other].detach().to(twins.dtype)])
-
-    def exchanged(value: Tensor) -> Tensor:
-        if value is images:
-            return shown
-        return value[rows] if not alone and value.ndim > 0 and len(value) == len(images) else value
-
-    args, kwargs = pytree.tree_map_only(Tensor, exchanged, (call.args, call.kwargs))
-    answered = Call(call.name, call.module, args, kwargs, call.module(*args, **kwargs), ())
-    return Twins(Batch(twins, pool[2][index], masks), answered, call.logits.detach()[index] if consistent else None)
+        answer = answered(torch.cat([twins, images[other].detach().to(twins.dtype)]), torch.cat([index, other]))
+    return Twins(Batch(twins, pool[2][index], masks), answer, call.logits.detach()[index] if consistent else None)
 
 
 def _material(

@@ -462,6 +462,11 @@ def test_masks__none_in_an_epoch_or_most_of_them_empty_is_told(make_trainer):
         fit(make_trainer, Foreign(), aligned(), pair(images, labels, masks))
 
 
+def test_masks__that_a_precision_loses_are_missed_with_the_remedy(make_trainer):
+    with pytest.raises(ConfigurationError, match=r"a MaskedPair without any.*give a mapping"):
+        fit(make_trainer, Foreign(), aligned(), pair(*samples()), precision="64-true")
+
+
 def test_masks__that_are_soft_get_no_twins_by_default(make_trainer):
     images, labels, masks = samples()
     batch = pair(images, labels, masks * 0.5)
