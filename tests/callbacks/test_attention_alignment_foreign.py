@@ -429,6 +429,17 @@ def test_masks__of_zero_where_nothing_is_forbidden_lend_and_are_lent(make_traine
         assert {(0, 1), (1, 9)} <= seen  # class 0 with the other's corner, class 1 with the watermark
 
 
+@pytest.mark.filterwarnings("ignore:AttentionAlignment saw:UserWarning")
+def test_masks__that_forbid_nothing_train_as_without_the_callback(make_trainer):
+    images, labels, masks = samples(6)
+    trained = []
+    for callback in (None, aligned(weight="auto", twins=1.0, mask_kind="forbidden", second_order=True)):
+        module = Foreign()
+        fit(make_trainer, module, callback, *[pair(images, labels, torch.zeros_like(masks))] * 3)
+        trained.append(module.state_dict())
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+
+
 def test_masks__that_cover_all_are_no_objects_to_make_twins_of(make_trainer):
     plans = []
     for others in (1.0, -1.0):

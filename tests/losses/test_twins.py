@@ -252,6 +252,46 @@ def test_deal_backgrounds__remove_the_donors_object_unless_told_not_to():
     assert kept[0, 0, 4, 4] == 20
 
 
+def test_deal_backgrounds__exchange_what_either_image_leaves_out_where_masks_mark_all_that_may_matter():
+    images, masks = torch.arange(1.0, 5).view(4, 1, 1, 1).expand(4, 1, 6, 6).clone(), torch.ones(4, 6, 6)
+    masks[0, 0, 0] = masks[1, 5, 5] = 0  # two with a mark, in different corners, and two without
+    images[0, 0, 0, 0], images[1, 0, 5, 5] = 10, 20
+    options = {"feather": 0, "grow": 0, "fill_donors": False}
+    seen = set()
+    for seed in range(40):
+        dealt, moved, index = deal_backgrounds(images, masks, torch.arange(4), generator=seeded(seed), **options)
+        changed = ((dealt != images).flatten(1).any(dim=1)).nonzero().flatten()
+        assert index.tolist() == changed.tolist()  # two without a mark have nothing to exchange
+        seen |= {(i, dealt[i, 0, 0, 0].item(), dealt[i, 0, 5, 5].item()) for i in index.tolist()}
+        assert torch.equal(dealt[:, 0, 1:5, 1:5], images[:, 0, 1:5, 1:5])
+        assert (moved.flatten(1).amin(dim=1)[index] == 0).all()
+    assert {(0, 2.0, 20.0), (0, 3.0, 1.0), (1, 10.0, 1.0), (2, 10.0, 3.0), (3, 4.0, 20.0)} <= seen
+
+
+@pytest.mark.parametrize("fill_donors", [True, False])
+def test_make_twins__of_a_donor_that_is_all_object(fill_donors):
+    images, masks = scene(2)
+    masks[1] = 1
+    twins, index = make_twins(images, masks, fill_donors=fill_donors, feather=0)
+    if fill_donors:
+        assert len(twins) == 0  # it has no background to lend
+    else:
+        assert index.tolist() == [0, 1]  # nothing of it is left out: it lends all, and takes what the other leaves out
+        assert twins[1, 0, 0, 0] == images[0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_move_objects__in_half_precision_as_in_full(dtype):
+    generator = torch.Generator().manual_seed(0)
+    images, masks = torch.rand(4, 1, 224, 224, generator=generator), torch.zeros(4, 224, 224)
+    masks[:, 60:130, 80:170] = 1
+    moved, shapes = move_objects(images, masks, 0.5, generator=seeded(1))
+    half, half_shapes = move_objects(images.to(dtype), masks.to(dtype), 0.5, generator=seeded(1))
+    assert half.dtype == half_shapes.dtype == dtype
+    torch.testing.assert_close(half_shapes.float(), shapes, atol=0.01, rtol=0)
+    torch.testing.assert_close(half.float(), moved, atol=0.01, rtol=0)
+
+
 def test_deal_backgrounds__of_one_annotated_image_or_none_change_nothing():
     images, masks = scene(3)
     masks[1:] = -1
