@@ -53,7 +53,6 @@ class Dealer:
         self._own: list[Tensor] = [batch.images]
         self._given: list[Tensor] = []
         self._closed = False
-        self._modules: set[nn.Module] = set()
         self._hooks: list[RemovableHandle] = []
 
     def __deepcopy__(self, memo: Any) -> "Dealer":
@@ -78,8 +77,7 @@ class Dealer:
 
     def start(self, modules: Iterable[nn.Module]) -> None:
         """Exchange what these modules are given."""
-        self._modules = set(modules)
-        self._hooks += [module.register_forward_pre_hook(self._exchange, with_kwargs=True) for module in self._modules]
+        self._hooks += [module.register_forward_pre_hook(self._exchange, with_kwargs=True) for module in modules]
 
     def close(self) -> Deal | None:
         """From now on exchange only what the backward pass asks for again; what was dealt, if anything."""
@@ -96,7 +94,7 @@ class Dealer:
             self._hooks.pop().remove()
 
     def _exchange(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        if module not in self._modules or self.batch.masks is None:
+        if self.batch.masks is None:
             return None
         images = find_images(args, kwargs, self.batch)
         if images is None or (self._closed and not self._is_repeated(images)):

@@ -157,6 +157,27 @@ def test_manual__every_backward_of_the_batchs_images_gets_the_penalty(make_train
     assert len(target.logits) == 1 + 2 + 2  # the first step finds the network
 
 
+def test_manual__every_pass_of_a_step_is_dealt_alike_and_none_after_it(make_trainer):
+    class Sharpness(Manual):
+        def training_step(self, batch, batch_idx):
+            for _ in range(2):
+                self.step(F.cross_entropy(self.net(batch[0]), batch[1]))
+
+    class Looking(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            with torch.no_grad():
+                pl_module.net(batch[0])
+
+    module, batch = Sharpness(Given()), samples(6)
+    callback = AttentionAlignment(weight=0.0, twins=1.0)
+    trainer = make_trainer(callbacks=[Looking(), callback])
+    trainer.fit(module, loader(*[pair(*batch)] * 2))
+    first, second, looked_at = module.net.given[-3:]
+    assert not torch.equal(first, batch[0])
+    assert torch.equal(first, second)
+    assert torch.equal(looked_at, batch[0])
+
+
 def test_manual__a_look_without_gradients_before_the_backward_pass_hides_nothing(make_trainer):
     class Looking(Manual):
         def training_step(self, batch, batch_idx):
@@ -482,7 +503,8 @@ def test_masks__that_are_soft_get_no_twins_by_default(make_trainer):
     images, labels, masks = samples()
     batch = pair(images, labels, masks * 0.5)
     with pytest.warns(UserWarning, match=r"makes no twins: the masks are soft.*twins=1"):
-        fit(make_trainer, Foreign(Given()), AttentionAlignment(layers="net.net.2"), batch)
+        trainer = fit(make_trainer, Foreign(Given()), AttentionAlignment(layers="net.net.2"), batch)
+    assert "alignment/twins" not in trainer.callback_metrics
     trainer = fit(make_trainer, Foreign(), AttentionAlignment(twins=1.0), batch)
     assert trainer.callback_metrics["alignment/twins"] > 0
 
@@ -534,11 +556,21 @@ def test_fits__begin_anew_unless_a_state_was_loaded(make_trainer):
         assert len(target.logits) == 1
         assert callback.steps == 1
     state = callback.state_dict()
-    resumed = aligned(weight="auto", start_when=1, stop_when=2)
+    target = Explained()
+    resumed = aligned(weight="auto", start_when=1, stop_when=2, target=target)
     resumed.load_state_dict(state)
     fit(make_trainer, Foreign(), resumed, pair(*samples()), max_epochs=3)
-    assert resumed.steps == 1
     assert resumed.stopped
+    assert target.logits == []
+
+
+def test_fits__of_one_trainer_go_on(make_trainer):
+    callback, module = aligned(start_when=1, stop_when=2), Foreign()
+    trainer = fit(make_trainer, module, callback, pair(*samples()), max_epochs=3)
+    trainer.fit_loop.max_epochs = 5
+    trainer.fit(module, loader(pair(*samples())))
+    assert callback.stopped
+    assert callback.steps == 1
 
 
 def test_state__knows_the_network_after_the_fit_too(make_trainer):
