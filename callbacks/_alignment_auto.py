@@ -4,12 +4,42 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
+import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from camtrain.cam import Layer, resolve_layers
 from camtrain.cam.layouts import readings
 from camtrain.errors import LayerError
+
+
+class Maps:
+    """The layers whose outputs are explained, known by name or found, and how these outputs are read as maps."""
+
+    def __init__(self, layers: tuple[Layer, ...] | None = None) -> None:
+        self._layers = layers
+        self._size: torch.Size | None = None
+
+    def find(self, pl_module: LightningModule, images: Tensor, model: dict[str, nn.Module] | None) -> tuple[Layer, ...]:
+        """The layers; where none was named the last map, see `last_map`."""
+        self._layers = self._layers or (last_map(pl_module, images, model),)
+        return self._layers
+
+    def read(
+        self,
+        pl_module: LightningModule,
+        images: Tensor,
+        activations: Sequence[Tensor],
+        model: dict[str, nn.Module] | None,
+    ) -> tuple[Layer, ...]:
+        """The layers with their layouts: anew where these go with the size of the images, and that has changed."""
+        layers, size = self.find(pl_module, images, model), images.shape[2:]
+        unread = self._size is None and any(layer.layout is None for layer in layers)
+        resized = self._size not in (None, size)
+        if unread or (resized and any(layer.layout and not layer.layout.any_size for layer in layers)):
+            self._layers = layers = read_as_maps(pl_module, images, layers, activations, model)
+        self._size = size
+        return layers
 
 
 def last_map(pl_module: LightningModule, images: Tensor, model: dict[str, nn.Module] | None = None) -> Layer:

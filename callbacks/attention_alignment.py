@@ -9,18 +9,18 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from camtrain.callbacks._alignment_auto import last_map, read_as_maps
+from camtrain.callbacks._alignment_auto import Maps
 from camtrain.callbacks._alignment_balance import Balance
 from camtrain.callbacks._alignment_batch import Census, as_classes, can_ask_twins, count, outline_objects, require_masks
 from camtrain.callbacks._alignment_deal import Dealer
 from camtrain.callbacks._alignment_dose import Dose, Plan
 from camtrain.callbacks._alignment_memory import Memory
+from camtrain.callbacks._alignment_notes import Notes
 from camtrain.callbacks._alignment_patch import DifferentiableAttention, patch
-from camtrain.callbacks._alignment_recording import Call, Calls, holds_logits, holds_own, logits_call, named_module
-from camtrain.callbacks._alignment_start import check_arguments, factor, is_due, parse_condition, position, progress
+from camtrain.callbacks._alignment_recording import Calls, holds_logits, holds_own, logits_call, named_module
+from camtrain.callbacks._alignment_start import check_arguments, factor, is_due, position, progress
 from camtrain.callbacks._alignment_step import AlignedStep, Recipe, Terms, compute_terms, scalars
 from camtrain.callbacks._alignment_terms import answer_twins, images_among, penalize, require_gradient
 from camtrain.callbacks._trainer import mean_over_processes, runs_compiled
@@ -173,7 +173,7 @@ class AttentionAlignment(Callback):
         self._needs_labels = twins not in (0, "auto") and not self._consistent
         self._make_state = partial(Memory, memory, self._blend.fill_donors), partial(Balance, gradient_ratio)
         self._attention = DifferentiableAttention()
-        self._layers: tuple[Layer, ...] | None = None
+        self._maps = Maps()
         self._root: dict[str, nn.Module] | None = None
         self._compiled = self._loaded = False
         self._restore: Callable[[], None] | None = None
@@ -195,10 +195,8 @@ class AttentionAlignment(Callback):
 
     def _begin_fit(self) -> None:
         """What is found out in each fit."""
-        self._first_batch_seen = self._gradient_seen = self._network_seen = self._metric_missed = False
-        self._told: set[str] = set()
-        self._size: torch.Size | None = None
-        self._epoch_images = self._epoch_annotated = self._epoch_empty = 0
+        self._first_batch_seen = self._gradient_seen = self._network_seen = False
+        self._notes = Notes()
 
     @property
     def state_key(self) -> str:
@@ -241,7 +239,7 @@ class AttentionAlignment(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find what was named, and put the penalty around `training_step`."""
-        self._layers = None if self.layers == "auto" else find_layers(pl_module, self.layers)
+        self._maps = Maps(None if self.layers == "auto" else find_layers(pl_module, self.layers))
         self._root = None if self.model is None else named_module(pl_module, self.model)
         if self._root is None:  # as the checkpoint named it, if it is there still
             self._root = {n: module for n, module in pl_module.named_modules() if n == self._network} or None
@@ -249,9 +247,7 @@ class AttentionAlignment(Callback):
         self._compiled = runs_compiled(pl_module)
         if self._compiled:
             warnings.warn("AttentionAlignment runs the compiled training step eagerly while it is on.", stacklevel=2)
-        epochs = trainer.max_epochs
-        if isinstance(self.start_when, int) and epochs is not None and 0 < epochs <= self.start_when:
-            self._tell(f"begins in epoch {self.start_when}, and training ends after {epochs}: it will do nothing")
+        self._notes.look_ahead(trainer, self.start_when)
         self._restore = patch(pl_module, "training_step", partial(self._training_step, trainer, pl_module))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -264,15 +260,7 @@ class AttentionAlignment(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell where an epoch had nothing to align with."""
-        images, annotated, empty = self._epoch_images, self._epoch_annotated, self._epoch_empty
-        self._epoch_images = self._epoch_annotated = self._epoch_empty = 0
-        if images and not annotated:
-            self._tell(f"saw no annotation on any of the {images} images of an epoch: it does nothing")
-        elif empty > annotated / 2:
-            self._tell(
-                f"saw {annotated} masks in an epoch, {empty} of them empty. An empty mask says that nothing may "
-                "matter; give an image without an annotation a mask of all -1"
-            )
+        self._notes.end_epoch()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin or end, if the metric that was just logged says so."""
@@ -281,20 +269,12 @@ class AttentionAlignment(Callback):
         waits = [w for w in (self.start_when, self.stop_when) if isinstance(w, str)]
         if waits:
             self._begin_or_end(trainer, new_epoch=False)
-        missed = [name for name, _, _ in map(parse_condition, waits) if name not in trainer.callback_metrics]
-        if missed and not self._metric_missed:
-            self._metric_missed = True
-            known = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
-            warnings.warn(
-                f"AttentionAlignment waits for {missed[0]!r}, which the validation did not log; known: {known}.",
-                stacklevel=2,
-            )
+        self._notes.after_validation(trainer, waits)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the module as it was."""
-        missed = isinstance(self.start_when, str) and self.started_at is None and not self._metric_missed
-        if missed and parse_condition(str(self.start_when))[0] not in trainer.callback_metrics:
-            self._tell(f"never began: nothing logged {self.start_when!r}")
+        if self.started_at is None:
+            self._notes.after_fit(trainer, self.start_when)
         self._loaded = False
         self._unpatch()
 
@@ -312,17 +292,11 @@ class AttentionAlignment(Callback):
         self._dealer = None
         self._attention.off()
 
-    def _tell(self, what: str) -> None:
-        """A warning, once a fit."""
-        if what not in self._told:
-            self._told.add(what)
-            rank_zero_warn(f"AttentionAlignment {what}.")
-
     def _unpatch(self) -> None:
         self._stop_dealing()
         if self._restore is not None:
             self._restore()
-        self._restore = self._layers = self._root = None
+        self._restore = self._root = None
 
     def should_start(self, trainer: Trainer) -> bool:
         """Whether to begin now; with `should_stop`, the decisions to override. All processes decide alike."""
@@ -370,15 +344,13 @@ class AttentionAlignment(Callback):
         )
         self._twins_refused |= census.refused  # alike in all processes, which log and reduce alike
         self._dose.see(len(batch) * trainer.world_size, census.all_eligible)
-        self._epoch_images += len(batch) * trainer.world_size
-        self._epoch_annotated += census.all_annotated
-        self._epoch_empty += census.all_empty
+        self._notes.count(len(batch) * trainer.world_size, census)
         wanted = census.guiding or (self._wants_twins and census.twinned)
         step = self._step(trainer, pl_module, batch, scale, census, plan) if wanted else None
         output = step.run(original, *args, **kwargs) if step else original(*args, **kwargs)
         terms = step.terms if step else None
         if step and step.missed:
-            self._tell(
+            self._notes.tell(
                 "added nothing to a manual step: it acts in self.manual_backward(loss), with a loss of the network's "
                 "answers to the batch's images"
             )
@@ -447,7 +419,7 @@ class AttentionAlignment(Callback):
     def _refuse_twins(self, reason: str) -> None:
         """From the next count on, which all processes make together."""
         self._refuses = True
-        self._tell(f"makes no twins: {reason}")
+        self._notes.tell(f"makes no twins: {reason}")
 
     def _kin(self, batch: Batch) -> float | None:
         """The share of the batch's images that are of one class, where its backgrounds are to be dealt anew."""
@@ -465,7 +437,7 @@ class AttentionAlignment(Callback):
         census: Census,
         plan: Plan,
     ) -> AlignedStep:
-        layers = self._layers = self._layers or (last_map(pl_module, batch.images, self._root),)
+        layers = self._maps.find(pl_module, batch.images, self._root)
         if self.weight != 0 and self._second_order:
             self._attention.on()
         seed = (self.seed * 1_000_003 + self.steps) * 1_009 + trainer.global_rank
@@ -509,19 +481,9 @@ class AttentionAlignment(Callback):
         """Not where a forward pass of one process waits for the others, which may add no twin in this step."""
         synchronized = any(isinstance(module, nn.SyncBatchNorm) for module in pl_module.modules())
         if trainer.world_size > 1 and synchronized and self._wants_twins:
-            self._tell("adds no twins beside SyncBatchNorm, whose processes wait for each other")
+            self._notes.tell("adds no twins beside SyncBatchNorm, whose processes wait for each other")
             return False
         return True
-
-    def _read_layers(self, pl_module: LightningModule, images: Tensor, call: Call) -> tuple[Layer, ...]:
-        """The layers, and how their outputs are read as maps: anew where that goes with the size of the images."""
-        assert self._layers is not None
-        unread = any(layer.layout is None for layer in self._layers) and self._size is None
-        resized = self._size is not None and self._size != images.shape[2:]
-        if unread or (resized and not all(layer.layout is None or layer.layout.any_size for layer in self._layers)):
-            self._layers = read_as_maps(pl_module, images, self._layers, call.activations, self._root)
-        self._size = images.shape[2:]
-        return self._layers
 
     def _terms(
         self,
@@ -554,7 +516,7 @@ class AttentionAlignment(Callback):
                 )
                 recipe = dataclasses.replace(recipe, twins=0.0)
         if recipe.penalize is not None:
-            layers = self._read_layers(pl_module, batch.images, call)
+            layers = self._maps.read(pl_module, batch.images, call.activations, self._root)
         terms = compute_terms(recipe, call, layers, batch, task)
         if terms.penalty is not None and not self._gradient_seen:
             self._gradient_seen = True
