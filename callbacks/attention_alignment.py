@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -17,9 +17,10 @@ from camtrain.callbacks._alignment_batch import Census, as_classes, can_ask_twin
 from camtrain.callbacks._alignment_deal import Dealer
 from camtrain.callbacks._alignment_dose import Dose, Plan
 from camtrain.callbacks._alignment_memory import Memory
+from camtrain.callbacks._alignment_network import Network
 from camtrain.callbacks._alignment_notes import Notes
 from camtrain.callbacks._alignment_patch import DifferentiableAttention, patch
-from camtrain.callbacks._alignment_recording import Calls, holds_logits, holds_own, logits_call, named_module
+from camtrain.callbacks._alignment_recording import Calls
 from camtrain.callbacks._alignment_start import check_arguments, factor, is_due, position, progress
 from camtrain.callbacks._alignment_step import AlignedStep, Recipe, Terms, compute_terms, scalars
 from camtrain.callbacks._alignment_terms import answer_twins, images_among, penalize, require_gradient
@@ -174,7 +175,6 @@ class AttentionAlignment(Callback):
         self._make_state = partial(Memory, memory, self._blend.fill_donors), partial(Balance, gradient_ratio)
         self._attention = DifferentiableAttention()
         self._maps = Maps()
-        self._root: dict[str, nn.Module] | None = None
         self._compiled = self._loaded = False
         self._restore: Callable[[], None] | None = None
         self._dealer: Dealer | None = None
@@ -188,14 +188,13 @@ class AttentionAlignment(Callback):
         self.started_at: float | None = None  # the position in the training, in [0, 1]
         self.stopped = False
         self.steps = self.skipped = 0
-        self._network: str | None = None  # its name, which a checkpoint keeps
-        self._takes_own: bool | None = None  # whether it is given the batch's images as they are
+        self._network = Network()
         self._twins_refused = self._refuses = False
         self._begin_fit()
 
     def _begin_fit(self) -> None:
         """What is found out in each fit."""
-        self._first_batch_seen = self._gradient_seen = self._network_seen = False
+        self._first_batch_seen = self._gradient_seen = False
         self._notes = Notes()
 
     @property
@@ -215,8 +214,7 @@ class AttentionAlignment(Callback):
             "skipped": self.skipped,
             "balance": self._balance.state(),
             "seen": self._dose.state(),
-            "network": self._network,
-            "takes_own": self._takes_own,
+            **self._network.state(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -225,7 +223,7 @@ class AttentionAlignment(Callback):
         self.stopped = state_dict.get("stopped", False)
         self._balance.restore(state_dict.get("balance", (0.0, 0.0, 0.0, 0.0)))
         self._dose.restore(state_dict.get("seen", (0, 0)))
-        self._network, self._takes_own = state_dict.get("network"), state_dict.get("takes_own")
+        self._network.restore(state_dict)
         self._loaded = True
 
     # Lightning's hooks
@@ -240,9 +238,7 @@ class AttentionAlignment(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find what was named, and put the penalty around `training_step`."""
         self._maps = Maps(None if self.layers == "auto" else find_layers(pl_module, self.layers))
-        self._root = None if self.model is None else named_module(pl_module, self.model)
-        if self._root is None:  # as the checkpoint named it, if it is there still
-            self._root = {n: module for n, module in pl_module.named_modules() if n == self._network} or None
+        self._network.begin(pl_module, self.model)
         self._begin_fit()
         self._compiled = runs_compiled(pl_module)
         if self._compiled:
@@ -296,7 +292,8 @@ class AttentionAlignment(Callback):
         self._stop_dealing()
         if self._restore is not None:
             self._restore()
-        self._restore = self._root = None
+        self._restore = None
+        self._network.end()
 
     def should_start(self, trainer: Trainer) -> bool:
         """Whether to begin now; with `should_stop`, the decisions to override. All processes decide alike."""
@@ -424,7 +421,7 @@ class AttentionAlignment(Callback):
     def _kin(self, batch: Batch) -> float | None:
         """The share of the batch's images that are of one class, where its backgrounds are to be dealt anew."""
         classes = as_classes(batch.labels)
-        if not (self._exchanges and self._wants_twins and self._root and classes is not None):
+        if not (self._exchanges and self._wants_twins and self._network.root and classes is not None):
             return None
         return float(same_class_share(classes))
 
@@ -437,7 +434,7 @@ class AttentionAlignment(Callback):
         census: Census,
         plan: Plan,
     ) -> AlignedStep:
-        layers = self._maps.find(pl_module, batch.images, self._root)
+        layers = self._maps.find(pl_module, batch.images, self._network.root)
         if self.weight != 0 and self._second_order:
             self._attention.on()
         seed = (self.seed * 1_000_003 + self.steps) * 1_009 + trainer.global_rank
@@ -456,7 +453,7 @@ class AttentionAlignment(Callback):
             compare=self._compares and self._balance.is_due(self.steps),
             dealer=self._make_dealer(batch, plan, scale, seed % 2**63),
         )
-        modules = self._root or dict(pl_module.named_modules())
+        modules = self._network.modules(pl_module)
         compute = partial(self._terms, pl_module, batch, recipe, layers)
         if recipe.dealer is not None:
             self._dealer = recipe.dealer
@@ -469,13 +466,13 @@ class AttentionAlignment(Callback):
             dealer=recipe.dealer,
             divide_by=self.accumulate,
             compiled=self._compiled,
-            repeats=bool(self._takes_own),
+            repeats=bool(self._network.takes_own),
         )
 
     def _make_dealer(self, batch: Batch, plan: Plan, scale: float, seed: int) -> Dealer | None:
         if plan.dealt is None or not self._wants_twins:
             return None
-        return Dealer(batch, seed, min(scale, 1.0), self._blend, own_only=bool(self._takes_own))
+        return Dealer(batch, seed, min(scale, 1.0), self._blend, own_only=bool(self._network.takes_own))
 
     def _can_add(self, trainer: Trainer, pl_module: LightningModule) -> bool:
         """Not where a forward pass of one process waits for the others, which may add no twin in this step."""
@@ -497,12 +494,9 @@ class AttentionAlignment(Callback):
         if recipe.dealer is not None:
             recipe.dealer.close()
         own = recipe.dealer.own if recipe.dealer is not None else [batch.images]
-        if self._network_seen and self._is_left_out(calls, own):
+        call = self._network.read(calls, own, len(batch))
+        if call is None:
             return None
-        call = logits_call(calls, own, len(batch))
-        if not self._network_seen:
-            self._network_seen, self._takes_own = True, call.took(own)
-        self._root, self._network = {call.name: call.module}, call.name
         if recipe.twins > 0 and (self.twins == "auto" or recipe.dealer is not None):
             try:
                 images_among(call, batch, own)
@@ -516,7 +510,7 @@ class AttentionAlignment(Callback):
                 )
                 recipe = dataclasses.replace(recipe, twins=0.0)
         if recipe.penalize is not None:
-            layers = self._maps.read(pl_module, batch.images, call.activations, self._root)
+            layers = self._maps.read(pl_module, batch.images, call.activations, self._network.root)
         terms = compute_terms(recipe, call, layers, batch, task)
         if terms.penalty is not None and not self._gradient_seen:
             self._gradient_seen = True
@@ -527,12 +521,6 @@ class AttentionAlignment(Callback):
             if self.skipped == 1:
                 warnings.warn(_NOT_FINITE, stacklevel=2)
         return terms
-
-    def _is_left_out(self, calls: Calls, own: Sequence[Tensor]) -> bool:
-        """Whether this step, or this backward pass of it, has no answer to the batch's images that could be taught."""
-        if not calls.activations.complete or not any(map(holds_logits, calls.made)):
-            return True
-        return bool(self._takes_own) and not holds_own(calls, own)
 
 
 _NO_EFFECT = (
