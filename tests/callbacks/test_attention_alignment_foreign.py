@@ -333,17 +333,19 @@ def test_layers__of_tokens_are_read_anew_where_the_images_have_another_size(make
 
 
 def test_attention__is_differentiated_twice_and_left_as_it_was(make_trainer):
-    before = torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled()
     trainer = fit(make_trainer, Foreign(Attention()), AttentionAlignment(weight=1.0), pair(*samples()), max_epochs=2)
     assert trainer.callback_metrics["alignment/penalty"] > 0
-    assert torch.backends.cuda.flash_sdp_enabled() == before
+    assert torch.backends.cuda.flash_sdp_enabled()
 
 
 def test_layers__auto_looks_at_what_is_trained_before_a_larger_teacher(make_trainer):
     class Taught(Foreign):
         def __init__(self):
             super().__init__()
-            self.teacher = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3)).requires_grad_(False)
+            wide = nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU()
+            head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 3)
+            self.teacher = nn.Sequential(*wide, *head).requires_grad_(False)
 
         def training_step(self, batch, batch_idx):
             self.teacher(batch[0])
@@ -511,7 +513,7 @@ def test_masks__that_are_soft_get_no_twins_by_default(make_trainer):
 
 def test_memory__of_images_of_another_size_is_no_use(make_trainer):
     images, labels, masks = samples(6)
-    masks[1:] = -1
+    masks[2:] = -1
     larger = images.repeat(1, 1, 2, 2), labels, masks.repeat(1, 2, 2)
     batches = [pair(images, labels, masks), pair(*larger)] * 2
     trainer = fit(make_trainer, Foreign(), AttentionAlignment(weight=0.0, twins=1.0), *batches)

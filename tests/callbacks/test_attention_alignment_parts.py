@@ -445,3 +445,10 @@ def test_mean_over_processes__leaves_out_those_without_values(others, mean):
         assert mean_over_processes(two, None) is None
     assert mean_over_processes(alone, torch.tensor([1.0, 2.0])) == [1.0, 2.0]
     assert mean_over_processes(alone, None) is None
+
+
+def test_memory__keeps_images_without_a_forbidden_region_where_masks_mark_all_that_may_matter():
+    for fill_donors, kept in ((True, 0), (False, 3)):
+        memory = Memory(4, fill_donors)
+        memory.remember(torch.rand(3, 1, 4, 4), torch.ones(3, 4, 4), torch.arange(3))
+        assert len(memory) == kept
