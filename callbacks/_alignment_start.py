@@ -99,10 +99,10 @@ def check_arguments(
             )
     if not (_is_number(gradient_ratio) and gradient_ratio > 0):
         raise ConfigurationError(f"gradient_ratio is a finite number above 0; got {gradient_ratio!r}.")
-    if not 0 < twins_share <= 1:
-        raise ConfigurationError(f"twins_share is a part of the batch in (0, 1]; got {twins_share}.")
+    if not (_is_number(twins_share) and 0 < twins_share <= 1):
+        raise ConfigurationError(f"twins_share is a part of the batch in (0, 1]; got {twins_share!r}.")
     if not (isinstance(reuse, (int, float)) and reuse > 0):
-        raise ConfigurationError(f"reuse counts twins per annotated image and epoch and is above 0; got {reuse}.")
+        raise ConfigurationError(f"reuse counts twins per annotated image and epoch and is above 0; got {reuse!r}.")
     if not isinstance(memory, int) or memory < 0:
         raise ConfigurationError(f"memory counts images and is a whole number of at least 0; got {memory!r}.")
     if twins_place not in ("exchange", "add"):
@@ -113,9 +113,17 @@ def check_arguments(
         raise ConfigurationError(f"mask_kind is 'object' or 'forbidden'; got {mask_kind!r}.")
     if not isinstance(accumulate, int) or accumulate < 1:
         raise ConfigurationError(f"accumulate counts manual_backward calls and is at least 1; got {accumulate!r}.")
+    _check_functions(functions)
+    _check_times(start_when, stop_when)
+
+
+def _check_functions(functions: Mapping[str, Any]) -> None:
     for name, function in functions.items():
         if function is not None and (isinstance(function, type) or not callable(function)):
             raise ConfigurationError(f"{name} is a function or an object to call, not {function!r}: {_GIVE[name]}.")
+
+
+def _check_times(start_when: int | str, stop_when: int | str | None) -> None:
     for name, when in (("start_when", start_when), ("stop_when", stop_when)):
         known = isinstance(when, str) or (isinstance(when, int) and not isinstance(when, bool) and when >= 0)
         if not known and not (name == "stop_when" and when is None):
@@ -127,7 +135,7 @@ def check_arguments(
 
 
 _GIVE = {
-    "loss": "an instance, as AlignmentLoss(outside_l1)",
+    "loss": "an instance, as AlignmentLoss('outside_l1')",
     "target": "as camtrain.cam.true_class",
     "schedule": "of the progress in [0, 1], as lambda at: 1 - at",
     "batch_adapter": "from a batch to (images, labels, masks)",

@@ -22,6 +22,18 @@ def network():
     )
 
 
+class Given(nn.Module):
+    """Keeps the images it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.given = network(), []
+
+    def forward(self, x):
+        self.given.append(x.detach().clone())
+        return self.net(x)
+
+
 class Foreign(pl.LightningModule):
     """A module that somebody else wrote: its own loss, an (x, y) batch, no forward."""
 

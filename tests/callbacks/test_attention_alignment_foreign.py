@@ -16,7 +16,7 @@ from camtrain.cam import log_probability
 from camtrain.data.batches import Batch
 from camtrain.errors import ConfigurationError
 from camtrain.losses import AlignmentLoss
-from tests.callbacks.modules import Foreign, fit, loader, mapping, network, pair, samples
+from tests.callbacks.modules import Foreign, Given, fit, loader, mapping, network, pair, samples
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -48,18 +48,6 @@ class Heard:
     def __call__(self, heatmaps, masks):
         self.shapes.append(tuple(heatmaps.shape))
         return AlignmentLoss()(heatmaps, masks)
-
-
-class Given(nn.Module):
-    """Keeps the images it is given."""
-
-    def __init__(self):
-        super().__init__()
-        self.net, self.given = network(), []
-
-    def forward(self, x):
-        self.given.append(x.detach().clone())
-        return self.net(x)
 
 
 class Manual(Foreign):
@@ -587,7 +575,7 @@ def test_state__knows_the_network_after_the_fit_too(make_trainer):
     [
         ({"start_when": 2, "stop_when": 2}, "would end before it begins: stop_when=2"),
         ({"start_when": True}, "start_when is an epoch from 0 on.*True"),
-        ({"loss": AlignmentLoss}, r"loss is a function.*AlignmentLoss\(outside_l1\)"),
+        ({"loss": AlignmentLoss}, r"loss is a function.*AlignmentLoss\('outside_l1'\)"),
     ],
 )
 def test_arguments__that_cannot_be_meant_are_refused_at_once(arguments, message):

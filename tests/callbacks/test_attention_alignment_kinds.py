@@ -14,7 +14,7 @@ from camtrain.data import points_to_masks
 from camtrain.errors import BatchError
 from camtrain.losses import AlignmentLoss
 from camtrain.losses.blending import Blend
-from tests.callbacks.modules import Foreign, fit, mapping, network, pair, samples
+from tests.callbacks.modules import Foreign, Given, fit, mapping, network, pair, samples
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -107,23 +107,12 @@ def test_twins_loss__of_consistency_is_zero_where_the_background_does_not_matter
 
 @pytest.mark.parametrize("place", ["exchange", "add"])
 def test_mask_kind__of_a_forbidden_region_lends_what_other_images_have_there(make_trainer, place):
-    class Recorder(nn.Module):
-        """Keeps what it is given."""
-
-        def __init__(self):
-            super().__init__()
-            self.net, self.given = network(), []
-
-        def forward(self, x):
-            self.given.append(x.detach().clone())
-            return self.net(x)
-
     labels = torch.arange(8) % 2
     images = labels.float().view(8, 1, 1, 1).repeat(1, 3, 8, 8)
     masks = torch.zeros(8, 8, 8)
     masks[::2, :4, :4], masks[1::2, 4:, 4:] = 1, 1  # a sticker of another color in opposite corners
     images[masks.unsqueeze(1).repeat(1, 3, 1, 1) > 0] = 9
-    net = Recorder()
+    net = Given()
     callback = AttentionAlignment(weight=0.0, mask_kind="forbidden", model="net", twins_place=place, twins_share=1.0)
     fit(make_trainer, Foreign(net), callback, pair(images, labels, masks))
     seen = {(x[0, 0, 7].item(), x[0, 0, 0].item(), x[0, 7, 7].item()) for x in net.given[-1]}
