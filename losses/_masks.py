@@ -1,7 +1,7 @@
 """Masks as a loss is given them: read, or refused where they cannot be meant."""
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from camtrain.errors import MaskError
@@ -25,6 +25,17 @@ def read_annotated(masks: Shaped[Tensor, "B *M"], axes: int) -> tuple[Float[Tens
     >>> read_annotated(torch.tensor([[[[True, False]]]]), axes=3)
     (tensor([[[1., 0.]]]), tensor([0]))
     """
+    masks, known = read_masks(masks, axes)
+    index = known.nonzero().flatten()
+    return masks[index], index
+
+
+def read_masks(masks: Shaped[Tensor, "B *M"], axes: int) -> tuple[Float[Tensor, "B *S"], Bool[Tensor, " B"]]:
+    """All masks of a batch, read and refused as by `read_annotated`, and which of them are annotations.
+
+    >>> read_masks(torch.tensor([[[1, 0]], [[-1, -1]]]), axes=3)[1]
+    tensor([ True, False])
+    """
     masks = _without_channel(masks, axes)
     masks = masks.to(torch.promote_types(masks.dtype, torch.float32))
     flat = masks.flatten(1)
@@ -34,8 +45,7 @@ def read_annotated(masks: Shaped[Tensor, "B *M"], axes: int) -> tuple[Float[Tens
     if not bool(valid.all()):
         first = int((~valid).nonzero()[0])
         raise _refusal(first, low[first].item(), high[first].item())
-    index = annotated.nonzero().flatten()
-    return masks[index], index
+    return masks, annotated
 
 
 def _without_channel(masks: Tensor, axes: int) -> Tensor:

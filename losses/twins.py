@@ -1,17 +1,18 @@
 """Counterfactual twins: the annotated object in front of another background, to be answered alike."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from camtrain.cam import annotated
-from camtrain.errors import ConfigurationError
+from camtrain.errors import BatchError, ConfigurationError, MaskError
+from camtrain.losses._masks import read_masks
 from camtrain.losses.blending import Blend
 
 
 def make_twins(
-    images: Float[Tensor, "B C H W"],
-    masks: Float[Tensor, "B H W"],
+    images: Shaped[Tensor, "B C H W"],
+    masks: Shaped[Tensor, "B *M"],
     labels: Int[Tensor, " B"] | None = None,
     *,
     infill: str = "swap",
@@ -54,12 +55,15 @@ def make_twins(
 
     Raises:
         ConfigurationError: for an infill that is not known, or numbers that cannot be meant.
+        BatchError: for images that are not in floating point.
+        MaskError: for masks of another size, or with values outside {-1} and [0, 1].
 
     >>> twins, index = make_twins(torch.rand(2, 3, 8, 8), torch.eye(8).expand(2, 8, 8))
     >>> twins.shape, index.tolist()
     (torch.Size([2, 3, 8, 8]), [0, 1])
     """
     blend = Blend(infill, feather, grow, jitter, fill_donors)
+    masks = _beside(images, masks)
     twins, _, index = make_masked_twins(images, masks, labels, blend, generator=generator, limit=limit)
     return twins, index
 
@@ -92,8 +96,8 @@ def make_masked_twins(
 
 
 def deal_backgrounds(
-    images: Float[Tensor, "B C H W"],
-    masks: Float[Tensor, "B H W"],
+    images: Shaped[Tensor, "B C H W"],
+    masks: Shaped[Tensor, "B *M"],
     labels: Int[Tensor, "B *L"] | None = None,
     *,
     infill: str = "swap",
@@ -130,6 +134,8 @@ def deal_backgrounds(
 
     Raises:
         ConfigurationError: for an infill that is not known, or numbers that cannot be meant.
+        BatchError: for images that are not in floating point.
+        MaskError: for masks of another size, or with values outside {-1} and [0, 1].
 
     >>> images, masks = torch.rand(2, 3, 8, 8), torch.eye(8).expand(2, 8, 8)
     >>> dealt, _, index = deal_backgrounds(images, masks, torch.tensor([1, 1]))
@@ -139,6 +145,7 @@ def deal_backgrounds(
     if not 0 <= share <= 1:
         raise ConfigurationError(f"share is a part of the twins in [0, 1]; got {share}.")
     blend = Blend(infill, feather, grow, jitter, fill_donors)
+    masks = _beside(images, masks)
     rows = can_have_twin(masks, fill_donors=fill_donors).nonzero().flatten()
     donors = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
     others = (rows != donors) & blend.changes(masks[rows], masks[donors])
@@ -150,6 +157,18 @@ def deal_backgrounds(
     index, donors = rows[others], donors[others]
     twins, shapes = blend(images, masks, index, donors, generator)
     return images.index_copy(0, index, twins.to(images.dtype)), masks.index_copy(0, index, shapes), index
+
+
+def _beside(images: Tensor, masks: Tensor) -> Float[Tensor, "B H W"]:
+    """The masks of these images, in floating point and without a channel; refused where they cannot be meant."""
+    if not images.is_floating_point():
+        raise BatchError(
+            f"Twins are blended from images in floating point; got {images.dtype}: convert and scale them."
+        )
+    read, _ = read_masks(masks, 3)
+    if read.shape != (len(images), *images.shape[2:]):
+        raise MaskError(f"Masks {tuple(masks.shape)} are not of the size of the images {tuple(images.shape)}.")
+    return read
 
 
 def same_class_share(labels: Int[Tensor, "B *L"]) -> Float[Tensor, ""]:

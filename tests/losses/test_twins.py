@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from camtrain.errors import ConfigurationError
+from camtrain.errors import BatchError, ConfigurationError, MaskError
 from camtrain.losses import (
     can_have_twin,
     choose_donors,
@@ -150,6 +150,20 @@ def test_infills__shuffle_moves_whole_patches():
 def test_infills__that_are_not_known_are_refused():
     with pytest.raises(ConfigurationError, match="swap, inpaint, noise, shuffle; got 'blur'"):
         make_twins(*scene(2), infill="blur")
+
+
+@pytest.mark.parametrize("make", [make_twins, deal_backgrounds])
+def test_twins__read_masks_of_any_type_and_refuse_what_cannot_be_meant(make):
+    images, masks = scene(3)
+    expected = make(images, masks, generator=seeded(0))[0]
+    for others in (masks.bool(), masks.byte(), masks.half(), masks.unsqueeze(1)):
+        torch.testing.assert_close(make(images, others, generator=seeded(0))[0], expected)
+    with pytest.raises(MaskError, match=r"goes from 0 to 255. Divide 8-bit masks by 255"):
+        make(images, 255 * masks)
+    with pytest.raises(MaskError, match=r"Masks \(3, 4, 8\) are not of the size of the images \(3, 3, 8, 8\)"):
+        make(images, masks[:, :4])
+    with pytest.raises(BatchError, match=r"floating point; got torch\.uint8"):
+        make(images.byte(), masks)
 
 
 @pytest.mark.parametrize("make", [make_twins, deal_backgrounds])
