@@ -47,7 +47,7 @@ class Notes:
     def look_ahead(self, trainer: Trainer, start_when: int | str) -> None:
         """Tell of an epoch that will not come."""
         epochs = trainer.max_epochs
-        if isinstance(start_when, int) and epochs is not None and 0 < epochs <= start_when:
+        if not isinstance(start_when, str) and epochs is not None and 0 < epochs <= start_when:
             self.tell(f"begins in epoch {start_when}, and training ends after {epochs}: it will do nothing")
 
     def after_validation(self, trainer: Trainer, conditions: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""When alignment begins, how far training has come since, and which numbers make sense."""
+"""When alignment begins, and how far training has come since."""
 
 import math
 import operator
@@ -10,7 +10,6 @@ from pytorch_lightning import Trainer
 
 from camtrain.errors import ConfigurationError
 
-TWINS_LOSSES = ("cross_entropy", "consistency")
 _COMPARISONS = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le, "==": operator.eq}
 _CONDITION = re.compile(r"(?P<name>.+?)\s*(?P<sign>>=|<=|==|>|<)\s*(?P<bound>[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)")
 
@@ -23,7 +22,7 @@ def is_due(when: int | str, epoch: int, metrics: Mapping[str, Any]) -> bool:
     >>> is_due("val/accuracy >= 0.9", 0, {"val/accuracy": 0.85})
     False
     """
-    if isinstance(when, int):
+    if not isinstance(when, str):
         return epoch >= when
     name, compare, bound = parse_condition(when)
     return name in metrics and compare(float(metrics[name]), bound)
@@ -73,74 +72,3 @@ def factor(schedule: Callable[..., Any] | None, at: float) -> float:
             f"A schedule returns a finite factor of at least 0; at progress {at:.3f} it gave {value}."
         )
     return value
-
-
-def check_arguments(
-    *,
-    weight: float | str,
-    gradient_ratio: float,
-    twins: float | str,
-    twins_share: float,
-    reuse: float,
-    memory: int,
-    twins_place: str,
-    twins_loss: str,
-    mask_kind: str,
-    start_when: int | str,
-    stop_when: int | str | None,
-    accumulate: int,
-    **functions: Any,
-) -> None:
-    """ConfigurationError for an argument that cannot be meant."""
-    for name, value in (("weight", weight), ("twins", twins)):
-        if value != "auto" and not (_is_number(value) and float(value) >= 0):
-            raise ConfigurationError(
-                f"{name} is 'auto' or a finite number of at least 0; got {value!r}. Use 0 to switch it off."
-            )
-    if not (_is_number(gradient_ratio) and gradient_ratio > 0):
-        raise ConfigurationError(f"gradient_ratio is a finite number above 0; got {gradient_ratio!r}.")
-    if not (_is_number(twins_share) and 0 < twins_share <= 1):
-        raise ConfigurationError(f"twins_share is a part of the batch in (0, 1]; got {twins_share!r}.")
-    if not (isinstance(reuse, (int, float)) and reuse > 0):
-        raise ConfigurationError(f"reuse counts twins per annotated image and epoch and is above 0; got {reuse!r}.")
-    if not isinstance(memory, int) or memory < 0:
-        raise ConfigurationError(f"memory counts images and is a whole number of at least 0; got {memory!r}.")
-    if twins_place not in ("exchange", "add"):
-        raise ConfigurationError(f"twins_place is 'exchange' or 'add'; got {twins_place!r}.")
-    if twins_loss not in TWINS_LOSSES:
-        raise ConfigurationError(f"twins_loss is one of {', '.join(TWINS_LOSSES)}; got {twins_loss!r}.")
-    if mask_kind not in ("object", "forbidden"):
-        raise ConfigurationError(f"mask_kind is 'object' or 'forbidden'; got {mask_kind!r}.")
-    if not isinstance(accumulate, int) or accumulate < 1:
-        raise ConfigurationError(f"accumulate counts manual_backward calls and is at least 1; got {accumulate!r}.")
-    _check_functions(functions)
-    _check_times(start_when, stop_when)
-
-
-def _check_functions(functions: Mapping[str, Any]) -> None:
-    for name, function in functions.items():
-        if function is not None and (isinstance(function, type) or not callable(function)):
-            raise ConfigurationError(f"{name} is a function or an object to call, not {function!r}: {_GIVE[name]}.")
-
-
-def _check_times(start_when: int | str, stop_when: int | str | None) -> None:
-    for name, when in (("start_when", start_when), ("stop_when", stop_when)):
-        known = isinstance(when, str) or (isinstance(when, int) and not isinstance(when, bool) and when >= 0)
-        if not known and not (name == "stop_when" and when is None):
-            raise ConfigurationError(f"{name} is an epoch from 0 on, or a condition on a metric; got {when!r}.")
-    if isinstance(start_when, int) and isinstance(stop_when, int) and stop_when <= start_when:
-        raise ConfigurationError(
-            f"Alignment would end before it begins: stop_when={stop_when} is not after start_when={start_when}."
-        )
-
-
-_GIVE = {
-    "loss": "an instance, as AlignmentLoss('outside_l1')",
-    "target": "as camtrain.cam.true_class",
-    "schedule": "of the progress in [0, 1], as lambda at: 1 - at",
-    "batch_adapter": "from a batch to (images, labels, masks)",
-}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from camtrain.callbacks._alignment_arguments import check_arguments
 from camtrain.callbacks._alignment_auto import Maps
 from camtrain.callbacks._alignment_balance import Balance
 from camtrain.callbacks._alignment_batch import Census, as_classes, can_ask_twins, count, outline_objects, require_masks
@@ -21,7 +22,7 @@ from camtrain.callbacks._alignment_network import Network
 from camtrain.callbacks._alignment_notes import Notes
 from camtrain.callbacks._alignment_patch import DifferentiableAttention, patch
 from camtrain.callbacks._alignment_recording import Calls
-from camtrain.callbacks._alignment_start import check_arguments, factor, is_due, position, progress
+from camtrain.callbacks._alignment_start import factor, is_due, position, progress
 from camtrain.callbacks._alignment_step import AlignedStep, Recipe, Terms, compute_terms, scalars
 from camtrain.callbacks._alignment_terms import answer_twins, images_among, penalize, require_gradient
 from camtrain.callbacks._trainer import mean_over_processes, runs_compiled
@@ -154,6 +155,10 @@ class AttentionAlignment(Callback):
             target=target,
             schedule=schedule,
             batch_adapter=batch_adapter,
+            layers=layers,
+            model=model,
+            second_order=second_order,
+            seed=seed,
         )
         self.weight, self.schedule, self.twins = weight, schedule, twins
         self.twins_share, self.reuse = twins_share, reuse
@@ -313,7 +318,7 @@ class AttentionAlignment(Callback):
     @staticmethod
     def _is_due(trainer: Trainer, when: int | str) -> bool:
         due = is_due(when, trainer.current_epoch, trainer.callback_metrics)
-        return due if isinstance(when, int) else trainer.strategy.reduce_boolean_decision(due, all=False)
+        return trainer.strategy.reduce_boolean_decision(due, all=False) if isinstance(when, str) else due
 
     # The training step
 

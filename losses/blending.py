@@ -1,6 +1,7 @@
 """How a twin is put together: an object, moved or not, before a background that is lent or made."""
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 import torch
@@ -32,11 +33,11 @@ class Blend:
     def __post_init__(self) -> None:
         if self.infill not in INFILLS:
             raise ConfigurationError(f"infill is one of {', '.join(INFILLS)}; got {self.infill!r}.")
-        if not 0 <= self.jitter <= 1:
-            raise ConfigurationError(f"jitter is a fraction in [0, 1]; got {self.jitter}.")
+        if not (isinstance(self.jitter, Real) and 0 <= self.jitter <= 1):
+            raise ConfigurationError(f"jitter is a fraction in [0, 1]; got {self.jitter!r}.")
         for name, pixels in (("feather", self.feather), ("grow", self.grow)):
-            if pixels < 0:
-                raise ConfigurationError(f"{name} counts pixels and is at least 0; got {pixels}.")
+            if not (isinstance(pixels, Integral) and pixels >= 0):
+                raise ConfigurationError(f"{name} counts pixels and is a whole number of at least 0; got {pixels!r}.")
 
     def changes(self, masks: Tensor, lent: Tensor) -> Tensor:
         """`(B,)`: whether a twin before the background of a donor with such a mask differs from its image anywhere."""

@@ -637,7 +637,7 @@ def test_model__names_the_part_with_the_logits(make_trainer):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"weight": -1.0}, ConfigurationError, "at least 0; got -1"),
+        ({"weight": -1.0}, ConfigurationError, "at least 0.*got -1"),
         ({"weight": float("nan")}, ConfigurationError, "finite"),
         ({"twins": -0.5}, ConfigurationError, "twins is 'auto' or a finite number"),
         ({"twins_share": 0.0}, ConfigurationError, r"\(0, 1\]; got 0"),
