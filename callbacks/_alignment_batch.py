@@ -135,6 +135,16 @@ def as_classes(labels: Tensor | None) -> Tensor | None:
     return labels if labels is None else (labels > 0.5 if labels.ndim > 1 else labels).long()
 
 
+def have_soft_labels(batch: Batch) -> bool:
+    """Whether labels `(B, C)` hold values other than 0 and 1, as smoothed or mixed ones of a single class do.
+
+    >>> have_soft_labels(Batch(torch.zeros(1, 1, 1, 2), labels=torch.tensor([[0.9, 0.1]])))
+    True
+    """
+    labels = batch.labels
+    return labels is not None and labels.ndim == 2 and bool(((labels > 0) & (labels < 1)).any())
+
+
 def outline_objects(batch: Batch) -> bool:
     """Whether most masks are decided: more of their pixels are on the object than are neither on it nor off it.
 

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from camtrain.callbacks._alignment_arguments import check_arguments
 from camtrain.callbacks._alignment_auto import Maps
 from camtrain.callbacks._alignment_balance import Balance
-from camtrain.callbacks._alignment_batch import Census, as_classes, can_ask_twins, count, outline_objects, require_masks
+from camtrain.callbacks._alignment_batch import (
+    Census,
+    as_classes,
+    can_ask_twins,
+    count,
+    have_soft_labels,
+    outline_objects,
+    require_masks,
+)
 from camtrain.callbacks._alignment_deal import Dealer
 from camtrain.callbacks._alignment_dose import Dose, Plan
 from camtrain.callbacks._alignment_memory import Memory
@@ -405,6 +413,11 @@ class AttentionAlignment(Callback):
             require_masks(batch, raw, twins=self._needs_labels)
             check_masks(batch)
             self._first_batch_seen = True
+            if have_soft_labels(batch):
+                self._notes.tell(
+                    "reads labels (B, C) as several classes an image, each present or not, and these lie between 0 and "
+                    "1. For smoothed or mixed labels of one class give its index, in a batch_adapter, and twins=0"
+                )
             if self.twins == "auto" and not outline_objects(batch):
                 self._refuse_twins("the masks are soft, and outline no object to cut out; twins=1 asks for them")
         if batch.masks is None and batch.images.ndim == 4:

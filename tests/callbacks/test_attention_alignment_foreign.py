@@ -489,6 +489,13 @@ def test_masks__that_a_precision_loses_are_missed_with_the_remedy(make_trainer):
         fit(make_trainer, Foreign(), aligned(), pair(*samples()), precision="64-true")
 
 
+def test_labels__that_are_smoothed_are_said_to_be_read_as_several(make_trainer):
+    images, labels, masks = samples()
+    smoothed = 0.8 * F.one_hot(labels, 3) + 0.2 / 3
+    with pytest.warns(UserWarning, match=r"lie between 0 and 1.*batch_adapter"):
+        fit(make_trainer, Foreign(), aligned(), pair(images, smoothed, masks))
+
+
 def test_masks__that_are_soft_get_no_twins_by_default(make_trainer):
     images, labels, masks = samples()
     batch = pair(images, labels, masks * 0.5)
