@@ -1,6 +1,6 @@
 """What a batch holds for alignment, counted with one look at the device, and refused where it cannot work."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -105,6 +105,22 @@ def require_masks(batch: Batch, raw: Any, *, twins: bool) -> None:
         )
     if twins and batch.labels is None:
         raise ConfigurationError(f"Twins need labels, and the training batch holds none: {_keys(raw)}. Set twins=0.")
+
+
+def with_object_masks(batch: Batch, *, forbidden: bool = False) -> Batch:
+    """With masks that are 1 where the evidence may be, turned over if they mark what may not matter.
+
+    Images of a batch without masks have one of all -1 each.
+
+    >>> with_object_masks(Batch(torch.zeros(1, 1, 1, 2), masks=torch.tensor([[[1.0, 0.0]]])), forbidden=True).masks
+    tensor([[[0., 1.]]])
+    """
+    masks = batch.masks
+    if masks is None and batch.images.ndim == 4:
+        masks = batch.images.new_full((len(batch), *batch.images.shape[2:]), -1, dtype=torch.float32)
+    elif masks is not None and forbidden:
+        masks = torch.where(masks < 0, masks, 1 - masks)
+    return replace(batch, masks=masks)
 
 
 def can_ask_twins(batch: Batch) -> str:

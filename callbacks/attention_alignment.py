@@ -22,6 +22,7 @@ from camtrain.callbacks._alignment_batch import (
     have_soft_labels,
     outline_objects,
     require_masks,
+    with_object_masks,
 )
 from camtrain.callbacks._alignment_deal import Dealer
 from camtrain.callbacks._alignment_dose import Dose, Plan
@@ -420,11 +421,7 @@ class AttentionAlignment(Callback):
                 )
             if self.twins == "auto" and not outline_objects(batch):
                 self._refuse_twins("the masks are soft, and outline no object to cut out; twins=1 asks for them")
-        if batch.masks is None and batch.images.ndim == 4:
-            unknown = batch.images.new_full((len(batch), *batch.images.shape[2:]), -1, dtype=torch.float32)
-            batch = dataclasses.replace(batch, masks=unknown)
-        if self.mask_kind == "forbidden" and batch.masks is not None:
-            batch = dataclasses.replace(batch, masks=torch.where(batch.masks < 0, batch.masks, 1 - batch.masks))
+        batch = with_object_masks(batch, forbidden=self.mask_kind == "forbidden")
         if self.twins == "auto" and self._wants_twins:
             problem = can_ask_twins(batch)
             if problem:
