@@ -36,14 +36,25 @@ class Collecting:
         if self._lending:
             self.lenders = new()
 
-    def add_training(self, batch: Any) -> None:
-        """Keep what can lend. Training batches need have no shape that can be read: then validation images lend."""
+    @property
+    def lends(self) -> bool:
+        """Whether training images are being collected."""
+        return self._lending
+
+    def add_training(self, batch: Any) -> int:
+        """Keep what can lend; how many images were looked at.
+
+        Training batches need have no shape that can be read: then validation images lend.
+        """
         if not self._lending or self.lenders is None:
-            return
+            return 0
         try:
-            self._put(self.lenders, self.read(batch))
+            read = self.read(batch)
+            self._put(self.lenders, read)
         except CamtrainError:
             self._lending = False
+            return 0
+        return len(read)
 
     def begin_validation_epoch(self, new: Callable[[], Images]) -> None:
         """Collect anew."""

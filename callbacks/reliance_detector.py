@@ -16,6 +16,7 @@ from camtrain.callbacks._attempt import Attempt
 from camtrain.callbacks._reliance_collecting import Collecting
 from camtrain.callbacks._reliance_history import History
 from camtrain.callbacks._reliance_images import Chosen, Images, choose_images
+from camtrain.callbacks._reliance_lenders import collect_lenders
 from camtrain.callbacks._reliance_pictures import alert, examples
 from camtrain.callbacks._reliance_regions import Located, locate, strips
 from camtrain.callbacks._reliance_round import everywhere, progress_bar, take_census
@@ -50,6 +51,7 @@ from camtrain.reliance.regions import LEAST
 from camtrain.sinks import Record, Verdicts
 from camtrain.sinks.loggers import flush_sinks, sinks_for
 
+_LOOKED_AT = 4  # times as many training images as are kept, outside of `fit`
 _GUESSING = (
     "RelianceDetector finds no masks in the validation batches and guesses them{by}: its verdicts are 'reliant', "
     "'suspect', 'undecided' or 'no evidence', never 'not reliant'. Masks, or boxes as masks, make it surer."
@@ -102,7 +104,8 @@ class RelianceDetector(Callback):
         max_images: images to keep in all, in memory on the CPU; as many again of those that lend. Of many
             classes each keeps at least 20, and those that come too late are left out with a warning.
         lend_from_training: take the backgrounds from the training images of the first epoch where enough of them have
-            masks, since there classes go with their backgrounds; from the validation images otherwise.
+            masks, since there classes go with their backgrounds; from the validation images otherwise. In `validate`
+            and `test` they are read from the data module's `train_dataloader`, or the module's own.
         classes: indices of the classes to compare with each other; all by default.
         donor_classes: on how many classes' backgrounds each image is put, its own included.
         looks: which cues of the whole picture to try beside the background: "tint", "brightness", "sharpness".
@@ -234,7 +237,10 @@ class RelianceDetector(Callback):
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to collect."""
         if self.should_examine(trainer):
-            self._collecting.begin_validation_epoch(partial(self._new_images, trainer))
+            new = partial(self._new_images, trainer)
+            if trainer.state.fn != "fit":
+                collect_lenders(trainer, pl_module, self._collecting, new, _LOOKED_AT * self.max_images)
+            self._collecting.begin_validation_epoch(new)
 
     def on_validation_batch_end(
         self,

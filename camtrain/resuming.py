@@ -33,7 +33,7 @@ def find_continued(checkpoint: str, runs: Path) -> Continued | None:
     if found is None:
         raise ConfigurationError(
             f"ckpt_path is 'last', and no run in {runs} has a checkpoint: name the file, or let ModelCheckpoint save "
-            "one (save_last: true)."
+            "one in every epoch (filename: last, enable_version_counter: false)."
         )
     return Continued(found, found.parent.parent.name)
 

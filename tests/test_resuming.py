@@ -7,8 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
+import torch
 import yaml
 from jsonargparse import Namespace
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader
 
 from camtrain.errors import ConfigurationError
 from camtrain.resuming import Continued, continue_run, find_continued
@@ -150,3 +155,37 @@ def test_continue_run__leaves_a_run_that_is_named_alone(runs):
     config = Namespace(ckpt_path="last", trainer=Namespace(logger=[logger], default_root_dir=None))
     assert continue_run(config) is None
     assert options.id == "mine"
+
+
+class Level(pl.LightningModule):
+    """Its metrics never get better."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch).sum()
+
+    def validation_step(self, batch, batch_idx):
+        self.log_dict({"val/accuracy": 0.5, "val/worst_group_accuracy": 0.0})
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ["demo.yaml", "image_folder.yaml", "decoy_fashion_mnist.yaml", "finetune.yaml"])
+def test_configurations__save_every_epoch_to_go_on_from(name, make_trainer, tmp_path):
+    given = yaml.safe_load((ROOT / "configs" / name).read_text())["trainer"].get("callbacks", [])
+    folder = tmp_path / "run" / "checkpoints"
+    savers = [
+        ModelCheckpoint(folder, **one.get("init_args", {}))
+        for one in given
+        if one["class_path"].endswith("ModelCheckpoint")
+    ]
+    rows = DataLoader([torch.ones(1)] * 2)
+    make_trainer(max_epochs=3, callbacks=savers, enable_checkpointing=True).fit(Level(), rows, rows)
+    found = find_continued("last", tmp_path).checkpoint
+    assert torch.load(found, weights_only=True)["epoch"] == 2
+    assert len(list(folder.iterdir())) == len(savers) + sum(bool(saver.save_last) for saver in savers)

@@ -41,10 +41,19 @@ class Seen:
 
 
 def read_run(folder: Path) -> Run:
-    """The run in a folder; its title is that of `run.json`, else the name of the folder."""
-    place = folder.resolve()
-    named = place.parent.name if place.name == "camtrain" else place.name
-    return Run(folder, str(read_run_info(folder).get("title") or named), read_history(folder))
+    """The run in a folder; its title is that of `run.json`, else what its folder is called."""
+    return Run(folder, str(read_run_info(folder).get("title") or name_of(folder.resolve())), read_history(folder))
+
+
+def name_of(folder: Path) -> str:
+    """The run that a folder belongs to, and what it is of it, where that is no training.
+
+    >>> name_of(Path("runs/demo/abc123/camtrain")), name_of(Path("runs/demo/abc123/camtrain/validate"))
+    ('abc123', 'abc123 (validate)')
+    """
+    if folder.name == "camtrain":
+        return folder.parent.name
+    return f"{folder.parent.parent.name} ({folder.name})" if folder.parent.name == "camtrain" else folder.name
 
 
 def comparison_of(runs: Sequence[Run]) -> dict[str, list[float | None]]:

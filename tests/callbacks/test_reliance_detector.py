@@ -426,6 +426,69 @@ def test_detector__takes_the_backgrounds_of_training_where_validation_is_balance
     assert "not reliant" not in said(blind)
 
 
+class Balanced(pl.LightningDataModule):
+    """Held-out images whose backgrounds tell nothing, beside training images whose backgrounds tell the class."""
+
+    def __init__(self, refuses: bool = False) -> None:
+        super().__init__()
+        self.refuses, self.asked = refuses, 0
+        self.rows = drawn(90, "background", seed=1, balanced=True)
+
+    def train_dataloader(self) -> DataLoader:
+        self.asked += 1
+        if self.refuses:
+            raise AttributeError("setup('fit') makes the training images")
+        return loaders("background")[0]
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.rows, 30)
+
+    test_dataloader = val_dataloader
+
+
+@pytest.fixture
+def leaning(make_trainer: Callable[..., pl.Trainer]) -> pl.LightningModule:
+    return fit(make_trainer, None)[1]
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_detector__outside_fit_reads_training_images_that_lend(make_trainer, leaning, stage):
+    detector, data = RelianceDetector(images_per_class=20), Balanced()
+    blind = RelianceDetector(images_per_class=20, lend_from_training=False)
+    drawn_after = []
+    for callback in (blind, detector):
+        torch.manual_seed(5)
+        getattr(make_trainer(callbacks=[callback]), stage)(leaning, datamodule=data, verbose=False)
+        drawn_after.append(torch.rand(1).item())
+    assert said(detector) == ["reliant"] * 3
+    assert "reliant" not in said(blind)
+    assert drawn_after[0] == drawn_after[1]
+    trainer = make_trainer(callbacks=[detector])
+    getattr(trainer, stage)(leaning, datamodule=data, verbose=False)
+    assert data.asked == 1
+
+
+def test_detector__outside_fit_says_where_training_images_cannot_be_read(make_trainer, leaning):
+    detector = RelianceDetector(images_per_class=20)
+    with pytest.warns(
+        UserWarning, match=r"could not read training images \(AttributeError: setup.*those of validate lend"
+    ):
+        make_trainer(callbacks=[detector]).validate(leaning, datamodule=Balanced(refuses=True), verbose=False)
+    assert len(said(detector)) == 3
+
+
+def test_detector__outside_fit_looks_at_some_training_images_only(make_trainer, leaning):
+    class Counted(Balanced):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            self.batches = getattr(self, "batches", 0) + 1
+            return batch
+
+    data = Counted()
+    detector = RelianceDetector(images_per_class=10, max_images=20)
+    make_trainer(callbacks=[detector]).validate(leaning, datamodule=data, verbose=False)
+    assert data.batches == 3 + 4  # of validation, and as many of 24 as hold 80
+
+
 def test_detector__trains_on_batches_that_hold_no_masks(make_trainer):
     train, val = loaders("background")
     bare = DataLoader(TensorDataset(*train.dataset.tensors[:2]), 24, shuffle=True)
