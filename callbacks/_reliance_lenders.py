@@ -43,7 +43,8 @@ def collect_lenders(
                 if seen >= most or not collecting.lends:
                     break
     except Exception as error:
-        rank_zero_warn(_NOT_READ.format(error=f"{type(error).__name__}: {error}", stage=trainer.state.fn and trainer.state.fn.value))
+        stage = "test" if trainer.testing else "validate"
+        rank_zero_warn(_NOT_READ.format(error=f"{type(error).__name__}: {error}", stage=stage))
 
 
 def _source(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:

@@ -13,12 +13,13 @@ from camtrain.sinks import story
 from camtrain.sinks.charts import Series, line_chart
 from camtrain.sinks.environment import read_run_info
 from camtrain.sinks.formatting import FILTERS
-from camtrain.sinks.gallery import Frame, Pictures, films
+from camtrain.sinks.gallery import Film, Frame, Pictures, films
 from camtrain.sinks.history import History, read_history
 from camtrain.sinks.records import HEATMAPS, VerdictRow
 
 SIDE = 160
 MOST_PROBES = 16
+_Reel = tuple[str, str | None, tuple[Frame, ...]]  # picture, label, frames
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Seen:
-    """One probe in all runs: the picture, and by run its first and last frame, None where a run has not seen it."""
+    """One probe in all runs: the picture, and by run its first and last frame, or its only one.
+
+    None where a run has not seen it.
+    """
 
     sample: str
     picture: str
     label: str | None
-    frames: list[tuple[Frame, Frame] | None]
+    frames: list[tuple[Frame, ...] | None]
 
 
 def read_run(folder: Path) -> Run:
@@ -115,20 +119,23 @@ def charts_of(runs: Sequence[Run]) -> dict[str, Markup]:
 
 def probes_of(runs: Sequence[Run]) -> list[Seen]:
     """The probes, those that most runs have seen first."""
-    found: list[dict[str, tuple[str, str | None, tuple[Frame, Frame]]]] = []
+    found: list[dict[str, _Reel]] = []
     for run in runs:
         epochs = list(run.history.panels.get(HEATMAPS, {}))
-        ends = [epochs[0], epochs[-1]] if epochs else []
+        ends = list(dict.fromkeys([*epochs[:1], *epochs[-1:]]))  # one epoch is its first and its last
         reels = films(run.history, Pictures(run.folder, SIDE), ends, most=MOST_PROBES)
-        found.append(
-            {one.sample: (one.picture, one.label, (a, b)) for one in reels for a, b in [one.frames] if a and b}
-        )
+        whole = [one for one in reels if None not in one.frames]
+        found.append({one.sample: (one.picture, one.label, _known_frames(one)) for one in whole})
     samples = list(dict.fromkeys(sample for reel in found for sample in reel))
     samples.sort(key=lambda sample: -sum(sample in reel for reel in found))
     return [_seen(sample, found) for sample in samples[:MOST_PROBES]]
 
 
-def _seen(sample: str, found: Sequence[Mapping[str, tuple[str, str | None, tuple[Frame, Frame]]]]) -> Seen:
+def _known_frames(film: Film) -> tuple[Frame, ...]:
+    return tuple(frame for frame in film.frames if frame)
+
+
+def _seen(sample: str, found: Sequence[Mapping[str, _Reel]]) -> Seen:
     picture, label, _ = next(reel[sample] for reel in found if sample in reel)
     return Seen(sample, picture, label, [reel[sample][2] if sample in reel else None for reel in found])
 

@@ -113,6 +113,14 @@ def make_one_panel():
     return panel
 
 
+def test_compare__shows_a_run_of_one_epoch_once(runs, make_one_panel):
+    FilesSink(runs / "one" / "camtrain").write(
+        Panels(HEATMAPS, (make_one_panel("mine"),), 0, 0), Scalars({"val/accuracy": 0.5}, 0, 0)
+    )
+    main(["compare", str(runs / "one"), str(runs / "one"), "--out", str(runs / "c.html")])
+    assert (runs / "c.html").read_text().count('alt="epoch 0"') == 2
+
+
 def test_compare__takes_the_records_of_a_test_for_a_part_of_its_run(runs, capsys):
     for name in ("before", "after"):
         FilesSink(runs / name / "camtrain" / "test").write(Scalars({"test/accuracy": 0.5}, 3, 3))
