@@ -3,10 +3,12 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from camtrain.cam import Layer, resolve_layers
 from camtrain.cam.layouts import readings
@@ -19,11 +21,30 @@ class Maps:
     def __init__(self, layers: tuple[Layer, ...] | None = None) -> None:
         self._layers = layers
         self._size: torch.Size | None = None
+        self._refused: LayerError | None = None
 
     def find(self, pl_module: LightningModule, images: Tensor, model: dict[str, nn.Module] | None) -> tuple[Layer, ...]:
-        """The layers; where none was named the last map, see `last_map`."""
-        self._layers = self._layers or (last_map(pl_module, images, model),)
-        return self._layers
+        """The layers; where none was named the last map, see `last_map`.
+
+        None where no part takes the images as they are in the batch: `find_in` a call of the network then.
+        """
+        if self._layers is None:
+            try:
+                self._layers = (last_map(pl_module, images, model),)
+            except LayerError as error:
+                self._refused = error
+        return self._layers or ()
+
+    def find_in(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The last map of a module that was called so. LayerError, that of `find`, where it has none either."""
+        assert self._refused is not None
+        if args and kwargs:
+            raise self._refused
+        try:
+            (layer,) = resolve_layers(module, args or kwargs)
+        except Exception as error:  # whatever a foreign forward raises
+            raise self._refused from error
+        self._layers = (dataclasses.replace(layer, name=f"{name}.{layer.name}" if name else layer.name),)
 
     def read(
         self,
@@ -53,7 +74,7 @@ def last_map(pl_module: LightningModule, images: Tensor, model: dict[str, nn.Mod
         try:
             (layer,) = resolve_layers(module, _as_numbers(images))
         except Exception as error:  # whatever a foreign forward raises
-            refused.append(f"{name or type(pl_module).__name__}: {error}")
+            refused.append(f"{name or type(pl_module).__name__}: {str(error) or repr(error)}")
             continue
         return dataclasses.replace(layer, name=f"{name}.{layer.name}" if name else layer.name)
     raise LayerError(
@@ -102,5 +123,5 @@ def _candidates(pl_module: LightningModule) -> Iterator[tuple[str, nn.Module]]:
 
 def _size(module: nn.Module) -> tuple[int, int]:
     """Parameters that are trained, and all of them."""
-    parameters = list(module.parameters())
-    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+    sizes = [(1 if isinstance(p, UninitializedParameter) else p.numel(), p.requires_grad) for p in module.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)

@@ -1,7 +1,7 @@
 """What a batch holds for alignment, counted with one look at the device, and refused where it cannot work."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -110,7 +110,8 @@ def require_masks(batch: Batch, raw: Any, *, twins: bool) -> None:
 def with_object_masks(batch: Batch, *, forbidden: bool = False) -> Batch:
     """With masks that are 1 where the evidence may be, turned over if they mark what may not matter.
 
-    Images of a batch without masks have one of all -1 each.
+    Images of a batch without masks have one of all -1 each, and so has an image whose class index is below 0: of no
+    class. Labels `(B, 1)` become `(B,)`.
 
     >>> with_object_masks(Batch(torch.zeros(1, 1, 1, 2), masks=torch.tensor([[[1.0, 0.0]]])), forbidden=True).masks
     tensor([[[0., 1.]]])
@@ -120,7 +121,18 @@ def with_object_masks(batch: Batch, *, forbidden: bool = False) -> Batch:
         masks = batch.images.new_full((len(batch), *batch.images.shape[2:]), -1, dtype=torch.float32)
     elif masks is not None and forbidden:
         masks = torch.where(masks < 0, masks, 1 - masks)
-    return replace(batch, masks=masks)
+    labels = batch.labels
+    if labels is not None and labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels.squeeze(1)
+    if masks is not None and _are_classes(labels, len(masks)):
+        nobody = (labels < 0).to(masks.device).view(-1, *[1] * (masks.ndim - 1))
+        masks = torch.where(nobody, -1, masks)
+    return replace(batch, masks=masks, labels=labels)
+
+
+def _are_classes(labels: Tensor | None, images: int) -> TypeGuard[Tensor]:
+    """Whether these are class indices, one for each image."""
+    return labels is not None and labels.shape == (images,) and not labels.is_floating_point()
 
 
 def can_ask_twins(batch: Batch) -> str:

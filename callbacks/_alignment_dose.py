@@ -99,7 +99,7 @@ class Dose:
         limit, expected = self.limit(images), self._expected(images)
         most = _TWINS * (1 + min(1.0, expected / limit)) if isinstance(self.weight, str) else self.weight
         wanted = max(1.0, limit * self.worth)
-        if kin is None:
+        if kin in (None, 1):  # among images of one class no deal brings the background of another
             return Plan(most, math.ceil(wanted))
         dealt, other = expected * (1 - kin), (1 - kin) / kin
         added = math.ceil(min(wanted, (images - expected) * other) - _ROUNDING)

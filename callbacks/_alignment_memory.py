@@ -20,10 +20,21 @@ class Memory:
     def __init__(self, size: int, fill_donors: bool = True) -> None:
         self.size, self.fill_donors = size, fill_donors
         self._kept: tuple[Tensor, Tensor, Tensor] | None = None
+        self._noted: tuple[Tensor, Tensor, Tensor] | None = None
         self._next = self._filled = 0
 
     def __len__(self) -> int:
         return self._filled
+
+    def note(self, images: Tensor, masks: Tensor, labels: Tensor) -> None:
+        """Remember these once the step is over, and in place of what was noted before."""
+        self._noted = images, masks, labels
+
+    def settle(self) -> None:
+        """The step is over."""
+        if self._noted is not None:
+            self.remember(*self._noted)
+        self._noted = None
 
     def remember(self, images: Tensor, masks: Tensor, labels: Tensor) -> None:
         """Keep the rows that can have a twin, in place of the oldest."""

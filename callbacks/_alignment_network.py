@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from camtrain.callbacks._alignment_recording import Call, Calls, holds_logits, holds_own, logits_call, named_module
@@ -37,9 +38,10 @@ class Network:
 
     def modules(self, pl_module: nn.Module) -> dict[str, nn.Module]:
         """Whose calls are to be recorded."""
-        return self.root or dict(pl_module.named_modules())
+        hooked = ((n, m) for n, m in pl_module.named_modules() if not isinstance(m, torch.jit.ScriptModule))
+        return self.root or dict(hooked)
 
-    def read(self, calls: Calls, own: Sequence[Tensor], images: int) -> Call | None:
+    def read(self, calls: Calls, own: Sequence[Tensor], images: int, loss: Tensor | None = None) -> Call | None:
         """The call to teach, and from now on its module alone.
 
         `own` are tensors that are the batch's images. None where a step, or a backward pass of it, has no answer to
@@ -47,7 +49,7 @@ class Network:
         """
         if self._seen and self._is_left_out(calls, own):
             return None
-        call = logits_call(calls, own, images)
+        call = logits_call(calls, own, images, loss=loss)
         if not self._seen:
             self._seen, self.takes_own = True, call.took(own)
         self.root, self._name = {call.name: call.module}, call.name

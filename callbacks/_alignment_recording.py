@@ -1,15 +1,19 @@
 """What a training step calls: activations, and the call whose output holds the logits."""
 
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from camtrain.cam import Activations, Layer, find_logits, record_activations
+from camtrain.cam import Activations, Layer, find_logits, logits_candidates, record_activations
 from camtrain.errors import BatchError, ConfigurationError, LayerError
+
+_BEHIND = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Sigmoid, nn.LogSigmoid, nn.modules.loss._Loss)
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,20 @@ class Call:
     output: Any
     activations: tuple[Tensor, ...]
 
+    @cached_property
+    def answers(self) -> list[Tensor]:
+        """The tensors in the output that may hold logits, as they are: see `find_answers`."""
+        return find_answers(self.output)
+
+    @property
+    def answer(self) -> Tensor:
+        """The first of them, which is a node of the graph. BatchError if there is none."""
+        return self.answers[0] if self.answers else find_logits(self.output)
+
     @property
     def logits(self) -> Tensor:
-        """The `(B, C)` tensor in the output. BatchError if there is none."""
-        return find_logits(self.output)
+        """The answer as `(B, C)`."""
+        return as_rows(self.answer)
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -91,8 +105,9 @@ class _Leaving:
 
 @contextmanager
 def recording(modules: dict[str, nn.Module], layers: Sequence[Layer]) -> Iterator[Calls]:
-    """Record the outermost calls of some modules, and the activations of the layers; every hook goes at the end."""
-    with record_activations(layers) as activations, ExitStack() as stack:
+    """Record the outermost calls of some modules, and what the layers put out; every hook goes at the end."""
+    recorded = record_activations(layers) if layers else nullcontext(Activations([]))
+    with recorded as activations, ExitStack() as stack:
         calls = Calls(activations)
         for name, module in modules.items():
             stack.callback(module.register_forward_pre_hook(_Entering(calls)).remove)
@@ -101,30 +116,88 @@ def recording(modules: dict[str, nn.Module], layers: Sequence[Layer]) -> Iterato
         yield calls
 
 
-def logits_call(calls: Calls, own: Sequence[Tensor] = (), rows: int | None = None) -> Call:
+def find_answers(output: Any) -> list[Tensor]:
+    """The tensors in what a module returned that may hold logits: `(B, C)`, `(B, C, 1, 1)` or, for one logit, `(B,)`.
+
+    A named one (`logits`) is alone. Of several, features that feed logits are left out, and where some have a graph,
+    those without.
+
+    >>> import torch
+    >>> features = torch.ones(2, 8, requires_grad=True) * 2
+    >>> [tuple(answer.shape) for answer in find_answers((features, features[:, :3]))]
+    [(2, 3)]
+    """
+    found = [v for v in logits_candidates(output) if isinstance(v, Tensor) and v.is_floating_point() and v.ndim]
+    flat = [v for v in found if v.ndim > 1 and math.prod(v.shape[2:]) == 1] or [v for v in found if v.ndim == 1]
+    if len(flat) > 1:
+        flat = [v for v in flat if v.requires_grad] or flat
+        flat = [v for v in flat if not any(other is not v and depends_on(other, v) for other in flat)]
+    return flat
+
+
+def as_rows(answer: Tensor) -> Tensor:
+    """Logits as `(B, C)`.
+
+    >>> import torch
+    >>> as_rows(torch.ones(2, 3, 1, 1)).shape, as_rows(torch.ones(2)).shape
+    (torch.Size([2, 3]), torch.Size([2, 1]))
+    """
+    return answer.unsqueeze(1) if answer.ndim == 1 else answer.flatten(1) if answer.ndim > 2 else answer
+
+
+def logits_call(
+    calls: Calls, own: Sequence[Tensor] = (), rows: int | None = None, *, loss: Tensor | None = None
+) -> Call:
     """The call whose output holds the logits: the last in a chain such as backbone, then head.
 
     Of several calls of one module it is that which was given one of the batch's `own` tensors; else the last, if all
-    those with so many `rows` of logits were given the same tensors.
+    those with so many `rows` of logits were given the same tensors. What the loss does not depend on (the answer of a
+    metric) is left out, and so are a softmax or a loss behind the network.
 
-    Raises LayerError where a layer was not reached, ConfigurationError where no call or more than one qualifies.
+    Raises LayerError where a layer was not reached, ConfigurationError where no call or more than one qualifies, or
+    where it is not known which of several outputs are the logits.
     """
     if not calls.activations.complete:
         list(calls.activations)  # raises, naming the layer
     by_module: dict[nn.Module, list[Call]] = {}
-    for call in filter(holds_logits, calls.made):
+    made = list(filter(holds_logits, calls.made))
+    for call in [call for call in made if call.answer.ndim > 1] or made:  # (B,) may also be losses
         by_module.setdefault(call.module, []).append(call)
     found = [_one_of(made, own, rows) for made in by_module.values()]
     if len(found) > 1:
-        found = [call for call in found if any(depends_on(call.logits, a) for a in call.activations)]
+        used = found if loss is None else [call for call in found if depends_on(loss, call.answer)]
+        found = [call for call in used or found if _is_behind(call)]
+        found = [call for call in found if not (isinstance(call.module, _BEHIND) and _is_fed(call, found))]
         found = [call for call in found if not any(_feeds(call, other) for other in found)]
     if len(found) == 1:
-        return found[0]
-    called = ", ".join(repr(call.name or "the module itself") for call in found or calls.made) or "none"
+        return _unambiguous(found[0])
+    called = ", ".join(map(_said, found or calls.made)) or "none"
     raise ConfigurationError(
         f"The training step must call one module that returns logits (B, C) after the layer; it called "
         f"{'several' if found else 'none'} ({called}). Name the one to read with model='...'."
     )
+
+
+def _is_behind(call: Call) -> bool:
+    """Whether it comes after the layers; all do where none is asked for."""
+    return not call.activations or any(depends_on(call.answer, a) for a in call.activations)
+
+
+def _unambiguous(call: Call) -> Call:
+    widths = {as_rows(answer).shape[1] for answer in call.answers}
+    if len(widths) > 1:
+        shapes = ", ".join(str(tuple(answer.shape)) for answer in call.answers)
+        raise ConfigurationError(
+            f"{call.name or 'The module itself'!r} returns several tensors that may be logits: {shapes}. Return a "
+            "mapping in which they are called 'logits', or name a part that returns them alone, with model='...'."
+        )
+    return call
+
+
+def _said(call: Call) -> str:
+    tensors = [v for v in pytree.tree_leaves(call.output) if isinstance(v, Tensor)]
+    shapes = ", ".join(str(tuple(v.shape)) for v in tensors[:3]) or type(call.output).__name__
+    return f"{call.name or 'the module itself'!r} gave {shapes}"
 
 
 def _one_of(made: Sequence[Call], own: Sequence[Tensor], rows: int | None) -> Call:
@@ -165,14 +238,18 @@ def is_same(value: Tensor, other: Tensor) -> bool:
 def holds_logits(call: Call) -> bool:
     """Whether its output holds logits `(B, C)` that a gradient leads from."""
     try:
-        logits = call.logits
+        answer = call.answer
     except BatchError:
         return False
-    return logits.ndim == 2 and logits.is_floating_point() and logits.requires_grad
+    return bool(call.answers) and answer.requires_grad
+
+
+def _is_fed(call: Call, others: Sequence[Call]) -> bool:
+    return any(_feeds(other, call) for other in others)
 
 
 def _feeds(call: Call, other: Call) -> bool:
-    return other is not call and depends_on(other.logits, call.logits)
+    return other is not call and depends_on(other.answer, call.answer)
 
 
 def depends_on(tensor: Tensor, source: Tensor) -> bool:
@@ -183,16 +260,24 @@ def depends_on(tensor: Tensor, source: Tensor) -> bool:
     >>> depends_on(a.sum(), a), depends_on(a, a.sum())
     (True, False)
     """
+    return any(node is source.grad_fn or getattr(node, "variable", None) is source for node in graph_of(tensor))
+
+
+def graph_of(tensor: Tensor) -> Iterator[Any]:
+    """The nodes of a tensor's graph, each once.
+
+    >>> import torch
+    >>> [type(node).__name__ for node in graph_of(torch.ones(2, requires_grad=True) * 2)]
+    ['MulBackward0', 'AccumulateGrad']
+    """
     seen, stack = set(), [tensor.grad_fn]
     while stack:
         node = stack.pop()
         if node is None or node in seen:
             continue
-        if node is source.grad_fn or getattr(node, "variable", None) is source:
-            return True
+        yield node
         seen.add(node)
         stack.extend(parent for parent, _ in node.next_functions)
-    return False
 
 
 def named_module(pl_module: nn.Module, model: str | nn.Module) -> dict[str, nn.Module]:

@@ -15,7 +15,14 @@ from camtrain.callbacks._alignment_deal import Deal, Dealer
 from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_patch import eager, patched
 from camtrain.callbacks._alignment_recording import Call, Calls, depends_on, holds_logits, recording
-from camtrain.callbacks._alignment_terms import Penalty, Twins, add_to_loss, cross_entropy, loss_in
+from camtrain.callbacks._alignment_terms import (
+    Penalty,
+    Twins,
+    add_to_loss,
+    cross_entropy,
+    loss_in,
+    twice_differentiable,
+)
 from camtrain.cam import Layer, annotated
 from camtrain.data.batches import Batch
 
@@ -70,7 +77,8 @@ def compute_terms(recipe: Recipe, call: Call, layers: Sequence[Layer], batch: Ba
         penalty = recipe.penalize(call, layers, batch if deal is None else replace(batch, masks=deal.masks))
         parts.append(recipe.weight * penalty.value)
         if recipe.measure and task is not None:
-            norms = squared_norms(task, penalty.value, call.activations)
+            with twice_differentiable():
+                norms = squared_norms(task, penalty.value, call.activations)
             norms = norms * norms.new_tensor([len(batch), images])  # of a mean over so many: to that of one image
     answered = _twins(recipe, call, layers, batch, deal) if recipe.twins > 0 else []
     parts.extend(part.extra * len(part) / len(batch) * part.entropy for part in answered if part.extra != 0)
@@ -209,7 +217,7 @@ class AlignedStep:
 
     @staticmethod
     def _is_meant(loss: Tensor, calls: Calls) -> bool:
-        seen = [call.activations for call in calls.made]
+        seen = [call.activations or tuple(call.answers) for call in calls.made]
         if not seen and calls.activations.complete:
             seen = [tuple(calls.activations)]
-        return any(depends_on(loss, activation) for activations in seen for activation in activations)
+        return any(depends_on(loss, tensor) for tensors in seen for tensor in tensors)

@@ -1,6 +1,7 @@
 """The terms that alignment adds to a loss: the penalty of a recorded call, and the cross-entropy of its twins."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from camtrain.callbacks._alignment_deal import Deal, find_images
 from camtrain.callbacks._alignment_memory import Memory
-from camtrain.callbacks._alignment_recording import Call
+from camtrain.callbacks._alignment_recording import Call, as_rows, graph_of
 from camtrain.cam import (
     Layer,
     annotated,
@@ -97,12 +98,29 @@ def score_gradients(call: Call, batch: Batch, target: Callable[..., Tensor], sec
     return [g.to(torch.promote_types(g.dtype, torch.float32)) / scale for g in gradients]
 
 
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """GradientError, with the remedy, where a part of the network has no second derivative."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "twice" not in str(error) and "double" not in str(error) and "derivative" not in str(error):
+            raise
+        raise GradientError(
+            f"The alignment penalty cannot be differentiated: {error}. Set second_order=False, which takes the map's "
+            "gradient for a constant, or name a layer behind the part that cannot be differentiated twice."
+        ) from error
+
+
 def require_gradient(penalty: Tensor, pl_module: nn.Module) -> bool:
     """Whether any trainable parameter has a gradient other than 0; GradientError if none is in the graph at all."""
     parameters = [p for p in pl_module.parameters() if p.requires_grad]
     gradients: Sequence[Tensor | None] = ()
     if penalty.requires_grad and parameters:
-        gradients = torch.autograd.grad(penalty, parameters, retain_graph=True, allow_unused=True)
+        with twice_differentiable():
+            if any(type(node).__name__ == "Error" for node in graph_of(penalty)):  # where `once_differentiable` waits
+                raise RuntimeError("a part of the network is marked with @once_differentiable, not twice")
+            gradients = torch.autograd.grad(penalty, parameters, retain_graph=True, allow_unused=True)
     used = [g for g in gradients if g is not None]
     if not used:
         raise GradientError(
@@ -139,19 +157,25 @@ class Twins:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor | None) -> Tensor:
-    """The mean over twins, in at least float32; binary where labels are multi-hot. BatchError for other labels."""
+    """The mean over twins, in at least float32; binary where labels are multi-hot. BatchError for other labels.
+
+    Class indices below 0, and multi-hot labels off [0, 1], are not known and left out.
+    """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     assert labels is not None
     if logits.shape[1] == 1 and labels.numel() == len(logits):
         return F.binary_cross_entropy_with_logits(logits.squeeze(1), labels.reshape(-1).to(logits.dtype))
     if are_multi_hot(labels) and labels.shape == logits.shape:
-        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        known = (labels >= 0) & (labels <= 1)  # -1 or NaN: not known
+        wanted = torch.where(known, labels, 0).to(logits.dtype)
+        total = F.binary_cross_entropy_with_logits(logits, wanted, known.to(logits.dtype), reduction="sum")
+        return total / known.sum().clamp(min=1)
     if labels.ndim != 1 or labels.is_floating_point():
         raise BatchError(
             f"Twins need a class index per image, or multi-hot labels of the logits' shape {tuple(logits.shape)}; "
             f"got {labels.dtype} of shape {tuple(labels.shape)}. Convert them in a batch_adapter, or set twins=0."
         )
-    return F.cross_entropy(logits, labels.long())
+    return F.cross_entropy(logits, torch.where(labels < 0, -100, labels).long())
 
 
 def are_multi_hot(labels: Tensor | None) -> bool:
@@ -220,7 +244,7 @@ def answer_twins(
 def _material(
     images: Tensor, batch: Batch, memory: Memory, generator: torch.Generator, wanted: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, masks and labels to make twins of: the batch's, which the memory keeps from now on.
+    """Images, masks and labels to make twins of: the batch's, which the memory keeps once the step is over.
 
     Where fewer than `wanted` are annotated, only these, with some of the memory; then nobody with its object there
     lends a background.
@@ -232,7 +256,7 @@ def _material(
     if len(rows) < wanted and len(memory) > 1 and memory.fits(images):
         recalled = memory.recall(wanted - len(rows), generator)
         pool = tuple(torch.cat([a[rows], b.to(a.dtype)]) for a, b in zip(pool, recalled, strict=True))  # type: ignore[assignment]
-    memory.remember(images, batch.masks, labels)
+    memory.note(images, batch.masks, labels)
     return pool
 
 
@@ -251,6 +275,12 @@ def images_among(call: Call, batch: Batch, own: Sequence[Tensor] = ()) -> Tensor
             "read takes none. Name the whole network with model='...', or set twins=0."
         )
     return images
+
+
+def answers_again(made: Sequence[Call], call: Call, batch: Batch) -> bool:
+    """Whether another call answered as many images, of the batch's size, with logits of as many classes."""
+    others = (other for other in made if other is not call and find_images(other.args, other.kwargs, batch) is not None)
+    return any(as_rows(answer).shape == call.logits.shape for other in others for answer in other.answers)
 
 
 def add_to_loss(output: Any, extra: Tensor) -> Any:

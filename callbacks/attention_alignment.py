@@ -26,6 +26,7 @@ from camtrain.callbacks._alignment_batch import (
 )
 from camtrain.callbacks._alignment_deal import Dealer
 from camtrain.callbacks._alignment_dose import Dose, Plan
+from camtrain.callbacks._alignment_leaves import Leaves
 from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_network import Network
 from camtrain.callbacks._alignment_notes import Notes
@@ -33,7 +34,7 @@ from camtrain.callbacks._alignment_patch import DifferentiableAttention, patch
 from camtrain.callbacks._alignment_recording import Calls
 from camtrain.callbacks._alignment_start import factor, is_due, position, progress
 from camtrain.callbacks._alignment_step import AlignedStep, Recipe, Terms, compute_terms, scalars
-from camtrain.callbacks._alignment_terms import answer_twins, images_among, penalize, require_gradient
+from camtrain.callbacks._alignment_terms import answer_twins, answers_again, images_among, penalize, require_gradient
 from camtrain.callbacks._trainer import mean_over_processes, runs_compiled
 from camtrain.cam import Layer, find_layers, log_probability, resolve_method
 from camtrain.data.batches import Batch, check_masks, read_batch
@@ -188,6 +189,7 @@ class AttentionAlignment(Callback):
         self._needs_labels = twins not in (0, "auto") and not self._consistent
         self._make_state = partial(Memory, memory, self._blend.fill_donors), partial(Balance, gradient_ratio)
         self._attention = DifferentiableAttention()
+        self._leaves = Leaves()
         self._maps = Maps()
         self._compiled = self._loaded = False
         self._restore: Callable[[], None] | None = None
@@ -204,11 +206,12 @@ class AttentionAlignment(Callback):
         self.steps = self.skipped = 0
         self._network = Network()
         self._twins_refused = self._refuses = False
+        self._plan = Plan(1.0, 0)
         self._begin_fit()
 
     def _begin_fit(self) -> None:
         """What is found out in each fit."""
-        self._first_batch_seen = self._gradient_seen = False
+        self._first_batch_seen = self._gradient_seen = self._in_batch = False
         self._notes = Notes()
 
     @property
@@ -267,6 +270,9 @@ class AttentionAlignment(Callback):
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Let the network have its images as they are: the backward pass, which may ask for them again, is over."""
         self._stop_dealing()
+        self._memory.settle()
+        self.steps += self._in_batch
+        self._in_batch = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell where an epoch had nothing to align with."""
@@ -301,6 +307,7 @@ class AttentionAlignment(Callback):
             self._dealer.stop()
         self._dealer = None
         self._attention.off()
+        self._leaves.stop()
 
     def _unpatch(self) -> None:
         self._stop_dealing()
@@ -335,6 +342,8 @@ class AttentionAlignment(Callback):
         self, trainer: Trainer, pl_module: LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
         self._stop_dealing()
+        if not trainer.training:  # a validation step that calls it
+            return original(*args, **kwargs)
         scale = self._scale(trainer)
         log = partial(pl_module.log, on_step=False, on_epoch=True)
         log("alignment/active", float(scale > 0), batch_size=1)
@@ -342,7 +351,9 @@ class AttentionAlignment(Callback):
         batch = self._read(args[0] if args else next(iter(kwargs.values())))
         if scale == 0 or batch is None:
             return original(*args, **kwargs)
-        plan = self._dose.plan(len(batch), self._kin(batch))
+        again, self._in_batch = self._in_batch, True  # an optimizer may ask for a batch's loss several times
+        plan = self._plan if again else self._dose.plan(len(batch), self._kin(batch))
+        self._plan = plan
         limit = plan.added if plan.dealt is None else len(batch)
         census = count(
             batch,
@@ -354,8 +365,9 @@ class AttentionAlignment(Callback):
             refused=self._refuses,
         )
         self._twins_refused |= census.refused  # alike in all processes, which log and reduce alike
-        self._dose.see(len(batch) * trainer.world_size, census.all_eligible)
-        self._notes.count(len(batch) * trainer.world_size, census)
+        if not again:
+            self._dose.see(len(batch) * trainer.world_size, census.all_eligible)
+            self._notes.count(len(batch) * trainer.world_size, census)
         wanted = census.guiding or (self._wants_twins and census.twinned)
         step = self._step(trainer, pl_module, batch, scale, census, plan) if wanted else None
         output = step.run(original, *args, **kwargs) if step else original(*args, **kwargs)
@@ -367,8 +379,8 @@ class AttentionAlignment(Callback):
             )
         for scalar in scalars(terms, census, penalty=self.weight != 0, twins=self._wants_twins):
             log(scalar.name, scalar.value, batch_size=scalar.images, sync_dist=True)
-        self._measure(trainer, terms)
-        self.steps += 1
+        if not again:
+            self._measure(trainer, terms)
         return output
 
     @property
@@ -449,7 +461,7 @@ class AttentionAlignment(Callback):
         census: Census,
         plan: Plan,
     ) -> AlignedStep:
-        layers = self._maps.find(pl_module, batch.images, self._network.root)
+        layers = self._maps.find(pl_module, batch.images, self._network.root) if self.weight != 0 else ()
         if self.weight != 0 and self._second_order:
             self._attention.on()
         seed = (self.seed * 1_000_003 + self.steps) * 1_009 + trainer.global_rank
@@ -509,9 +521,14 @@ class AttentionAlignment(Callback):
         if recipe.dealer is not None:
             recipe.dealer.close()
         own = recipe.dealer.own if recipe.dealer is not None else [batch.images]
-        call = self._network.read(calls, own, len(batch))
+        call = self._network.read(calls, own, len(batch), task)
         if call is None:
             return None
+        if self.steps == 0 and self._exchanges and self._wants_twins and answers_again(calls.made, call, batch):
+            self._notes.tell(
+                "exchanges the batch's own images alone, and the step asks for answers to others as well. A loss that "
+                "compares both, image by image (consistency, distillation), wants twins_place='add'"
+            )
         if recipe.twins > 0 and (self.twins == "auto" or recipe.dealer is not None):
             try:
                 images_among(call, batch, own)
@@ -524,7 +541,11 @@ class AttentionAlignment(Callback):
                     "they are, as self(images) with a forward that holds all of the network"
                 )
                 recipe = dataclasses.replace(recipe, twins=0.0)
+        if recipe.penalize is not None and not layers:  # the next step has them
+            self._maps.find_in(call.name, call.module, call.args, call.kwargs)
+            recipe = dataclasses.replace(recipe, penalize=None)
         if recipe.penalize is not None:
+            self._leaves.start(layers, call.activations)
             layers = self._maps.read(pl_module, batch.images, call.activations, self._network.root)
         terms = compute_terms(recipe, call, layers, batch, task)
         if terms.penalty is not None and not self._gradient_seen:

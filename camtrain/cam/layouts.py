@@ -66,7 +66,7 @@ def readings(shape: Size, frame: Size | None, grids: tuple[Size, ...] = ()) -> t
     """
     if len(shape) == 3 and (frame is None or len(frame) > 1):
         return tuple(_token_readings(shape, frame, grids))[:1]
-    if not 3 <= len(shape) <= 5:
+    if not 3 <= len(shape) <= 5 or (len(shape) > 3 and math.prod(shape[2:]) == 1):  # (B, C, 1, 1) is no map of classes
         return ()
     both = [layout for layout in (channels_first(shape), channels_last(shape)) if _cells_of_a_frame(layout.grid) > 1]
     if frame is None or len(shape) == 3:

@@ -257,7 +257,14 @@ named(log_probability, "log_probability", _settle_log_probability)
 named(multi_label, "multi_label", _settle_multi_label)
 
 
-def _candidates(output: Any) -> list[Any]:
+def logits_candidates(output: Any) -> list[Any]:
+    """What in a model's output may be the logits: a tensor itself, what is named so, else all that it holds, in order.
+
+    >>> logits_candidates({"loss": 0.0, "logits": [1.0]}), logits_candidates((1, 2))
+    ([[1.0]], [1, 2])
+    """
+    if isinstance(output, Tensor):
+        return [output]
     if isinstance(output, Mapping):
         named = [output[key] for key in _LOGIT_KEYS if key in output]
         return named or [value for value in output.values() if isinstance(value, Tensor) and value.ndim >= 2]
@@ -272,9 +279,7 @@ def find_logits(output: Any) -> Tensor:
     >>> find_logits({"loss": torch.tensor(0.0), "logits": torch.zeros(2, 3)}).shape
     torch.Size([2, 3])
     """
-    if isinstance(output, Tensor):
-        return output
-    found = [value for value in _candidates(output) if isinstance(value, Tensor)]
+    found = [value for value in logits_candidates(output) if isinstance(value, Tensor)]
     if not found:
         held = f"the keys {list(output)}" if isinstance(output, Mapping) else type(output).__name__
         raise BatchError(

@@ -625,7 +625,7 @@ class TwoHeads(Foreign):
 
 
 def test_logits__of_two_heads_are_not_guessed(make_trainer):
-    with pytest.raises(ConfigurationError, match=r"'head', 'extra'.*model='\.\.\.'"):
+    with pytest.raises(ConfigurationError, match=r"'head' gave \(4, 3\), 'extra' gave.*model='\.\.\.'"):
         fit(make_trainer, TwoHeads(), aligned(), pair(*samples()))
 
 

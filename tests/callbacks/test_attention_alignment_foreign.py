@@ -21,6 +21,7 @@ from tests.callbacks.modules import Foreign, Given, fit, loader, mapping, networ
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*have no logger configured"),
+    pytest.mark.filterwarnings("ignore:.*asks for answers to others as well"),
 ]
 
 

@@ -120,6 +120,7 @@ def test_answer_twins__makes_them_of_earlier_batches_where_this_one_has_no_mask(
         twins = answer_twins(call, (), batch, memory, torch.Generator(), limit=2)
         assert twins.batch.images.shape == (2, 3, 8, 8)
         assert twins.loss.requires_grad
+        memory.settle()
     assert len(memory) == 4
 
 
@@ -276,7 +277,7 @@ def test_added_twins__weigh_more_where_each_is_of_another_image(twins, annotated
         (50, 0.25, 15 / 7, 16, 0.5),  # 48 would be needed; 12 dealt and 16 added, for 20 that should be a third of them
         (5, 0.25, 2.2, 16, 0.05),
         (0, 0.25, 2.0, 1, 0.0),
-        (100, 1.0, 1.0, 0, 1.0),  # one class: no background tells anything
+        (100, 1.0, 4.0, 16, None),  # a batch of one class lends no other's: twins of earlier batches are added
     ],
 )
 def test_plan__adds_and_weighs_what_dealing_leaves_to_do(annotated, kin, weight, added, dealt):
