@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_network import Network
 from camtrain.callbacks._alignment_notes import Notes
 from camtrain.callbacks._alignment_patch import DifferentiableAttention, patch
-from camtrain.callbacks._alignment_recording import Calls
+from camtrain.callbacks._alignment_recording import Call, Calls
 from camtrain.callbacks._alignment_start import factor, is_due, position, progress
 from camtrain.callbacks._alignment_step import AlignedStep, Recipe, Terms, compute_terms, scalars
 from camtrain.callbacks._alignment_terms import answer_twins, answers_again, images_among, penalize, require_gradient
@@ -525,22 +525,9 @@ class AttentionAlignment(Callback):
         if call is None:
             return None
         if self.steps == 0 and self._exchanges and self._wants_twins and answers_again(calls.made, call, batch):
-            self._notes.tell(
-                "exchanges the batch's own images alone, and the step asks for answers to others as well. A loss that "
-                "compares both, image by image (consistency, distillation), wants twins_place='add'"
-            )
+            self._notes.tell(_COMPARED)
         if recipe.twins > 0 and (self.twins == "auto" or recipe.dealer is not None):
-            try:
-                images_among(call, batch, own)
-            except ConfigurationError:
-                if self.twins != "auto":
-                    raise
-                part = call.name or "the module"
-                self._refuse_twins(
-                    f"{part!r}, which returns the logits, is not given the batch's images. Call one module on them as "
-                    "they are, as self(images) with a forward that holds all of the network"
-                )
-                recipe = dataclasses.replace(recipe, twins=0.0)
+            recipe = self._with_possible_twins(recipe, call, batch, own)
         if recipe.penalize is not None and not layers:  # the next step has them
             self._maps.find_in(call.name, call.module, call.args, call.kwargs)
             recipe = dataclasses.replace(recipe, penalize=None)
@@ -548,6 +535,22 @@ class AttentionAlignment(Callback):
             self._leaves.start(layers, call.activations)
             layers = self._maps.read(pl_module, batch.images, call.activations, self._network.root)
         terms = compute_terms(recipe, call, layers, batch, task)
+        self._look_at(terms, pl_module)
+        return terms
+
+    def _with_possible_twins(self, recipe: Recipe, call: Call, batch: Batch, own: Sequence[Tensor]) -> Recipe:
+        """Without twins where the network was not given the images; an error where they were asked for."""
+        try:
+            images_among(call, batch, own)
+        except ConfigurationError:
+            if self.twins != "auto":
+                raise
+            self._refuse_twins(_NOT_GIVEN.format(part=call.name or "the module"))
+            return dataclasses.replace(recipe, twins=0.0)
+        return recipe
+
+    def _look_at(self, terms: Terms, pl_module: LightningModule) -> None:
+        """Refuse a penalty without a gradient, once; count terms that are not finite."""
         if terms.penalty is not None and not self._gradient_seen:
             self._gradient_seen = True
             if not require_gradient(terms.penalty.value, pl_module) and self.steps == 0:
@@ -556,11 +559,21 @@ class AttentionAlignment(Callback):
             self.skipped += 1
             if self.skipped == 1:
                 warnings.warn(_NOT_FINITE, stacklevel=2)
-        return terms
 
 
 _NO_EFFECT = (
     "The alignment penalty of the first step has a gradient of 0 for every parameter: every map is empty, or the layer "
     "does not matter to the target. Watch alignment/dead_maps, or name an earlier layer."
 )
-_NOT_FINITE = "An alignment penalty was not finite: such a step trains without it, and alignment/skipped counts it."
+_NOT_FINITE = (
+    "An alignment term, penalty or twins, was not finite: such a step trains without it, and alignment/skipped counts "
+    "it."
+)
+_COMPARED = (
+    "exchanges the batch's own images alone, and the step asks for answers to others as well. A loss that compares "
+    "both, image by image (consistency, distillation), wants twins_place='add'"
+)
+_NOT_GIVEN = (
+    "{part!r}, which returns the logits, is not given the batch's images. Call one module on them as they are, as "
+    "self(images) with a forward that holds all of the network, or name that one with model='...'"
+)
