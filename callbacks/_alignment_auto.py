@@ -36,10 +36,11 @@ class Maps:
         return self._layers or ()
 
     def find_in(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The last map of a module that was called so. LayerError, that of `find`, where it has none either."""
+        """The last map of a module that was called so. LayerError, that of `find`, where it has none either.
+
+        The dry forward is given the arguments by position, those by name only where there are no others.
+        """
         assert self._refused is not None
-        if args and kwargs:
-            raise self._refused
         try:
             (layer,) = resolve_layers(module, args or kwargs)
         except Exception as error:  # whatever a foreign forward raises

@@ -108,6 +108,19 @@ def test_logits__are_those_before_a_softmax(make_trainer, made, in_loss):
     torch.testing.assert_close(target.logits[0], network()(samples()[0]))
 
 
+def test_logits__that_the_loss_does_not_use_are_others(make_trainer):
+    def step(self, x, y):
+        logits = self.net(x)
+        self.watched = self.probe(logits)
+        return F.cross_entropy(logits, y)
+
+    module = Stepping(step)
+    module.probe = nn.Linear(3, 4)
+    callback = aligned(layers="net.2")
+    fit(make_trainer, module, callback, pair(*samples()))
+    assert callback.state_dict()["network"] == "net"
+
+
 def test_losses__of_a_module_are_no_logits(make_trainer):
     def step(self, x, y):
         return self.loss(self.net(x), y).mean()
@@ -308,7 +321,7 @@ def test_modules__that_take_no_hooks_are_left_alone(make_trainer):
         return F.cross_entropy(self.net(x), y) + 0 * taught.sum()
 
     module = Stepping(step)
-    module.teacher = torch.jit.trace(network(), samples()[0])
+    module.teacher = torch.jit.script(network())
     callback = aligned(layers="net.2")
     fit(make_trainer, module, callback, pair(*samples()))
     assert callback.state_dict()["network"] == "net"
