@@ -24,15 +24,16 @@ class Maps:
         self._refused: LayerError | None = None
 
     def find(self, pl_module: LightningModule, images: Tensor, model: dict[str, nn.Module] | None) -> tuple[Layer, ...]:
-        """The layers; where none was named the last map, see `last_map`.
+        """The layers; where none was named the last map, see `last_map`: of the model, else, if that is a head, of all.
 
         None where no part takes the images as they are in the batch: `find_in` a call of the network then.
         """
-        if self._layers is None:
-            try:
-                self._layers = (last_map(pl_module, images, model),)
-            except LayerError as error:
-                self._refused = error
+        for part in (model, None):
+            if self._layers is None:
+                try:
+                    self._layers = (last_map(pl_module, images, part),)
+                except LayerError as error:
+                    self._refused = self._refused or error
         return self._layers or ()
 
     def find_in(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

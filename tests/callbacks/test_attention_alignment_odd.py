@@ -365,3 +365,33 @@ def test_heatmaps__of_a_convolutional_head_are_not_of_its_classes(make_trainer):
     callback = aligned()
     fit(make_trainer, Squeezed(), callback, pair(*samples()))
     assert callback._maps._layers[0].name.startswith("classifier.")
+
+
+class Chained(Foreign):
+    """Backbone and head, one after the other."""
+
+    def __init__(self):
+        super().__init__(nn.Identity())
+        self.backbone, self.head = network()[:6], network()[6:]
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.head(self.backbone(batch[0])), batch[1])
+
+
+def test_layers__of_a_head_are_those_of_what_feeds_it(make_trainer):
+    callback = aligned(model="head")
+    fit(make_trainer, Chained(), callback, pair(*samples()))
+    assert callback._maps._layers[0].name == "backbone.2"
+
+
+def test_resume__of_backbone_and_head_finds_the_layer_again(make_trainer, tmp_path):
+    first = aligned()
+    trainer = fit(make_trainer, Chained(), first, pair(*samples()))
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    target = Explained()
+    resumed = aligned(target=target)
+    make_trainer(callbacks=[resumed], max_epochs=2).fit(
+        Chained(), loader(pair(*samples())), ckpt_path=tmp_path / "one.ckpt"
+    )
+    assert resumed._maps._layers[0].name == "backbone.2"
+    assert len(target.logits) == 1
