@@ -18,7 +18,7 @@ class Attempt:
     seen
     """
 
-    def __init__(self, owner: str, undo: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, owner: str, undo: Callable[[], None] | None = None) -> None:
         self.owner, self.undo = owner, undo
         self.failed = False
 
@@ -26,7 +26,8 @@ class Attempt:
         try:
             act(*args)
         except Exception as error:
-            self.undo()
+            if self.undo is not None:
+                self.undo()
             if not self.failed:
                 self.failed = True
                 name = getattr(act, "__name__", type(act).__name__).strip("_")

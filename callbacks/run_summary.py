@@ -96,7 +96,9 @@ def epoch_line(values: Mapping[str, float], epoch: int) -> str:
     'epoch 3: accuracy 91.0 %, inside energy 0.40, alignment on'
     """
     history = History(scalars={name: {epoch: value} for name, value in values.items()})
-    said = {measure.label.partition(",")[0].lower(): _number(measure, measure.after) for measure in measures(history)}
+    said: dict[str, str] = {}
+    for measure in measures(history):  # of several methods the first
+        said.setdefault(measure.label.partition(",")[0].lower(), _number(measure, measure.after))
     parts = [f"{label} {number}" for label, number in said.items()]
     return f"epoch {epoch}: " + ", ".join(parts + ["alignment on"] * (alignment_start(history) is not None))
 

@@ -15,7 +15,7 @@ import camtrain.data.modules
 import camtrain.module  # noqa: F401  loaded, a class is found by its bare name: --model ImageClassifier
 from camtrain.commands import COMMANDS, run
 from camtrain.errors import CamtrainError
-from camtrain.resuming import continue_run
+from camtrain.resuming import continue_run, locate_last
 from camtrain.sinks.loggers import run_folder
 
 __all__ = ["CommandLine", "SaveConfig", "main"]
@@ -66,9 +66,11 @@ class CommandLine(LightningCLI):
         parser.link_arguments("data", "model.init_args.class_names", compute_fn=_class_names, apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        """Go on in the folder and the logger's run of the checkpoint that `fit` starts from."""
+        """Go on in the folder and the logger's run of the checkpoint that `fit` starts from; find the last one."""
         if self.subcommand == "fit":
             continue_run(self.config["fit"])
+        elif self.config[self.subcommand].ckpt_path == "last":
+            locate_last(self.config[self.subcommand])
 
     def after_fit(self) -> None:
         """Test the weights that training ended with, or those of the best checkpoint."""
@@ -90,10 +92,10 @@ def main(args: Sequence[str] | None = None) -> None:
     `explain`, `compare`, `film` and `canary` are commands of `camtrain.commands`; all else is LightningCLI's.
     """
     words = list(sys.argv[1:] if args is None else args)
+    warnings.filterwarnings("ignore", message="`isinstance")  # between Lightning and newer torch, nobody's mistake
     if words and words[0] in COMMANDS:
         _run_command(*words)
         return
-    warnings.filterwarnings("ignore", message="`isinstance")  # between Lightning and newer torch, nobody's mistake
     try:
         CommandLine(args)
     except (CamtrainError, ValueError) as error:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
+
 from camtrain.errors import ConfigurationError
 
 FOLDER = "checkpoints"
@@ -41,23 +43,53 @@ def find_continued(checkpoint: str, runs: Path) -> Continued | None:
 def continue_run(config: Any) -> Continued | None:
     """Point the first logger of a parsed `fit` configuration at the run that `ckpt_path` comes from, in place.
 
-    Nothing happens without `ckpt_path`, without a logger that is named by its class, or where the logger's
-    configuration names a run already.
+    Nothing happens without `ckpt_path`, without a logger, or where the logger's configuration names a run already.
+    Where none is configured, Lightning's own, as it wrote that run, is.
     """
     logger = _first(config.trainer.logger)
-    if not config.ckpt_path or not hasattr(logger, "class_path"):
+    if not config.ckpt_path or logger is False:
         return None
+    if not hasattr(logger, "class_path"):
+        found = find_continued(str(config.ckpt_path), _runs_of(config))
+        if found is not None:
+            config.trainer.logger = _default_logger(found)
+            config.ckpt_path = str(found.checkpoint)
+        return found
     key = "id" if logger.class_path.endswith("WandbLogger") else "version"
     options = logger.init_args
     if options.get(key) is not None:
         return None
-    name = options.get("project") if key == "id" else options.get("name")
-    runs = Path(options.get("save_dir") or config.trainer.default_root_dir or ".") / str(name or DEFAULT_NAME)
-    found = find_continued(str(config.ckpt_path), runs)
+    found = find_continued(str(config.ckpt_path), _runs_of(config))
     if found is not None:
         options[key] = found.version
         config.ckpt_path = str(found.checkpoint)
     return found
+
+
+def locate_last(config: Any) -> None:
+    """Name the newest checkpoint in a parsed `validate` or `test` configuration that asks for the last, in place."""
+    found = find_continued("last", _runs_of(config))
+    assert found is not None
+    config.ckpt_path = str(found.checkpoint)
+
+
+def _runs_of(config: Any) -> Path:
+    """The folder in which the first logger has its runs."""
+    root = Path(config.trainer.default_root_dir or ".")
+    logger = _first(config.trainer.logger)
+    if not hasattr(logger, "class_path"):
+        return root / DEFAULT_NAME
+    options = logger.init_args
+    name = options.get("project") if logger.class_path.endswith("WandbLogger") else options.get("name")
+    return Path(options.get("save_dir") or root) / str(name or DEFAULT_NAME)
+
+
+def _default_logger(found: Continued) -> Namespace:
+    """The logger that Lightning took where none was configured."""
+    folder = found.checkpoint.resolve().parent.parent
+    kind = "TensorBoardLogger" if any(folder.glob("events.out*")) else "CSVLogger"
+    options = Namespace(save_dir=str(folder.parent.parent), name=folder.parent.name, version=found.version)  # type: ignore[no-untyped-call]
+    return Namespace(class_path=f"pytorch_lightning.loggers.{kind}", init_args=options)  # type: ignore[no-untyped-call]
 
 
 def _first(loggers: Any) -> Any:

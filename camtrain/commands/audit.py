@@ -27,7 +27,7 @@ from camtrain.callbacks.run_summary import advised, summary_table
 from camtrain.cam import find_logits
 from camtrain.commands.images import Relabeled, open_folder
 from camtrain.commands.measuring import METRICS, chosen_metrics, evenly, measure, record_of
-from camtrain.commands.models import add_model_arguments, class_names, device_of, load_model
+from camtrain.commands.models import add_model_arguments, class_names, device_of, load_model, model_names
 from camtrain.commands.tables import columns_of, default_table, write_table
 from camtrain.commands.words import count, positive
 from camtrain.data.batches import read_batch
@@ -62,6 +62,7 @@ class Audited(pl.LightningModule):
         read = read_batch(batch)
         logits = self(read.images)
         if read.labels is not None:
+            _require_same_classes(logits, self.class_names)
             self.log("val/loss", F.cross_entropy(logits, read.labels), sync_dist=True, batch_size=len(read))
             right = (logits.argmax(1) == read.labels).float().mean()
             self.log("val/accuracy", right, sync_dist=True, batch_size=len(read))
@@ -115,13 +116,14 @@ def act(options: argparse.Namespace) -> int:
     layout = {name: getattr(options, name) for name in ("images", "masks", "mask_suffix", "index")}
     device_of(options.device)  # that there is one
     transform = eval_transform(options.size, options.mean, options.std)
-    named = class_names(options.classes)
+    given = class_names(options.classes)
+    network = load_model(options.model, options.weights, len(given) if given else None)
+    named = model_names(network, options.classes)
     dataset = open_folder(options.folder, transform, named, **layout)
     masked = isinstance(dataset, Relabeled) and dataset.masked
     metrics = chosen_metrics(options.metrics, masked=masked)
     if options.metric_images < 1:
         raise ConfigurationError(f"--metric-images is at least 1, got {options.metric_images}.")
-    network = load_model(options.model, options.weights, len(named) if named else None)
     names = dataset.class_names if isinstance(dataset, Relabeled) else named or []
     monitor = ExplanationMonitor(options.methods, options.layers, 1, options.num_probes, options.num_failures)
     callbacks: list[pl.Callback] = [monitor]
@@ -135,6 +137,14 @@ def act(options: argparse.Namespace) -> int:
     columns = {} if monitor.images is None else columns_of(monitor.images, names)
     rows = _measure(options, module, dataset, columns, metrics) if metrics else ()
     return _tell(options, columns, rows)
+
+
+def _require_same_classes(logits: Tensor, names: Sequence[str]) -> None:
+    if logits.shape[1] != len(names):
+        raise ConfigurationError(
+            f"The model answers for {logits.shape[1]} classes, and the folder has {len(names)}: which are which is not "
+            "known. Name the model's classes, in order, with --classes FILE."
+        )
 
 
 def _measure(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from camtrain.cam import class_index, predicted_class
 from camtrain.commands.images import read_transformed
-from camtrain.commands.models import add_model_arguments, class_names, device_of, load_model
+from camtrain.commands.models import add_model_arguments, class_names, device_of, load_model, model_names
 from camtrain.data.files import read_image
 from camtrain.data.transforms import eval_transform
 from camtrain.errors import ConfigurationError, DataError
@@ -39,9 +39,10 @@ def act(options: argparse.Namespace) -> int:
     """Explain each image, write its overlays, print the answers."""
     if missing := [str(path) for path in options.images if not path.is_file()]:
         raise DataError(f"There is no image {missing[0]}{f' (nor {len(missing) - 1} more)' if missing[1:] else ''}.")
-    names = class_names(options.classes)
+    given = class_names(options.classes)
     device = device_of(options.device)
-    network = load_model(options.model, options.weights, len(names) if names else None).to(device)
+    network = load_model(options.model, options.weights, len(given) if given else None).to(device)
+    names = model_names(network, options.classes)
     transform = eval_transform(options.size, options.mean, options.std)
     chosen = predicted_class if options.target is None else class_index(_index(options.target, names))
     layers: Any = options.layers

@@ -1,6 +1,7 @@
 """A model and its weights by name, for a model that was not trained with camtrain."""
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from camtrain.commands.importing import imported
 from camtrain.commands.words import positive, positive_number
 from camtrain.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from camtrain.errors import ConfigurationError
-from camtrain.networks import build_network, load_weights, read_stored
+from camtrain.networks import Loaded, build_network, load_weights, read_stored
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,8 +74,26 @@ def load_model(spec: str, weights: str | None, classes: int | None) -> nn.Module
     count = classes or _classes_in(weights) or 1000
     network = _timm(name, count) if source == "timm" else build_network(name, count)
     if weights is not None:
-        load_weights(network, weights, name if source == "torchvision" else None)
+        _require_whole(load_weights(network, weights, name if source == "torchvision" else None), weights, count)
     return network.eval()
+
+
+def model_names(network: nn.Module, file: Path | None) -> list[str] | None:
+    """The names of a model's classes: those in the file, else those that a LightningModule holds."""
+    held = getattr(network, "class_names", None)
+    return class_names(file) or ([str(name) for name in held] if isinstance(held, (list, tuple)) and held else None)
+
+
+def _require_whole(loaded: Loaded, weights: str, classes: int) -> None:
+    """An error where the head stayed random, a warning where something else did."""
+    if loaded.mismatched:
+        raise ConfigurationError(
+            f"{weights} does not fit a model of {classes} classes, whose head would stay random: {loaded}. Name every "
+            "class of the weights, in order, with --classes FILE."
+        )
+    missing = [name for name in loaded.missing if not name.endswith("num_batches_tracked")]
+    if missing:
+        warnings.warn(f"{weights} lacks {len(missing)} tensors, which stay random: {missing[:4]}.", stacklevel=3)
 
 
 def device_of(name: str) -> torch.device:

@@ -220,6 +220,14 @@ def _share_exchanged(effects: Effects, class_index: int) -> str:
     return "part" if shares is None or not len(shares) else f"{100 * float(shares.mean()):.0f} %"
 
 
+def _probability_elsewhere(effects: Effects, class_index: int) -> float:
+    """The mean probability of a class on the images of the others, as they are; 0 where none was asked about it."""
+    asked = (effects.classes == class_index) & (effects.labels != class_index).unsqueeze(1)
+    found = effects.before[asked].double()
+    found = found[~found.isnan()]
+    return float(found.mean()) if len(found) else 0.0
+
+
 def _not_found(
     effects: Effects, class_index: int, name: str, estimates: Sequence[Estimate], criteria: Criteria, *, tests: int
 ) -> Verdict:
@@ -232,6 +240,10 @@ def _not_found(
         return answer(
             "undecided", widest, f"the class is not recognized yet (mean probability {float(own.mean()):.2f})"
         )
+    elsewhere = _probability_elsewhere(effects, class_index)
+    if float(own.mean()) - elsewhere <= criteria.limit:
+        note = f"the class is not told from others yet (mean probability {float(own.mean()):.2f}, {elsewhere:.2f} on"
+        return answer("undecided", widest, f"{note} their images)")
     swings = float((effects.after[rows, :1, 0] - effects.after[rows, 1:, 0]).abs().nanmean())
     if widest.high < criteria.limit and swings > 1.5 * criteria.limit:
         return answer(

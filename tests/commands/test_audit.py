@@ -65,7 +65,7 @@ def test_audit__matches_the_folders_classes_with_the_models_by_name(capsys, phot
     with Path(found["table"]).open(newline="") as file:
         assert all(row["true"] == row["sample"].partition("/")[0] for row in csv.DictReader(file))
     (tmp_path / "names.txt").write_text("hen\ncar\ncow\n")
-    with pytest.raises(SystemExit, match=r"'boat'.* none of the model's --classes"):
+    with pytest.raises(SystemExit, match=r"'boat'.* none of the model's, which are"):
         audit(capsys, photos, *model, *words)
 
 
