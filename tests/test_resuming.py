@@ -1,5 +1,6 @@
 """A training that was killed goes on: in the same run, with the same images, each epoch counted once."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -16,13 +17,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from camtrain.errors import ConfigurationError
-from camtrain.resuming import Continued, continue_run, find_continued
+from camtrain.resuming import Continued, continue_run, find_continued, locate_last
 from camtrain.sinks import FAILURES, HEATMAPS, read_history
 
 ROOT = Path(__file__).resolve().parents[1]
 
 SCRIPT = """
-import os, signal, sys, warnings
+import os, signal, sys, time, warnings
 warnings.filterwarnings("ignore")
 import torch
 import pytorch_lightning as pl
@@ -47,6 +48,7 @@ class Rows(pl.LightningDataModule):
 class Killer(pl.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if "KILL" in os.environ and trainer.current_epoch == 2 and batch_idx == 1:
+            time.sleep(2)  # what was handed over is written
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -147,6 +149,41 @@ def test_continue_run__points_a_logger_at_the_same_run(runs, kind, key, name):
     found = continue_run(config)
     assert options[key] == found.version
     assert config.ckpt_path == str(found.checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("written", "kind"), [("events.out.tfevents.1", "TensorBoardLogger"), ("metrics.csv", "CSVLogger")]
+)
+def test_continue_run__goes_on_in_the_folder_of_a_logger_that_nobody_named(tmp_path, written, kind):
+    run = tmp_path / "lightning_logs" / "version_3"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.ckpt").touch()
+    (run / written).touch()
+    config = Namespace(ckpt_path="last", trainer=Namespace(logger=None, default_root_dir=str(tmp_path)))
+    assert continue_run(config).version == "version_3"
+    assert config.ckpt_path == str(run / "checkpoints" / "last.ckpt")
+    assert config.trainer.logger.class_path.endswith(kind)
+    module = importlib.import_module("pytorch_lightning.loggers")
+    if kind == "CSVLogger":
+        logger = module.CSVLogger(**vars(config.trainer.logger.init_args))
+        assert Path(logger.log_dir).resolve() == run.resolve()
+
+
+def test_continue_run__without_a_logger_or_a_checkpoint_changes_nothing(tmp_path):
+    for logger, asked in ((False, "last"), (None, None)):
+        config = Namespace(ckpt_path=asked, trainer=Namespace(logger=logger, default_root_dir=str(tmp_path)))
+        assert continue_run(config) is None
+        assert config.trainer.logger is logger
+
+
+def test_locate_last__names_the_newest_checkpoint(runs):
+    options = Namespace(save_dir=str(runs.parent), project="p")
+    logger = Namespace(class_path="pytorch_lightning.loggers.WandbLogger", init_args=options)
+    config = Namespace(ckpt_path="last", trainer=Namespace(logger=logger, default_root_dir=None))
+    os.utime(runs / "abc" / "checkpoints" / "last.ckpt", ns=(2**62, 2**62))
+    locate_last(config)
+    assert config.ckpt_path == str(runs / "abc" / "checkpoints" / "last.ckpt")
+    assert "id" not in options
 
 
 def test_continue_run__leaves_a_run_that_is_named_alone(runs):

@@ -36,8 +36,8 @@ class Relabeled(Dataset[dict[str, Any]]):
         self.class_names = list(names) if names is not None else dataset.class_names
         if missing := sorted(set(dataset.class_names) - set(self.class_names)):
             raise ConfigurationError(
-                f"The classes {missing[:5]} of the folder are none of the model's, which are {self.class_names[:5]}: name "
-                "these, in order, with --classes."
+                f"The classes {missing[:5]} of the folder are none of the model's, which are {self.class_names[:5]}: "
+                "name these, in order, with --classes."
             )
         self.labels = [self.class_names.index(name) for name in dataset.class_names]
 

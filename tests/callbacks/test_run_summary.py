@@ -13,7 +13,7 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from camtrain.callbacks import RunSummary
-from camtrain.callbacks.run_summary import places, summary_table
+from camtrain.callbacks.run_summary import epoch_line, places, summary_table
 from camtrain.sinks import History, VerdictRow, Verdicts, read_history
 from camtrain.sinks.loggers import sinks_for
 from camtrain.sinks.story import headline
@@ -115,6 +115,11 @@ def test_run_summary__prints_before_and_after_alignment(make_trainer, tmp_path, 
     assert "checkpoint  best.ckpt" in said
     assert headline(read_history(tmp_path / "camtrain")) in said
     assert "boat" in (tmp_path / "camtrain" / "report.html").read_text()
+
+
+def test_epoch_line__has_the_inside_energy_of_the_first_method():
+    values = {"cam/inside_energy/grad_cam": 0.03, "cam/inside_energy/layer_cam": 0.98}
+    assert epoch_line(values, 2) == "epoch 2: inside energy 0.03"
 
 
 def test_run_summary__prints_a_line_for_each_epoch(make_trainer, capsys):

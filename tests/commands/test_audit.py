@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 
@@ -67,6 +68,36 @@ def test_audit__matches_the_folders_classes_with_the_models_by_name(capsys, phot
     (tmp_path / "names.txt").write_text("hen\ncar\ncow\n")
     with pytest.raises(SystemExit, match=r"'boat'.* none of the model's, which are"):
         audit(capsys, photos, *model, *words)
+
+
+def test_audit__takes_the_names_that_a_checkpoint_holds(capsys, photos, tmp_path):
+    module = ImageClassifier("camtrain.networks.SmallResNet", 3, class_names=["hen", "car", "boat"])
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    words = ["--model", "camtrain.module.ImageClassifier", "--weights", tmp_path / "model.ckpt", "--size", 32]
+    words += ["--images", "images", "--out", tmp_path / "out", "--table", "t.csv"]
+    found = audit(capsys, photos, *words)
+    with Path(found["table"]).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["true"] for row in rows} == {"boat", "car", "hen"}
+    network = load_model("camtrain.module.ImageClassifier", str(tmp_path / "model.ckpt"), None)
+    image = read_transformed(photos / "images" / rows[0]["sample"], eval_transform(32)).unsqueeze(0)
+    assert rows[0]["predicted"] == ["hen", "car", "boat"][int(network(image).argmax())]
+
+
+def test_audit__refuses_to_guess_which_classes_a_model_answers_for(capsys, photos, tmp_path):
+    torch.save(SmallResNet(5).state_dict(), tmp_path / "five.pth")
+    words = ["--model", "camtrain.networks.SmallResNet", "--weights", tmp_path / "five.pth", "--size", 32]
+    words += ["--images", "images", "--out", tmp_path / "out"]
+    with pytest.raises(SystemExit, match=r"answers for 5 classes, and the folder has 3.*--classes FILE"):
+        audit(capsys, photos, *words)
+
+
+def test_load_model__refuses_a_head_of_another_number_of_classes(tmp_path):
+    torch.save(SmallResNet(5).state_dict(), tmp_path / "five.pth")
+    with pytest.raises(ConfigurationError, match=r"does not fit a model of 4 classes.*mismatched.*--classes FILE"):
+        load_model("camtrain.networks.SmallResNet", str(tmp_path / "five.pth"), 4)
 
 
 def test_audit__can_fail_on_reliance(monkeypatch, photos, model, tmp_path):

@@ -97,6 +97,20 @@ def test_decide__a_class_that_is_not_recognized_is_never_cleared():
     assert verdict(NOTHING, measured=effects(before=0.05)).verdict == "undecided"
 
 
+def test_decide__a_class_that_is_not_told_from_others_is_never_cleared():
+    measured = effects(60, before=0.9)
+    measured.labels[30:] = 1
+    swapped = measured.classes.clone()
+    swapped[30:] = torch.tensor([1, 0])
+    same = replace(measured, classes=swapped)
+    found = decide(same, [NOTHING], ["boat", "car"])[0]
+    assert found.verdict == "undecided"
+    assert "not told from others yet (mean probability 0.90, 0.90 on their images)" in found.note
+    told = replace(same, before=same.before.clone())
+    told.before[30:, 1] = 0.1
+    assert decide(told, [NOTHING], ["boat", "car"])[0].verdict == "not reliant"
+
+
 def test_decide__names_the_effect_of_color_alone():
     assert "12 points by its color alone" in verdict(CLEAR, other_infill=[replace(CLEAR, effect=0.12)]).note
 
