@@ -28,6 +28,7 @@ class Collecting:
         self.images: Images | None = None
         self.lenders: Images | None = None
         self.dtype: dtype = torch.float32  # of the batches: as the network takes them
+        self.unreadable = ""  # why training batches lend nothing
         self._lending = False
 
     def begin_training_epoch(self, new: Callable[[], Images]) -> None:
@@ -51,8 +52,8 @@ class Collecting:
         try:
             read = self.read(batch)
             self._put(self.lenders, read)
-        except CamtrainError:
-            self._lending = False
+        except CamtrainError as error:
+            self._lending, self.unreadable = False, str(error)
             return 0
         return len(read)
 

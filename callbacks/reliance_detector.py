@@ -19,7 +19,7 @@ from camtrain.callbacks._reliance_images import Chosen, Images, choose_images
 from camtrain.callbacks._reliance_lenders import collect_lenders
 from camtrain.callbacks._reliance_pictures import alert, examples
 from camtrain.callbacks._reliance_regions import Located, locate, strips
-from camtrain.callbacks._reliance_round import everywhere, progress_bar, take_census
+from camtrain.callbacks._reliance_round import Census, everywhere, progress_bar, take_census
 from camtrain.callbacks._trainer import (
     builds_later,
     callable_network,
@@ -55,6 +55,11 @@ _LOOKED_AT = 4  # times as many training images as are kept, outside of `fit`
 _GUESSING = (
     "RelianceDetector finds no masks in the validation batches and guesses them{by}: its verdicts are 'reliant', "
     "'suspect', 'undecided' or 'no evidence', never 'not reliant'. Masks, or boxes as masks, make it surer."
+)
+
+_LEND_NOTHING = (
+    "RelianceDetector takes backgrounds from the judged images, since training images lend none: {why}. Where classes "
+    "go with their backgrounds less than in training, that hides what a class leans on."
 )
 
 
@@ -324,7 +329,7 @@ class RelianceDetector(Callback):
         census = take_census(trainer, chosen.pool, chosen.training, self.criteria.min_images)
         if chosen.pool is None:
             return
-        self._mention(chosen)
+        self._mention(chosen, census)
         self._history.rounds += 1
         lent = chosen.training if census.training_lends else None
         names = names_of(trainer, census.classes[-1] + 1)
@@ -410,8 +415,8 @@ class RelianceDetector(Callback):
             )
         located.append(found)
 
-    def _mention(self, chosen: Chosen) -> None:
-        """Each once a run: that classes are left out, that masks are guessed."""
+    def _mention(self, chosen: Chosen, census: Census) -> None:
+        """Each once a run: that classes are left out, that masks are guessed, that training images lend nothing."""
         if chosen.left_out and "left out" not in self._mentioned:
             self._mentioned.add("left out")
             rank_zero_warn(
@@ -421,6 +426,11 @@ class RelianceDetector(Callback):
         if chosen.guessed and "guessing" not in self._mentioned:
             self._mentioned.add("guessing")
             rank_zero_info(_GUESSING.format(by="" if self.segmenter is None else " with your segmenter"))
+        if self._collecting.lenders is not None and not census.training_lends and "lending" not in self._mentioned:
+            self._mentioned.add("lending")
+            usable = 0 if chosen.training is None else len(chosen.training.labels)
+            few = f"{usable} are usable, and each class needs {self.criteria.min_images}, of the judged images' size"
+            rank_zero_info(_LEND_NOTHING.format(why=self._collecting.unreadable or few))
 
     def _write(
         self,

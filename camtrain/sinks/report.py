@@ -202,7 +202,7 @@ def curves(history: History, start: int | None) -> list[Chart]:
     drawn = [
         _chart(history, "Accuracy", {label: name for label, name in named.items() if name}, start, "share"),
         _chart(history, "Inside energy: evidence on the object", energy, start, "ratio"),
-        _chart(history, "Classes that lean on a cue", {"flagged": "reliance/flagged"}, start, "count"),
+        _chart(story.examined(history), "Classes that lean on a cue", {"flagged": story.FLAGGED}, start, "count"),
         _chart(history, "Alignment penalty", {"penalty": "alignment/penalty"}, start, "value"),
     ]
     drawn += [_effects_chart(history, start), _class_chart(history, start)]

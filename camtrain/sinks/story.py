@@ -1,13 +1,14 @@
 """What a run's history comes to: which classes lean on what, and what alignment changed."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from typing import Literal
 
 from camtrain.sinks.history import NAN, History
 from camtrain.sinks.records import CELLS, RIGHT_UNGROUNDED, FourCells, VerdictRow
 
+FLAGGED = "reliance/flagged"
 ALIGNMENT_ACTIVE, ALIGNMENT_WEIGHT = "alignment/active", "alignment/weight"
 RELIANT = "reliant"
 SUSPECT = "suspect"
@@ -123,6 +124,18 @@ def inside_energy_names(history: History) -> dict[str, str]:
     return {name.removeprefix(prefix): name for name in history.scalars if name.startswith(prefix)}
 
 
+def examined(history: History) -> History:
+    """Without the counts of flagged classes from before the first round: a 0 there says that nobody looked.
+
+    >>> found = examined(History(scalars={"reliance/flagged": {0: 0.0, 1: 2.0}, "reliance/effect": {0: NAN, 1: 0.4}}))
+    >>> found.scalars["reliance/flagged"]
+    {1: 2.0}
+    """
+    effects = history.scalars.get("reliance/effect", {})
+    flags = {e: v for e, v in history.scalars.get(FLAGGED, {}).items() if not isnan(effects.get(e, 0.0)) or v}
+    return replace(history, scalars={**history.scalars, FLAGGED: flags})
+
+
 def measures(history: History) -> list[Measure]:
     """The numbers that tell the run, before and after; those that were never measured are left out."""
     accuracy, worst = accuracy_names(history)
@@ -135,7 +148,7 @@ def measures(history: History) -> list[Measure]:
             for method, name in inside_energy_names(history).items()
         ),
         _share_measure(history),
-        _measure(history, "Classes flagged", "reliance/flagged", "count", rises=False),
+        _measure(examined(history), "Classes flagged", FLAGGED, "count", rises=False),
     ]
     return [row for row in rows if row is not None and not (isnan(row.before) and isnan(row.after))]
 

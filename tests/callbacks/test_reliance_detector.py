@@ -1,4 +1,5 @@
 import json
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -495,6 +496,31 @@ def test_detector__trains_on_batches_that_hold_no_masks(make_trainer):
     detector = RelianceDetector(images_per_class=20)
     fit(make_trainer, detector, data=(bare, val))
     assert said(detector) == ["reliant"] * 3
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        (lambda images, labels, masks: (images, labels, torch.full_like(masks, -1)), "0 are usable.*class needs 10"),
+        (lambda images, labels, masks: (images[:, :, ::2, ::2], labels, masks[:, ::2, ::2]), "60 are usable"),
+        (lambda images, labels, masks: (images, labels, masks * 255), "mask"),
+    ],
+)
+def test_detector__says_once_why_training_images_lend_nothing(make_trainer, caplog, rows, why):
+    train = DataLoader(TensorDataset(*rows(*drawn(240, "background").tensors)), 24)
+    detector = RelianceDetector(images_per_class=20)
+    with caplog.at_level("INFO", "pytorch_lightning.utilities.rank_zero"):
+        fit(make_trainer, detector, data=(train, loaders("background")[1]))
+    said_so = [text for text in caplog.messages if "training images lend none" in text]
+    assert len(said_so) == 1
+    assert re.search(why, said_so[0])
+    assert len(said(detector)) == 3
+
+
+def test_detector__says_nothing_where_training_images_lend(make_trainer, caplog):
+    with caplog.at_level("INFO", "pytorch_lightning.utilities.rank_zero"):
+        fit(make_trainer, RelianceDetector(images_per_class=20))
+    assert not any("lend" in text for text in caplog.messages)
 
 
 @pytest.mark.parametrize(("verb", "folder"), [("fit", "."), ("validate", "validate"), ("test", "test")])
