@@ -16,11 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from camtrain.callbacks._attempt import Attempt
+from camtrain.callbacks._trainer import run_place
 from camtrain.reliance.remedies import advice_for
 from camtrain.sinks import History, Scalars, VerdictRow, read_history
 from camtrain.sinks.environment import write_run_info
 from camtrain.sinks.formatting import signed
-from camtrain.sinks.loggers import publish_run, run_folder, sinks_for
+from camtrain.sinks.loggers import flush_sinks, publish_run, run_folder, sinks_for
+from camtrain.sinks.report import REPORT_FILE
 from camtrain.sinks.story import RELIANT, Measure, Span, alignment_start, headline, latest_verdicts, measures, span
 
 CLASSES_SHOWN = 10
@@ -33,8 +35,9 @@ class RunSummary(pl.Callback):
     Each epoch it keeps what the Trainer has logged (`trainer.callback_metrics`) in the local files of the run, beside
     the configuration and the versions (`run.json`); at the end, after an interruption or an error too, it writes
     `report.html` there. It needs no logger, works on rank zero only, and what fails in it is reported once and does
-    not end the training. Before alignment means the last epoch before `alignment/weight` rose above zero; without
-    alignment the first and the last epoch are compared.
+    not end the training. After `validate` and `test` it says what was found and where the report lies. Before alignment
+    means the last epoch before `alignment/weight` rose above zero; without alignment the first and the last epoch are
+    compared.
 
     >>> RunSummary().state_key
     'RunSummary'
@@ -72,6 +75,11 @@ class RunSummary(pl.Callback):
         """The same for what there is of the run."""
         if trainer.state.fn == "fit":
             self.on_fit_end(trainer, pl_module)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """After `validate` and `test`, say what was found and where the report lies, if there is one."""
+        if stage in ("validate", "test") and self.should_keep(trainer):
+            self._attempt(tell, trainer)
 
     def should_keep(self, trainer: pl.Trainer) -> bool:
         """Whether this process writes: rank zero, and not in a `fast_dev_run`."""
@@ -112,6 +120,18 @@ def summarize(trainer: pl.Trainer) -> None:
     console.print(summary_table(history))
     for label, place in [*advised(history), *places(trainer, report)]:
         console.print(f"{label:<11} {place}", soft_wrap=True, highlight=False, markup=False)
+
+
+def tell(trainer: pl.Trainer) -> None:
+    """Print what `validate` or `test` found, and where the report lies that `ExplanationMonitor` wrote."""
+    flush_sinks(trainer)
+    report = run_place(trainer) / REPORT_FILE
+    if report.is_file():
+        console = Console()
+        console.print(
+            headline(read_history(report.parent)), style="bold", soft_wrap=True, highlight=False, markup=False
+        )
+        console.print(f"{'report':<11} {_short(report)}", soft_wrap=True, highlight=False, markup=False)
 
 
 def summary_table(history: History) -> Table:

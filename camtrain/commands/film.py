@@ -1,7 +1,7 @@
 """Film what a model looks at: a video with heatmaps over it, or a probe of a run over its epochs.
 
 example: camtrain film street.mp4 --model torchvision:resnet18 --weights model.pth --out looking.mp4
-         camtrain film runs/demo/abc123/camtrain --sample val/00042 --out hen.gif
+         camtrain film runs/demo/abc123/camtrain --sample val/00000 --out hen.gif
 """
 
 import argparse
@@ -46,7 +46,7 @@ def act(options: argparse.Namespace) -> int:
         raise DataError(f"There is no video or run {options.source}.")
     try:
         of_run = options.source.is_dir()
-        frames = probe_frames(options.source, options) if of_run else video_frames(options.source, options)
+        frames = probe_frames(_watched(options.source), options) if of_run else video_frames(options.source, options)
         rate = options.fps or (2.0 if of_run else frame_rate(options.source))
         count = write_video(islice(frames, options.frames), options.out, fps=rate)
     except ValueError as error:
@@ -54,6 +54,14 @@ def act(options: argparse.Namespace) -> int:
     said = {"film": str(options.out), "frames": count, "fps": rate}
     print(json.dumps(said) if options.json else f"{count} frames in {options.out}")  # noqa: T201  what was asked for
     return 0
+
+
+def _watched(folder: Path) -> Path:
+    """The folder of a run's records: itself, or the only one below it."""
+    below = (
+        {file.parent for file in folder.rglob("scalars.jsonl")} if not (folder / "scalars.jsonl").is_file() else set()
+    )
+    return below.pop() if len(below) == 1 else folder
 
 
 def video_frames(path: Path, options: argparse.Namespace) -> Iterator[Tensor]:

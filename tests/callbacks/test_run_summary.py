@@ -13,7 +13,7 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from camtrain.callbacks import RunSummary
-from camtrain.callbacks.run_summary import epoch_line, places, summary_table
+from camtrain.callbacks.run_summary import epoch_line, places, summary_table, tell
 from camtrain.sinks import History, VerdictRow, Verdicts, read_history
 from camtrain.sinks.loggers import sinks_for
 from camtrain.sinks.story import headline
@@ -115,6 +115,21 @@ def test_run_summary__prints_before_and_after_alignment(make_trainer, tmp_path, 
     assert "checkpoint  best.ckpt" in said
     assert headline(read_history(tmp_path / "camtrain")) in said
     assert "boat" in (tmp_path / "camtrain" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_run_summary__says_where_the_report_of_an_evaluation_lies(make_trainer, tmp_path, capsys, monkeypatch, stage):
+    monkeypatch.chdir(tmp_path)
+    tell(make_trainer())  # no report, nothing to say
+    assert capsys.readouterr().out == ""
+    place = tmp_path / "camtrain" / stage
+    place.mkdir(parents=True)
+    trainer = make_trainer(callbacks=[RunSummary()])
+    module = Planned()
+    module.test_step = module.validation_step
+    (place / "report.html").write_text("")
+    getattr(trainer, stage)(module, DataLoader(torch.zeros(2, 1), batch_size=1), verbose=False)
+    assert f"report      camtrain/{stage}/report.html" in capsys.readouterr().out
 
 
 def test_epoch_line__has_the_inside_energy_of_the_first_method():
