@@ -58,9 +58,9 @@ def act(options: argparse.Namespace) -> int:
 
 def _watched(folder: Path) -> Path:
     """The folder of a run's records: itself, or the only one below it."""
-    below = (
-        {file.parent for file in folder.rglob("scalars.jsonl")} if not (folder / "scalars.jsonl").is_file() else set()
-    )
+    if (folder / "scalars.jsonl").is_file():
+        return folder
+    below = {file.parent for file in folder.rglob("scalars.jsonl")}
     return below.pop() if len(below) == 1 else folder
 
 

@@ -175,8 +175,9 @@ def test_film__paints_heatmaps_over_a_video(tmp_path, model, capsys):
     assert abs(before - after).max() > 50
 
 
-def test_film__of_a_run_shows_a_probe_over_its_epochs(runs, capsys):
-    main(["film", str(runs / "before" / "camtrain"), "--sample", "s1", "--out", str(runs / "s1.gif")])
+@pytest.mark.parametrize("folder", ["before/camtrain", "before"])
+def test_film__of_a_run_shows_a_probe_over_its_epochs(runs, capsys, folder):
+    main(["film", str(runs / folder), "--sample", "s1", "--out", str(runs / "s1.gif")])
     assert "3 frames in" in capsys.readouterr().out
     with Image.open(runs / "s1.gif") as film:
         assert film.size == (16, 16)
