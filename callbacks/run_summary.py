@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,16 @@ from camtrain.sinks.environment import write_run_info
 from camtrain.sinks.formatting import signed
 from camtrain.sinks.loggers import flush_sinks, publish_run, run_folder, sinks_for
 from camtrain.sinks.report import REPORT_FILE
-from camtrain.sinks.story import RELIANT, Measure, Span, alignment_start, headline, latest_verdicts, measures, span
+from camtrain.sinks.story import (
+    RELIANT,
+    Span,
+    alignment_start,
+    headline,
+    latest_verdicts,
+    measures,
+    shown,
+    span,
+)
 
 CLASSES_SHOWN = 10
 NOTHING = "–"
@@ -106,7 +114,7 @@ def epoch_line(values: Mapping[str, float], epoch: int) -> str:
     history = History(scalars={name: {epoch: value} for name, value in values.items()})
     said: dict[str, str] = {}
     for measure in measures(history):  # of several methods the first
-        said.setdefault(measure.label.partition(",")[0].lower(), _number(measure, measure.after))
+        said.setdefault(measure.label.partition(",")[0].lower(), shown(measure.after, measure.unit))
     parts = [f"{label} {number}" for label, number in said.items()]
     return f"epoch {epoch}: " + ", ".join(parts + ["alignment on"] * (alignment_start(history) is not None))
 
@@ -146,7 +154,8 @@ def summary_table(history: History) -> Table:
     for name in _columns(run):
         table.add_column(name, justify="right")
     for measure in measures(history):
-        table.add_row(measure.label, *_known(run, _number(measure, measure.before), _number(measure, measure.after)))
+        before, after = (shown(value, measure.unit) for value in (measure.before, measure.after))
+        table.add_row(measure.label, *_known(run, before, after))
     earlier = {row.class_name: row for row in latest_verdicts(history, run.before)}
     now = latest_verdicts(history, run.after)
     for row in now[:CLASSES_SHOWN]:
@@ -194,12 +203,6 @@ def _columns(run: Span) -> Iterable[str]:
 
 def _known(run: Span, before: str, after: str) -> tuple[str, ...]:
     return (after,) if run.before is None else (before, after)
-
-
-def _number(measure: Measure, value: float) -> str:
-    if isnan(value):
-        return NOTHING
-    return {"share": f"{100 * value:.1f} %", "ratio": f"{value:.2f}", "count": f"{value:.0f}"}[measure.unit]
 
 
 def _verdict(row: VerdictRow | None) -> str:

@@ -11,7 +11,16 @@ from rich.console import Console
 from rich.table import Table
 
 from camtrain.errors import DataError
-from camtrain.sinks.comparison import Run, comparison_of, read_run, write_comparison
+from camtrain.sinks.comparison import (
+    Run,
+    comparison_of,
+    read_run,
+    shown_comparison_of,
+    unique_titles,
+    verdicts_of,
+    write_comparison,
+)
+from camtrain.sinks.formatting import signed
 
 
 def prepare(parser: argparse.ArgumentParser) -> None:
@@ -27,12 +36,14 @@ def act(options: argparse.Namespace) -> int:
     if empty := [str(run.folder) for run in runs if not run.history.epochs]:
         raise DataError(f"{empty[0]} holds no record that can be read: name the folder of a run that has written some.")
     page = write_comparison(runs, options.out)
-    rows = comparison_of(runs)
     if options.json:
-        print(json.dumps({"page": str(page), "runs": [run.title for run in runs], "numbers": rows}, indent=2))  # noqa: T201
+        verdicts = {name: [row and row.verdict for row in found] for name, found in verdicts_of(runs).items()}
+        titles, numbers = [run.title for run in runs], comparison_of(runs)
+        said = {"page": str(page), "runs": titles, "numbers": numbers, "verdicts": verdicts}
+        print(json.dumps(said, indent=2))  # noqa: T201  what was asked for
         return 0
     console = Console()
-    console.print(_table(runs, rows))
+    console.print(_table(runs))
     console.print(f"page  {page}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
@@ -42,6 +53,8 @@ def find_run(path: Path) -> Path:
 
     Records below those of a run, as of its test, belong to it.
     """
+    if not path.exists():
+        raise DataError(f"There is no run {path}.")
     if (path / "scalars.jsonl").is_file():
         return path
     holding = {file.parent for file in path.rglob("scalars.jsonl")} if path.is_dir() else set()
@@ -51,8 +64,11 @@ def find_run(path: Path) -> Path:
     return found[0]
 
 
-def _table(runs: list[Run], rows: dict[str, list[float | None]]) -> Table:
-    table = Table("", *(run.title for run in runs))
-    for name, values in rows.items():
-        table.add_row(name, *("–" if value is None else f"{value:.3f}" for value in values))
+def _table(runs: list[Run]) -> Table:
+    """Numbers, then verdicts with their effects."""
+    table = Table("", *unique_titles(runs))
+    for name, values in shown_comparison_of(runs).items():
+        table.add_row(name, *values)
+    for name, found in verdicts_of(runs).items():
+        table.add_row(name, *("–" if row is None else f"{row.verdict} ({signed(row.effect)})" for row in found))
     return table

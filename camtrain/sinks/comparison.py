@@ -72,13 +72,23 @@ def comparison_of(runs: Sequence[Run]) -> dict[str, list[float | None]]:
     return {label: [_known(found.get(label)) for found in measured] for label in labels}
 
 
+def shown_comparison_of(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """The same as people read it.
+
+    >>> shown_comparison_of([Run(Path(), "a", History(scalars={"val/accuracy": {0: 0.5}}))])
+    {'Accuracy': ['50.0 %']}
+    """
+    units = {one.label: one.unit for run in runs for one in story.measures(run.history)}
+    return {label: [story.shown(value, units[label]) for value in row] for label, row in comparison_of(runs).items()}
+
+
 def write_comparison(runs: Sequence[Run], path: Path) -> Path:
     """Write the page and return its path; it holds its pictures and sends no request."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         _template().render(
             runs=unique_titles(runs),
-            numbers=comparison_of(runs),
+            numbers=shown_comparison_of(runs),
             verdicts=verdicts_of(runs),
             charts=charts_of(runs),
             probes=probes_of(runs),

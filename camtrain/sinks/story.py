@@ -206,10 +206,10 @@ def _present(rows: Sequence[VerdictRow]) -> str:
         )
     doubts = _doubts(rows, f" of {len(rows)}")
     if doubts:
-        return f"No class is found to lean on its {_cue(rows)}; {doubts}."
+        return f"No class is found to lean on its background; {doubts}."
     if any(row.verdict == NO_EVIDENCE for row in rows):
-        return f"No evidence that a class leans on its {_cue(rows)}."
-    return f"No class leans on its {_cue(rows)}."
+        return "No evidence that a class leans on its background."
+    return "No class leans on its background."
 
 
 def _outcome(rows: Sequence[VerdictRow]) -> str:
@@ -245,6 +245,17 @@ def _named(rows: Sequence[VerdictRow]) -> str:
 
 def _cue(rows: Sequence[VerdictRow]) -> str:
     return " or ".join(dict.fromkeys(row.cue for row in rows)) or "background"
+
+
+def shown(value: float | None, unit: Unit) -> str:
+    """A number as people read it; a dash where there is none.
+
+    >>> shown(0.858, "share"), shown(0.858, "ratio"), shown(4.0, "count"), shown(None, "count")
+    ('85.8 %', '0.86', '4', '–')
+    """
+    if value is None or isnan(value):
+        return "–"
+    return {"share": f"{100 * value:.1f} %", "ratio": f"{value:.2f}", "count": f"{value:.0f}"}[unit]
 
 
 def _measure(history: History, label: str, name: str | None, unit: Unit, *, rises: bool = True) -> Measure | None:

@@ -121,7 +121,7 @@ def test_words__that_name_what_cannot_be_used(words, said, place, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["compare", "gone"], ["gone holds 0 runs"]),
+        (["compare", "gone"], ["There is no run gone"]),
         (["compare", "empty"], ["empty holds 0 runs"]),
         (["compare", "run"], ["run holds no record"]),
         (["compare", "broken"], ["broken holds no record"]),

@@ -90,6 +90,9 @@ def test_compare__shows_the_same_probes_of_both_runs(runs, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["runs"] == ["before", "after"]
     assert found["numbers"]["Inside energy, grad_cam"] == [0.2, 0.7]
+    assert found["verdicts"]["boat"] == ["reliant", "reliant"]
+    main(["compare", str(runs / "before"), str(runs / "after"), "--out", str(runs / "c.html")])
+    assert re.search(r"boat +│ reliant \(", capsys.readouterr().out)
     html = (runs / "c.html").read_text()
     assert html.count('alt="epoch 0"') == html.count('alt="epoch 2"') == 4  # two probes in two runs
     assert "http" not in html
@@ -102,7 +105,7 @@ def test_compare__of_runs_with_other_probes_leaves_gaps(runs, make_one_panel, ca
     sink = FilesSink(runs / "other")
     sink.write(Panels(HEATMAPS, (make_one_panel("mine"),), 0, 0), Scalars({"val/accuracy": 0.5}, 0, 0))
     main(["compare", str(runs / "before"), str(runs / "other"), "--out", str(runs / "c.html")])
-    assert "0.500" in capsys.readouterr().out
+    assert "50.0 %" in capsys.readouterr().out
     assert (runs / "c.html").read_text().count("<td>–</td>") >= 3
 
 
