@@ -49,7 +49,7 @@ from camtrain.reliance import (
 )
 from camtrain.reliance.regions import LEAST
 from camtrain.sinks import Record, Verdicts
-from camtrain.sinks.loggers import flush_sinks, sinks_for
+from camtrain.sinks.loggers import flush_sinks, publish_run, sinks_for
 
 _LOOKED_AT = 4  # times as many training images as are kept, outside of `fit`
 _GUESSING = (
@@ -275,8 +275,10 @@ class RelianceDetector(Callback):
         pl_module.log_dict(self._history.values, sync_dist=True)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Wait until the verdicts and their pictures are written, whatever the stage."""
+        """Wait until the verdicts and their pictures are written; write the report where no other callback did."""
         flush_sinks(trainer)
+        if trainer.is_global_zero and self.verdicts:
+            self._attempt(self._publish, trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """The same for what there is of them."""
@@ -431,6 +433,10 @@ class RelianceDetector(Callback):
             usable = 0 if chosen.training is None else len(chosen.training.labels)
             few = f"{usable} are usable, and each class needs {self.criteria.min_images}, of the judged images' size"
             rank_zero_info(_LEND_NOTHING.format(why=self._collecting.unreadable or few))
+
+    @staticmethod
+    def _publish(trainer: pl.Trainer) -> None:
+        publish_run(trainer, run_place(trainer))
 
     def _write(
         self,

@@ -98,6 +98,10 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     try:
         CommandLine(args)
+    except FileNotFoundError as error:
+        if "heckpoint" not in str(error):  # Lightning's word for what ckpt_path names
+            raise
+        sys.exit(f"{error}. Name a file that is there with --ckpt_path, or 'last'.")
     except (CamtrainError, ValueError) as error:
         own = _own_error(error)
         if own is None:

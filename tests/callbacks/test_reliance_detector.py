@@ -517,6 +517,17 @@ def test_detector__says_once_why_training_images_lend_nothing(make_trainer, capl
     assert len(said(detector)) == 3
 
 
+def test_detector__alone_leaves_a_report(make_trainer, leaning):
+    detector = RelianceDetector(images_per_class=20)
+    trainer, _ = fit(make_trainer, detector)
+    folder = Path(run_folder(trainer))
+    for place in (folder, folder / "validate"):
+        assert "3 of 3 classes lean on their" in (place / "report.html").read_text()
+        assert len(json.loads((place / "verdicts.json").read_text())["verdicts"]) == 3
+        assert not (place / ".reserve").exists()
+        make_trainer(callbacks=[detector]).validate(leaning, datamodule=Balanced(), verbose=False)
+
+
 def test_detector__says_nothing_where_training_images_lend(make_trainer, caplog):
     with caplog.at_level("INFO", "pytorch_lightning.utilities.rank_zero"):
         fit(make_trainer, RelianceDetector(images_per_class=20))
