@@ -26,9 +26,9 @@ class Maps:
     def find(self, pl_module: LightningModule, images: Tensor, model: dict[str, nn.Module] | None) -> tuple[Layer, ...]:
         """The layers; where none was named the last map, see `last_map`: of the model, else, if that is a head, of all.
 
-        None where no part takes the images as they are in the batch: `find_in` a call of the network then.
+        Empty where no part takes the images as they are in the batch: `find_in` a call of the network then.
         """
-        for part in (model, None):
+        for part in (model, None) if model else (None,):
             if self._layers is None:
                 try:
                     self._layers = (last_map(pl_module, images, part),)

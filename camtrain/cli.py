@@ -104,6 +104,8 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(f"{error}. Name a file that is there with --ckpt_path, or 'last'.")
     except (CamtrainError, ValueError) as error:
         own = _own_error(error)
+        if own is None and 'ckpt_path="best"' in str(error):
+            sys.exit(f"{error} Name a file with --ckpt_path, or 'last' for the newest.")
         if own is None:
             raise
         sys.exit(f"{type(own).__name__}: {own}")

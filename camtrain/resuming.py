@@ -67,7 +67,12 @@ def continue_run(config: Any) -> Continued | None:
 
 
 def locate_last(config: Any) -> None:
-    """Name the newest checkpoint in a parsed `validate` or `test` configuration that asks for the last, in place."""
+    """Name the newest checkpoint in a parsed `validate` or `test` configuration that asks for the last, in place.
+
+    Where there is no logger, and so no folder of runs, Lightning looks for it.
+    """
+    if _first(config.trainer.logger) is False:
+        return
     found = find_continued("last", _runs_of(config))
     assert found is not None
     config.ckpt_path = str(found.checkpoint)

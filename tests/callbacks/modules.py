@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
+from camtrain.cam import log_probability
 from camtrain.data import MaskedPair
 
 
@@ -32,6 +33,17 @@ class Given(nn.Module):
     def forward(self, x):
         self.given.append(x.detach().clone())
         return self.net(x)
+
+
+class Explained:
+    """A target that keeps the logits it was asked about."""
+
+    def __init__(self):
+        self.logits = []
+
+    def __call__(self, logits, labels):
+        self.logits.append(logits.detach().clone())
+        return log_probability(logits, labels)
 
 
 class Foreign(pl.LightningModule):

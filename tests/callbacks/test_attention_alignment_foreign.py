@@ -12,11 +12,10 @@ from torch import nn
 
 from camtrain.callbacks import AttentionAlignment
 from camtrain.callbacks._alignment_batch import count
-from camtrain.cam import log_probability
 from camtrain.data.batches import Batch
 from camtrain.errors import ConfigurationError
 from camtrain.losses import AlignmentLoss
-from tests.callbacks.modules import Foreign, Given, fit, loader, mapping, network, pair, samples
+from tests.callbacks.modules import Explained, Foreign, Given, fit, loader, mapping, network, pair, samples
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -27,17 +26,6 @@ pytestmark = [
 
 def aligned(**arguments):
     return AttentionAlignment(**{"weight": 2.0, "twins": 0.0, "layers": "net.2", **arguments})
-
-
-class Explained:
-    """A target that keeps the logits it was asked about."""
-
-    def __init__(self):
-        self.logits = []
-
-    def __call__(self, logits, labels):
-        self.logits.append(logits.detach().clone())
-        return log_probability(logits, labels)
 
 
 class Heard:

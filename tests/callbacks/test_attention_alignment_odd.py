@@ -9,25 +9,13 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import roi_align
 
 from camtrain.callbacks import AttentionAlignment
-from camtrain.cam import log_probability
 from camtrain.errors import ConfigurationError, GradientError, LayerError
-from tests.callbacks.modules import Foreign, Given, fit, loader, network, pair, samples
+from tests.callbacks.modules import Explained, Foreign, Given, fit, loader, network, pair, samples
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*have no logger configured"),
 ]
-
-
-class Explained:
-    """A target that keeps the logits it is given."""
-
-    def __init__(self):
-        self.logits = []
-
-    def __call__(self, logits, labels):
-        self.logits.append(logits.detach().clone())
-        return log_probability(logits, labels)
 
 
 class Returning(nn.Module):
