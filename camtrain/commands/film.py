@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from camtrain.commands.compare import find_run
 from camtrain.commands.models import add_model_arguments, device_of, load_model
 from camtrain.commands.words import positive, positive_number
 from camtrain.data.transforms import eval_transform, transform_pair
@@ -46,7 +47,7 @@ def act(options: argparse.Namespace) -> int:
         raise DataError(f"There is no video or run {options.source}.")
     try:
         of_run = options.source.is_dir()
-        frames = probe_frames(_watched(options.source), options) if of_run else video_frames(options.source, options)
+        frames = probe_frames(find_run(options.source), options) if of_run else video_frames(options.source, options)
         rate = options.fps or (2.0 if of_run else frame_rate(options.source))
         count = write_video(islice(frames, options.frames), options.out, fps=rate)
     except ValueError as error:
@@ -54,14 +55,6 @@ def act(options: argparse.Namespace) -> int:
     said = {"film": str(options.out), "frames": count, "fps": rate}
     print(json.dumps(said) if options.json else f"{count} frames in {options.out}")  # noqa: T201  what was asked for
     return 0
-
-
-def _watched(folder: Path) -> Path:
-    """The folder of a run's records: itself, or the only one below it."""
-    if (folder / "scalars.jsonl").is_file():
-        return folder
-    below = {file.parent for file in folder.rglob("scalars.jsonl")}
-    return below.pop() if len(below) == 1 else folder
 
 
 def video_frames(path: Path, options: argparse.Namespace) -> Iterator[Tensor]:

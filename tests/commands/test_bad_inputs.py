@@ -109,7 +109,7 @@ def test_models__that_cannot_be_meant(command, model, weights, said, place, caps
         (["explain", "ok.jpg", "--device", "cuda:99"], ["no device cuda:99"]),
         (["film", "gone.mp4"], ["no video or run gone.mp4"]),
         (["film", "junk.mp4"], ["junk.mp4 is not a video"]),
-        (["film", "empty"], ["empty holds no probes"]),
+        (["film", "empty"], ["empty holds 0 runs"]),
         (["film", "broken"], ["broken holds no probes"]),
         (["film", "ok.mp4", "--out", "a.avi"], ["as .mp4 or .gif", "'a.avi'"]),
     ],
