@@ -154,8 +154,7 @@ def logits_call(
     those with so many `rows` of logits were given the same tensors. What the loss does not depend on (the answer of a
     metric) is left out, and so are a softmax or a loss behind the network.
 
-    Raises LayerError where a layer was not reached, ConfigurationError where no call or more than one qualifies, or
-    where it is not known which of several outputs are the logits.
+    Raises LayerError where a layer was not reached, ConfigurationError where no call or more than one qualifies.
     """
     if not calls.activations.complete:
         list(calls.activations)  # raises, naming the layer
@@ -170,7 +169,7 @@ def logits_call(
         found = [call for call in found if not (isinstance(call.module, _BEHIND) and _is_fed(call, found))]
         found = [call for call in found if not any(_feeds(call, other) for other in found)]
     if len(found) == 1:
-        return _unambiguous(found[0])
+        return found[0]
     called = ", ".join(map(_said, found or calls.made)) or "none"
     raise ConfigurationError(
         f"The training step must call one module that returns logits (B, C) after the layer; it called "
@@ -183,15 +182,18 @@ def _is_behind(call: Call) -> bool:
     return not call.activations or any(depends_on(call.answer, a) for a in call.activations)
 
 
-def _unambiguous(call: Call) -> Call:
-    widths = {as_rows(answer).shape[1] for answer in call.answers}
-    if len(widths) > 1:
-        shapes = ", ".join(str(tuple(answer.shape)) for answer in call.answers)
-        raise ConfigurationError(
-            f"{call.name or 'The module itself'!r} returns several tensors that may be logits: {shapes}. Return a "
-            "mapping in which they are called 'logits', or name a part that returns them alone, with model='...'."
-        )
-    return call
+def other_answers(call: Call) -> str:
+    """What else in its output may be the logits, of another width: said, and empty where there is nothing.
+
+    The first is read: a tuple starts with the logits.
+    """
+    if len({as_rows(answer).shape[1] for answer in call.answers}) < 2:
+        return ""
+    shapes = ", ".join(str(tuple(answer.shape)) for answer in call.answers)
+    return (
+        f"reads the first of several outputs {shapes} of {call.name or 'the module itself'!r} as the logits. If these "
+        "are others, return a mapping in which they are called 'logits'"
+    )
 
 
 def _said(call: Call) -> str:

@@ -31,7 +31,7 @@ from camtrain.callbacks._alignment_memory import Memory
 from camtrain.callbacks._alignment_network import Network
 from camtrain.callbacks._alignment_notes import Notes
 from camtrain.callbacks._alignment_patch import DifferentiableAttention, patch
-from camtrain.callbacks._alignment_recording import Call, Calls
+from camtrain.callbacks._alignment_recording import Call, Calls, other_answers
 from camtrain.callbacks._alignment_start import factor, is_due, position, progress
 from camtrain.callbacks._alignment_step import AlignedStep, Recipe, Terms, compute_terms, scalars
 from camtrain.callbacks._alignment_terms import answer_twins, answers_again, images_among, penalize, require_gradient
@@ -524,6 +524,8 @@ class AttentionAlignment(Callback):
         call = self._network.read(calls, own, len(batch), task)
         if call is None:
             return None
+        if self.steps == 0 and (said := other_answers(call)):
+            self._notes.tell(said)
         if self.steps == 0 and self._exchanges and self._wants_twins and answers_again(calls.made, call, batch):
             self._notes.tell(_COMPARED)
         if recipe.twins > 0 and (self.twins == "auto" or recipe.dealer is not None):

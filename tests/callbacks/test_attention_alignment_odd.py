@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import roi_align
 
 from camtrain.callbacks import AttentionAlignment
-from camtrain.errors import ConfigurationError, GradientError, LayerError
+from camtrain.errors import GradientError, LayerError
 from tests.callbacks.modules import Explained, Foreign, Given, fit, loader, network, pair, samples
 
 pytestmark = [
@@ -73,11 +73,12 @@ def test_outputs__of_a_single_logit_may_be_one_number_an_image(make_trainer):
     assert target.logits[0].shape == (4, 1)
 
 
-def test_outputs__of_two_tasks_are_not_guessed(make_trainer):
+def test_outputs__of_two_tasks_are_said_to_be_read_by_the_first(make_trainer):
     net = Returning(lambda features, logits: (logits, features[:, :2] * 1))
-    module = Stepping(lambda self, x, y: F.cross_entropy(self.net(x)[0], y), net)
-    with pytest.raises(ConfigurationError, match=r"'net' returns several.*\(4, 3\), \(4, 2\).*'logits'.*model="):
-        fit(make_trainer, module, aligned(layers="net.body.2"), pair(*samples()))
+    module, target = Stepping(lambda self, x, y: F.cross_entropy(self.net(x)[0], y), net), Explained()
+    with pytest.warns(UserWarning, match=r"reads the first of several outputs \(4, 3\), \(4, 2\) of 'net'.*'logits'"):
+        fit(make_trainer, module, aligned(target=target, layers="net.body.2"), pair(*samples()))
+    assert target.logits[0].shape == (4, 3)
 
 
 @pytest.mark.parametrize("made", [nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid()])
