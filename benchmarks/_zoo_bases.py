@@ -13,7 +13,7 @@ from _composites import BALANCED, CLASSES, Composites
 from torch import Tensor
 from torchvision import datasets
 
-from camtrain.data.cues import hsv_to_rgb
+from camtrain.data.canary.cues import hsv_to_rgb
 from camtrain.data.decoy import read_digits
 from camtrain.data.subsets import SPLITS, permutation
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from camtrain.callbacks import RelianceDetector
-from camtrain.data.cues import hsv_to_rgb
+from camtrain.data.canary.cues import hsv_to_rgb
 from camtrain.data.modules import ScenesDataModule
 from camtrain.module import ImageClassifier
 from camtrain.networks import SmallResNet

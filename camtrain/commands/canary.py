@@ -19,9 +19,9 @@ from rich.progress import Progress
 
 from camtrain.commands.words import count
 from camtrain.data.canary import KINDS, Canary
+from camtrain.data.canary.planting import Planted, Planter, agreement, plant_folder
 from camtrain.data.files import read_image
 from camtrain.data.folders import MaskedImageFolder
-from camtrain.data.planting import Planted, Planter, agreement, plant_folder
 from camtrain.data.subsets import SPLITS
 from camtrain.errors import ConfigurationError, DataError
 from camtrain.render.sheets import Pair, contact_sheet

@@ -8,7 +8,7 @@ from PIL import Image
 from camtrain.cli import main
 from camtrain.data import Canary, MaskedImageFolder
 from camtrain.data.canary import KINDS
-from camtrain.data.planting import agreement
+from camtrain.data.canary.planting import agreement
 from camtrain.render.sheets import Pair, contact_sheet
 
 LAYOUT = ("--images", "images", "--masks", "masks")

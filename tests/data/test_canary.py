@@ -5,7 +5,7 @@ import torch
 
 from camtrain.data import Canary, CanaryDataset
 from camtrain.data.canary import KINDS
-from camtrain.data.cues import uniform
+from camtrain.data.canary.cues import uniform
 from camtrain.errors import BatchError, ConfigurationError
 
 KEYS = torch.arange(400)

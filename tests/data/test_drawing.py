@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from camtrain.data.drawing import Sketch, noise_sheets, placement, receding, spline
+from camtrain.data.scenes.drawing import Sketch, noise_sheets, placement, receding, spline
 
 SQUARE = [(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)]
 

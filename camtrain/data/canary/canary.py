@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from camtrain.data.cues import PAINTERS, Cues, uniform
+from camtrain.data.canary.cues import PAINTERS, Cues, uniform
 from camtrain.errors import BatchError, ConfigurationError
 
 KINDS = tuple(PAINTERS)

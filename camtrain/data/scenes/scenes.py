@@ -11,10 +11,10 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from camtrain.data.drawing import Sketch, blend, noise, placement
 from camtrain.data.memory import InMemoryDataset, Pictures
-from camtrain.data.scene_backgrounds import BACKGROUNDS, cast_shadow
-from camtrain.data.scene_objects import BASELINE, OBJECTS, PALETTE
+from camtrain.data.scenes.backgrounds import BACKGROUNDS, cast_shadow
+from camtrain.data.scenes.drawing import Sketch, blend, noise, placement
+from camtrain.data.scenes.objects import BASELINE, OBJECTS, PALETTE
 from camtrain.data.subsets import SPLITS, annotated_subset, check_share
 from camtrain.data.transforms import JointTransform
 from camtrain.errors import DataError

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from camtrain.data.drawing import Color, Sketch, blend, scaled
+from camtrain.data.scenes.drawing import Color, Sketch, blend, scaled
 
 BASELINE = 0.6
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camtrain.data.drawing import Color, blend, noise, receding, scaled
+from camtrain.data.scenes.drawing import Color, blend, noise, receding, scaled
 
 Array = NDArray[Any]
 
