@@ -14,7 +14,7 @@ from camtrain.callbacks._alignment_batch import as_classes
 from camtrain.callbacks._alignment_recording import is_same
 from camtrain.data.batches import Batch
 from camtrain.losses import deal_backgrounds
-from camtrain.losses.blending import Blend
+from camtrain.swaps.blending import Blend
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from camtrain.cam import (
 )
 from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, ConfigurationError, GradientError
-from camtrain.losses.blending import Blend
-from camtrain.losses.twins import can_have_twin, make_masked_twins
+from camtrain.swaps.blending import Blend
+from camtrain.swaps.twins import can_have_twin, make_masked_twins
 
 _HALF_SCALE = 1024.0  # float16 gradients of a confident answer would vanish below 6e-8
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from camtrain.cam import pool_masks
 from camtrain.errors import ConfigurationError
-from camtrain.losses._masks import read_annotated
+from camtrain.swaps.masks import read_annotated
 
 Maps = Float[Tensor, "B *S"]
 Penalties = Float[Tensor, " B"]

@@ -7,7 +7,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from camtrain.cam import pool_masks
-from camtrain.losses._masks import read_annotated
+from camtrain.swaps.masks import read_annotated
 
 
 class HINTLoss(nn.Module):

@@ -5,7 +5,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from camtrain.errors import GradientError, MaskError
-from camtrain.losses._masks import read_annotated
+from camtrain.swaps.masks import read_annotated
 
 
 class InputGradientLoss(nn.Module):

@@ -8,9 +8,9 @@ from camtrain.cam import annotated
 from camtrain.compositing import dilate
 from camtrain.data.transforms import TwinBackgrounds
 from camtrain.errors import ConfigurationError
-from camtrain.losses.twins import choose_donors
 from camtrain.reliance.infills import place
 from camtrain.reliance.looks import LOOKS, Look, look_of
+from camtrain.swaps.twins import choose_donors
 
 CUES = ("background", *LOOKS)
 

@@ -11,8 +11,8 @@ from torchvision.transforms import v2
 
 from camtrain.data.batches import check_masks, read_batch
 from camtrain.errors import BatchError, ConfigurationError
-from camtrain.losses.blending import Blend, Infill
-from camtrain.losses.twins import deal_backgrounds, make_masked_twins
+from camtrain.swaps.blending import Blend, Infill
+from camtrain.swaps.twins import deal_backgrounds, make_masked_twins
 
 JointTransform = Callable[..., Any]
 

@@ -24,7 +24,7 @@ from camtrain.cam import Layer, contribution_cam, log_probability
 from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, ConfigurationError, GradientError, MaskError
 from camtrain.losses import AlignmentLoss
-from camtrain.losses.blending import Blend
+from camtrain.swaps.blending import Blend
 
 
 def recorded(net, images):

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from camtrain.cam import annotated
 from camtrain.errors import BatchError, ConfigurationError, MaskError
-from camtrain.losses._masks import read_masks
-from camtrain.losses.blending import Blend
+from camtrain.swaps.blending import Blend
+from camtrain.swaps.masks import read_masks
 
 
 def make_twins(
