@@ -19,6 +19,7 @@ from camtrain.cam.methods import (
 )
 from camtrain.cam.model_methods import needs_model
 from camtrain.cam.occlusion import occlusion_map
+from camtrain.cam.outputs import find_logits, logits_candidates
 from camtrain.cam.ownership import evaluating, is_compiled, unwrap
 from camtrain.cam.perturbation import ablation_cam, score_cam
 from camtrain.cam.recording import Activations, record_activations
@@ -28,10 +29,8 @@ from camtrain.cam.spatial import annotated, is_empty, normalize, pool_masks, res
 from camtrain.cam.states import State
 from camtrain.cam.targets import (
     class_index,
-    find_logits,
     finer,
     log_probability,
-    logits_candidates,
     margin,
     multi_label,
     nth_class,

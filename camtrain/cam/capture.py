@@ -17,11 +17,12 @@ from torch.utils import _pytree as pytree
 from camtrain.cam.hooks import hooked
 from camtrain.cam.layers import Layer, LayerSpec, find_layers, forget_choice, read_layer, resolve_layers, with_uses
 from camtrain.cam.observation import Observer, observing
+from camtrain.cam.outputs import find_logits
 from camtrain.cam.ownership import call, evaluating, isolated, unwrap, usable_in_autograd
 from camtrain.cam.recording import Activations as Activations
 from camtrain.cam.recording import GradFlip
 from camtrain.cam.recording import record_activations as record_activations
-from camtrain.cam.targets import Target, find_logits, predicted_class, score_of
+from camtrain.cam.targets import Target, predicted_class, score_of
 from camtrain.errors import BatchError, GradientError, LayerError
 
 HALF_SCALE = 1024.0

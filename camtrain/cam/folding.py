@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from camtrain.cam.hooks import hooked
+from camtrain.cam.hooks import hooked, swapped
+from camtrain.cam.outputs import find_logits
 from camtrain.cam.ownership import call
 from camtrain.cam.passes import Variants, image_of, with_images
-from camtrain.cam.targets import find_logits
 from camtrain.errors import CamtrainError
 
 Layout = Callable[[Tensor], Tensor]
@@ -151,8 +151,8 @@ def _folded(pairs: Sequence[Pair]) -> Iterator[None]:
     with ExitStack() as stack:
         for convolution, norm in pairs:
             if getattr(norm, "running_mean", None) is not None:
-                stack.enter_context(_calling(convolution, _with_norm(convolution, norm)))
-                stack.enter_context(_calling(norm, _as_given))
+                stack.enter_context(swapped(convolution, "forward", _with_norm(convolution, norm)))
+                stack.enter_context(swapped(norm, "forward", _as_given))
         yield
 
 
@@ -167,12 +167,3 @@ def _with_norm(convolution: Any, norm: Any) -> Layout:
         norm.bias,
     )
     return lambda images: convolution._conv_forward(images, weight, bias)
-
-
-@contextmanager
-def _calling(module: nn.Module, forward: Layout) -> Iterator[None]:
-    vars(module)["forward"] = forward
-    try:
-        yield
-    finally:
-        del vars(module)["forward"]

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from camtrain.cam.choices import Choices
-from camtrain.cam.hooks import first_tensor as first_tensor
-from camtrain.cam.hooks import hooked as hooked
-from camtrain.cam.hooks import replace_first as replace_first
 from camtrain.cam.layouts import Layout, channels_first
-from camtrain.cam.observation import Observer, Output, Topology, answers, is_image, observing, record_first
+from camtrain.cam.observation import Observer, Output, Topology, is_image, observing, record_first
+from camtrain.cam.outputs import answers
 from camtrain.cam.ownership import call, evaluating, isolated, unwrap, usable_in_autograd
 from camtrain.errors import LayerError
 

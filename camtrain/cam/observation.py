@@ -12,9 +12,9 @@ from torch.utils import _pytree as pytree
 
 from camtrain.cam.hooks import first_tensor, hooked, replace_first
 from camtrain.cam.layouts import Layout, Size, readings
+from camtrain.cam.outputs import answers
 from camtrain.cam.ownership import call
-from camtrain.cam.targets import find_logits
-from camtrain.errors import CamtrainError, LayerError
+from camtrain.errors import LayerError
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,15 +255,6 @@ def ancestors(nodes: Iterable[Any], without: Any = None) -> set[Any]:
         found.add(node)
         waiting.extend(below for below, _ in node.next_functions if below is not None and below is not without)
     return found
-
-
-def answers(output: Any) -> list[Tensor]:
-    """The logits of a model's output, or all of its floating tensors where it has none (boxes and scores)."""
-    try:
-        return [find_logits(output)]
-    except CamtrainError:
-        leaves = pytree.tree_leaves(output)
-        return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def _projected(answer: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camtrain.cam.outputs import find_logits
 from camtrain.cam.ownership import call, evaluating, isolated, unwrap, usable_in_autograd
-from camtrain.cam.targets import Target, find_logits, score_of, settled
+from camtrain.cam.targets import Target, score_of, settled
 from camtrain.errors import BatchError
 
 Variants = Callable[[int, int], Tensor]  # (start, stop) -> (stop - start, B, C, *S)

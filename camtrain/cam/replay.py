@@ -1,7 +1,7 @@
 """Running the part of a model after a layer again, with other activations, without the part before it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from camtrain.cam.layers import Layer, first_tensor, hooked, replace_first
+from camtrain.cam.hooks import first_tensor, hooked, replace_first, swapped
+from camtrain.cam.layers import Layer
+from camtrain.cam.outputs import find_logits
 from camtrain.cam.ownership import call
 from camtrain.cam.passes import image_of, with_images
-from camtrain.cam.targets import find_logits
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Replay:
         modules = self.calls if self.exact else [self.layer.module]
         with ExitStack() as stack:
             for module in modules:
-                stack.enter_context(_forward(module, self._answers(module, activations, rows)))
+                stack.enter_context(swapped(module, "forward", self._answers(module, activations, rows)))
             return call(self.model, given)
 
     def _reproduces(self) -> bool:
@@ -102,20 +103,6 @@ def _outermost(model: nn.Module, layer: nn.Module) -> list[nn.Module]:
     children = {child: None for holder in holders for child in holder.children()}
     plain = (m for m in children if m not in holders and m is not layer)
     return [module for module in plain if not isinstance(module, torch.jit.ScriptModule)]
-
-
-@contextmanager
-def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """The module with another `forward`, restored on leaving."""
-    own = module.__dict__.get("forward")
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = own
 
 
 def _copied(output: Any, rows: Tensor, size: int) -> Any:

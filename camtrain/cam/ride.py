@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from camtrain.cam.capture import Capture, differentiate
+from camtrain.cam.hooks import Hooks
 from camtrain.cam.layers import Layer
+from camtrain.cam.outputs import find_logits
 from camtrain.cam.ownership import usable_in_autograd
 from camtrain.cam.recording import GradFlip
-from camtrain.cam.targets import Target, find_logits
+from camtrain.cam.targets import Target
 from camtrain.errors import CamtrainError
 
 # In evaluation mode these take their fused kernel when gradients are off and the plain one when gradients are on,
@@ -37,8 +39,7 @@ class Ride:
     def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
         self.layers = tuple(layers)
         self._path = _path(model, self.layers)
-        self._handles: list[Any] = []
-        self._flip_handles: list[Any] = []
+        self._hooks, self._flip_hooks = Hooks(), Hooks()
         self._modes = ExitStack()
         self._forget()
 
@@ -53,14 +54,13 @@ class Ride:
         self.disarm()
         self._forget()
         for module in self._path:
-            self._handles.append(module.register_forward_pre_hook(self._enter, prepend=True))
-            self._handles.append(module.register_forward_hook(self._leave, always_call=True))
+            self._hooks.add([module.register_forward_pre_hook(self._enter, prepend=True)])
+            self._hooks.add([module.register_forward_hook(self._leave, always_call=True)])
 
     def disarm(self) -> None:
         """Remove the hooks and restore the gradient mode. Safe to call twice."""
-        for handle in self._handles + self._flip_handles:
-            handle.remove()
-        self._handles, self._flip_handles = [], []
+        self._hooks.remove()
+        self._flip_hooks.remove()
         self._modes.close()
 
     def captured(self, target: Target, labels: Tensor | None) -> Capture | None:
@@ -82,7 +82,7 @@ class Ride:
         if self._done or self._root is not None:
             return
         self._root = module
-        self._flip_handles = list(self._flip.handles())
+        self._flip_hooks.add(self._flip.handles())
         self._modes.enter_context(torch.inference_mode(False))
         self._modes.enter_context(torch.no_grad())
 
@@ -91,8 +91,7 @@ class Ride:
             return None
         self._done = True
         self._modes.close()
-        for handle in self._flip_handles:
-            handle.remove()
+        self._flip_hooks.remove()
         try:
             self.logits = find_logits(output)
         except CamtrainError:

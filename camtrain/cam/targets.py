@@ -4,7 +4,7 @@ A target that chooses something from the logits (the predicted class) can be `se
 images as they are, and kept for the noisy, masked or occluded copies of them that some methods look at.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from camtrain.cam.outputs import find_logits
 from camtrain.errors import BatchError
 
 Target = Callable[[Tensor, "Tensor | None"], Tensor]
 Settle = Callable[[Tensor, "Tensor | None"], Target]
-_LOGIT_KEYS = ("logits", "out", "output", "prediction", "predictions", "preds")
 
 
 def _chosen(logits: Tensor, classes: Tensor) -> Tensor:
@@ -255,35 +255,3 @@ def _settle_multi_label(logits: Tensor, labels: Tensor | None) -> Target:
 named(predicted_class, "predicted_class", lambda logits, labels: class_index(logits.argmax(dim=1)))
 named(log_probability, "log_probability", _settle_log_probability)
 named(multi_label, "multi_label", _settle_multi_label)
-
-
-def logits_candidates(output: Any) -> list[Any]:
-    """What in a model's output may be the logits: a tensor itself, what is named so, else all that it holds, in order.
-
-    >>> logits_candidates({"loss": 0.0, "logits": [1.0]}), logits_candidates((1, 2))
-    ([[1.0]], [1, 2])
-    """
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, Mapping):
-        named = [output[key] for key in _LOGIT_KEYS if key in output]
-        return named or [value for value in output.values() if isinstance(value, Tensor) and value.ndim >= 2]
-    if hasattr(output, "logits"):
-        return [output.logits]
-    return list(output) if isinstance(output, (tuple, list)) else []
-
-
-def find_logits(output: Any) -> Tensor:
-    """The logits in what a model returned: a tensor, the first tensor of a tuple, or a mapping's or object's `logits`.
-
-    >>> find_logits({"loss": torch.tensor(0.0), "logits": torch.zeros(2, 3)}).shape
-    torch.Size([2, 3])
-    """
-    found = [value for value in logits_candidates(output) if isinstance(value, Tensor)]
-    if not found:
-        held = f"the keys {list(output)}" if isinstance(output, Mapping) else type(output).__name__
-        raise BatchError(
-            f"No logits in the model's output, which held {held}: return a tensor, a tuple that starts with it, "
-            "or a mapping with 'logits'."
-        )
-    return found[0]

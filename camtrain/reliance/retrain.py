@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from camtrain.cam import evaluating, find_logits
+from camtrain.cam.hooks import hooked
 from camtrain.errors import ConfigurationError
 from camtrain.reliance.donors import choose_donors
 from camtrain.reliance.interventions import intervene
@@ -145,12 +146,9 @@ def _swapped(model: nn.Module, layer: nn.Linear, run: Callable[..., Effects], de
         kept.append(given[-1].double().cpu())
         return logits
 
-    handle = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
-    try:
-        with evaluating(model), torch.no_grad():
-            run(predict, design=design, before=torch.full(design.classes.shape, torch.nan))
-    finally:
-        handle.remove()
+    hook = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    with hooked([hook]), evaluating(model), torch.no_grad():
+        run(predict, design=design, before=torch.full(design.classes.shape, torch.nan))
     rows, arms = (design.donors >= 0).nonzero().unbind(dim=1)
     labels, lent = design.labels[rows], design.classes[rows, arms]
     return Swapped(torch.cat(kept), labels, labels * layer.out_features + lent, rows)
