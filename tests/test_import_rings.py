@@ -25,6 +25,7 @@ ONLY = {  # part of the library -> all that it may import beside itself and the 
     "camtrain.cam": CORE,
     "camtrain.swaps": (*CORE, "camtrain.compositing"),
     "camtrain.losses": (*CORE, "camtrain.swaps"),
+    "camtrain.tasks": CORE,
 }
 NEVER = {  # part of the library -> what it must not import
     **{
