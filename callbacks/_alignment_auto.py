@@ -6,10 +6,10 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from camtrain.callbacks._lightning import LightningModule
 from camtrain.cam import Layer, resolve_layers
 from camtrain.cam.layouts import readings
 from camtrain.errors import LayerError

@@ -1,10 +1,8 @@
 """What alignment tells its user: where it does nothing, and why."""
 
-from pytorch_lightning import Trainer
-from pytorch_lightning.utilities import rank_zero_warn
-
 from camtrain.callbacks._alignment_batch import Census
 from camtrain.callbacks._alignment_start import parse_condition
+from camtrain.callbacks._lightning import Trainer, rank_zero_warn
 
 
 class Notes:

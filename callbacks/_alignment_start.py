@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pytorch_lightning import Trainer
-
+from camtrain.callbacks._lightning import Trainer
 from camtrain.errors import ConfigurationError
 
 _COMPARISONS = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le, "==": operator.eq}

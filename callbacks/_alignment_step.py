@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from camtrain.callbacks._alignment_balance import squared_norms
@@ -23,6 +22,7 @@ from camtrain.callbacks._alignment_terms import (
     loss_in,
     twice_differentiable,
 )
+from camtrain.callbacks._lightning import LightningModule
 from camtrain.cam import Layer, annotated
 from camtrain.data.batches import Batch
 

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from camtrain.callbacks._reliance_round import everywhere
+from camtrain.callbacks._lightning import Trainer, everywhere
 from camtrain.reliance import Collector, Guesser, Pool
 from camtrain.reliance.interventions import Progress
 
@@ -48,7 +47,7 @@ class Chosen:
 
 
 def choose_images(
-    trainer: pl.Trainer,
+    trainer: Trainer,
     images: Images | None,
     lenders: Images | None,
     guesser: Guesser,

@@ -3,15 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import CombinedLoader, rank_zero_warn
-from pytorch_lightning.utilities.model_helpers import is_overridden
 
+from camtrain.callbacks._lightning import LightningModule, Trainer, rank_zero_warn, untouched
 from camtrain.callbacks._reliance_collecting import Collecting
 from camtrain.callbacks._reliance_images import Images
 from camtrain.callbacks._reliance_round import progress_bar
-from camtrain.callbacks._trainer import untouched
+from camtrain.packages import overrides, part_of
 
 _NOT_READ = (
     "RelianceDetector could not read training images ({error}), so that those of {stage} lend their backgrounds. Where "
@@ -20,7 +18,7 @@ _NOT_READ = (
 
 
 def collect_lenders(
-    trainer: pl.Trainer, pl_module: pl.LightningModule, collecting: Collecting, new: Callable[[], Images], most: int
+    trainer: Trainer, pl_module: LightningModule, collecting: Collecting, new: Callable[[], Images], most: int
 ) -> None:
     """Up to `most` images of the data module's training batches, else of the module's own, each process its part.
 
@@ -35,7 +33,8 @@ def collect_lenders(
         with untouched(trainer, pl_module), progress_bar(trainer) as progress:
             torch.manual_seed(0)  # the order of a shuffled set: the same images each time
             seen = 0
-            for index, (batch, _, _) in enumerate(iter(CombinedLoader(source.train_dataloader(), "max_size_cycle"))):
+            combined = part_of(trainer, "utilities.CombinedLoader")
+            for index, (batch, _, _) in enumerate(iter(combined(source.train_dataloader(), "max_size_cycle"))):
                 if index % trainer.world_size == trainer.global_rank:
                     read = collecting.add_training(_as_in_training(pl_module, batch))
                     progress("training images that lend", read, most)
@@ -47,11 +46,11 @@ def collect_lenders(
         rank_zero_warn(_NOT_READ.format(error=f"{type(error).__name__}: {error}", stage=stage))
 
 
-def _source(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
+def _source(trainer: Trainer, pl_module: LightningModule) -> Any:
     candidates = (getattr(trainer, "datamodule", None), pl_module)
-    return next((one for one in candidates if one is not None and is_overridden("train_dataloader", one)), None)
+    return next((one for one in candidates if one is not None and overrides(one, "train_dataloader")), None)
 
 
-def _as_in_training(pl_module: pl.LightningModule, batch: Any) -> Any:
+def _as_in_training(pl_module: LightningModule, batch: Any) -> Any:
     """The batch as a training step would get it: on the device, after the hooks of the transfer."""
     return pl_module._apply_batch_transfer_handler(pl_module._on_before_batch_transfer(batch))

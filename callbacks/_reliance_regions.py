@@ -4,12 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from camtrain.callbacks._lightning import Trainer, everywhere
 from camtrain.callbacks._reliance_pictures import pictured
-from camtrain.callbacks._reliance_round import everywhere
 from camtrain.reliance import (
     Evidence,
     Exemplars,
@@ -39,7 +38,7 @@ class Located:
 
 
 def locate(
-    trainer: pl.Trainer,
+    trainer: Trainer,
     predict: Predict,
     findings: Findings,
     pool: Pool,

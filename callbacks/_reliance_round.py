@@ -3,13 +3,10 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
-
-from camtrain.callbacks._trainer import gathered
+from camtrain.callbacks._lightning import Trainer, everywhere
 from camtrain.errors import CamtrainError
+from camtrain.packages import part_of
 from camtrain.reliance import Pool
 
 
@@ -21,7 +18,7 @@ class Census:
     training_lends: bool
 
 
-def take_census(trainer: pl.Trainer, pool: Pool | None, training: Pool | None, least: int) -> Census:
+def take_census(trainer: Trainer, pool: Pool | None, training: Pool | None, least: int) -> Census:
     """Count images and training images per class; training lends where it has `least` of every class, of one size."""
 
     def count() -> tuple[list[int], list[int]] | None:
@@ -31,13 +28,14 @@ def take_census(trainer: pl.Trainer, pool: Pool | None, training: Pool | None, l
         return pool.labels.bincount().tolist(), training.labels.bincount().tolist() if fits and training else []
 
     counted = everywhere(trainer, count)
-    if any(each is None for each in counted):
+    counts = [each for each in counted if each is not None]
+    if len(counts) < len(counted):
         raise CamtrainError("a process collected no validation batch that could be read")
-    images, lent = (_added([each[kind] for each in counted]) for kind in (0, 1))
+    images, lent = (_added([each[kind] for each in counts]) for kind in (0, 1))
     classes = tuple(sorted(images))
     if not classes:
         raise CamtrainError("no validation image shows an object, annotated or guessed, with a background around it")
-    same_size = all(each[1] or training is None for each in counted)
+    same_size = all(each[1] or training is None for each in counts)
     return Census(classes, same_size and all(lent.get(c, 0) >= least for c in classes))
 
 
@@ -50,27 +48,12 @@ def _added(counts: list[list[int]]) -> dict[int, int]:
     return total
 
 
-def everywhere(trainer: pl.Trainer, compute: Callable[[], Any]) -> list[Any]:
-    """The result of each process, on all; a failure of one is raised on all, so that nobody waits for it."""
-    failure: Exception | None = None
-    result: Any = None
-    try:
-        result = compute()
-    except Exception as error:
-        failure = error
-    said = None if failure is None else f"{type(failure).__name__}: {failure}"
-    everyone = gathered(trainer, [(said, result)])
-    for said, _ in everyone:
-        if said is not None:
-            raise CamtrainError(said) from failure
-    return [result for _, result in everyone]
-
-
 @contextmanager
-def progress_bar(trainer: pl.Trainer) -> Iterator[Callable[[str, int, int], None]]:
+def progress_bar(trainer: Trainer) -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on rank zero for what takes longer than three seconds, where the trainer shows bars at all."""
     hidden = not trainer.is_global_zero or trainer.progress_bar_callback is None
-    with Tqdm(unit=" images", delay=3, leave=False, disable=hidden) as bar:
+    tqdm = part_of(trainer, "callbacks.progress.tqdm_progress.Tqdm")
+    with tqdm(unit=" images", delay=3, leave=False, disable=hidden) as bar:
         doing = ""
 
         def progress(what: str, done: int, total: int) -> None:

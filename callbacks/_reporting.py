@@ -3,10 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 
-from camtrain.callbacks._trainer import run_place
+from camtrain.callbacks._lightning import Trainer, run_place
 from camtrain.sinks.loggers import publish_run, sinks_for
 from camtrain.sinks.records import Alert, Scalars
 from camtrain.sinks.watch import Reading, troubles
@@ -19,13 +18,13 @@ class Reporter:
         self._readings: list[Reading] = []
         self._raised: set[str] = set()
 
-    def keep_scalars(self, trainer: pl.Trainer) -> None:
+    def keep_scalars(self, trainer: Trainer) -> None:
         """Write what the Trainer has logged."""
         if trainer.is_global_zero:
             record = Scalars(_scalars(trainer), trainer.current_epoch, trainer.global_step)
             sinks_for(trainer, run_place(trainer)).write(record)
 
-    def watch(self, trainer: pl.Trainer) -> None:
+    def watch(self, trainer: Trainer) -> None:
         """Raise an alert for each trouble, once a run."""
         if not trainer.is_global_zero or trainer.state.fn != "fit":
             return
@@ -37,7 +36,7 @@ class Reporter:
         if alerts:
             sinks_for(trainer, run_place(trainer)).write(*alerts)
 
-    def finish(self, trainer: pl.Trainer) -> None:
+    def finish(self, trainer: Trainer) -> None:
         """Write the report when everything else is written."""
         if trainer.is_global_zero:
             publish_run(trainer, run_place(trainer))
@@ -52,5 +51,5 @@ class Reporter:
         self._raised = set(state["raised"])
 
 
-def _scalars(trainer: pl.Trainer) -> dict[str, float]:
+def _scalars(trainer: Trainer) -> dict[str, float]:
     return {name: float(v) for name, v in trainer.callback_metrics.items() if torch.as_tensor(v).numel() == 1}

@@ -7,8 +7,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from camtrain.callbacks._alignment_arguments import check_arguments
@@ -35,7 +33,7 @@ from camtrain.callbacks._alignment_recording import Call, Calls, other_answers
 from camtrain.callbacks._alignment_start import factor, is_due, position, progress
 from camtrain.callbacks._alignment_step import AlignedStep, Recipe, Terms, compute_terms, scalars
 from camtrain.callbacks._alignment_terms import answer_twins, answers_again, images_among, penalize, require_gradient
-from camtrain.callbacks._trainer import mean_over_processes, runs_compiled
+from camtrain.callbacks._lightning import Callback, LightningModule, Trainer, mean_over_processes, runs_compiled
 from camtrain.cam import Layer, find_layers, log_probability, resolve_method
 from camtrain.data.batches import Batch, check_masks, read_batch
 from camtrain.errors import ConfigurationError
@@ -280,7 +278,7 @@ class AttentionAlignment(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin or end, if the metric that was just logged says so."""
-        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         waits = [w for w in (self.start_when, self.stop_when) if isinstance(w, str)]
         if waits:

@@ -4,11 +4,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback
-
 from camtrain.callbacks._alignment_patch import patch
 from camtrain.callbacks._alignment_start import is_due
+from camtrain.callbacks._lightning import Callback, LightningModule, Trainer
 from camtrain.data.batches import check_masks, read_batch, with_images
 from camtrain.data.randomize import RandomizeCue
 from camtrain.errors import ConfigurationError

@@ -3,19 +3,15 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from camtrain.callbacks._attempt import Attempt
 from camtrain.callbacks._explained import explained_batch
 from camtrain.callbacks._ledger import Table
-from camtrain.callbacks._observations import Observations, records_of
-from camtrain.callbacks._pictures import Naming
-from camtrain.callbacks._reporting import Reporter
-from camtrain.callbacks._tally import GroundingTally
-from camtrain.callbacks._trainer import (
+from camtrain.callbacks._lightning import (
+    Attempt,
+    Callback,
+    LightningModule,
+    Trainer,
     builds_later,
     callable_network,
     denormalizer_of,
@@ -25,9 +21,14 @@ from camtrain.callbacks._trainer import (
     is_due_pass,
     names_of,
     network_of,
+    rank_zero_info,
     run_place,
     stage_of,
 )
+from camtrain.callbacks._observations import Observations, records_of
+from camtrain.callbacks._pictures import Naming
+from camtrain.callbacks._reporting import Reporter
+from camtrain.callbacks._tally import GroundingTally
 from camtrain.cam import (
     Capture,
     Layer,
@@ -139,24 +140,24 @@ class ExplanationMonitor(Callback):
         """Distinguishes monitors of other methods or layers in one checkpoint."""
         return self._generate_state_key(methods=list(self.methods), layers=str(self.layers), model=self.model)
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the layers' names where the modules exist already."""
         choose_pictures(trainer, self.pictures)
         guard_loggers(trainer)
         if not builds_later(pl_module):
             self._check_layers(pl_module)
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the layers' names."""
         self._check_layers(pl_module)
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a pass."""
         if self.should_explain(trainer):
             self._begin(trainer, pl_module)
 
     def on_validation_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Arm the ride."""
         if dataloader_idx == self.dataloader_idx and (trainer.sanity_checking or self.should_explain(trainer)):
@@ -164,8 +165,8 @@ class ExplanationMonitor(Callback):
 
     def on_validation_batch_end(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -175,12 +176,12 @@ class ExplanationMonitor(Callback):
         if self._batch is not None:
             self._attempt(self._explain, trainer, pl_module)
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the pass."""
         if self.should_explain(trainer) and self._tally is not None:
             self._finish(trainer, pl_module)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the epoch's scalars, those of the module too, in the local files."""
         if self._tally is not None and not trainer.sanity_checking:
             self._attempt(self._reporter.keep_scalars, trainer)
@@ -188,7 +189,7 @@ class ExplanationMonitor(Callback):
             if trainer.state.fn != "fit":
                 self._attempt(self._reporter.finish, trainer)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the epoch's training scalars, which are known only now."""
         if self._passes:
             self._attempt(self._reporter.keep_scalars, trainer)
@@ -199,18 +200,18 @@ class ExplanationMonitor(Callback):
     on_test_epoch_end = on_validation_epoch_end
     on_test_end = on_validation_end
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the report."""
         if self._passes:
             self._attempt(self._reporter.finish, trainer)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no hook behind, and write what there is of the report."""
         self._dismount()
         if self._passes:
             self._attempt(self._reporter.finish, trainer)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave no hook behind, on loggers neither."""
         self._dismount()
         unguard_loggers(trainer)
@@ -233,18 +234,18 @@ class ExplanationMonitor(Callback):
         """Every image of the last pass as a row of numbers, those of all processes; None before the first pass."""
         return self._images
 
-    def should_explain(self, trainer: pl.Trainer) -> bool:
+    def should_explain(self, trainer: Trainer) -> bool:
         """Whether this pass is explained: each n-th epoch of a fit, its last one, and every validate and test."""
         return is_due_pass(trainer, self.every_n_epochs)
 
     # The verbs.
 
-    def _check_layers(self, pl_module: pl.LightningModule) -> None:
+    def _check_layers(self, pl_module: LightningModule) -> None:
         network = network_of(pl_module, self.model)
         if self.layers != "auto":
             find_layers(network, self.layers)
 
-    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._position = 0
         if self._tally is not None:
             self._tally.reset(pl_module.device)
@@ -253,7 +254,7 @@ class ExplanationMonitor(Callback):
     def _seen_in(self, stage: str) -> Observations:
         return self._seen.setdefault(stage, Observations(self.num_probes, self.num_failures))
 
-    def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> None:
+    def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         """Read the batch and arm the ride; what is wrong with the very first batch is an error, later a warning."""
         self._dismount()
         if not self._resolved:
@@ -261,7 +262,7 @@ class ExplanationMonitor(Callback):
         else:
             self._attempt(self._arm, trainer, pl_module, batch)
 
-    def _arm(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> None:
+    def _arm(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         read = read_batch(batch, self.batch_adapter)
         if self._passes == 0:
             check_masks(read)
@@ -276,7 +277,7 @@ class ExplanationMonitor(Callback):
         if self._rides and self._ride is not None:
             self._ride.arm()
 
-    def _resolve(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch) -> None:
+    def _resolve(self, trainer: Trainer, pl_module: LightningModule, batch: Batch) -> None:
         network = network_of(pl_module, self.model)
         layers = self.layers if self.layers == "auto" else [found.module for found in find_layers(network, self.layers)]
         with trainer.precision_plugin.forward_context():
@@ -298,7 +299,7 @@ class ExplanationMonitor(Callback):
         self._rides = False
         rank_zero_info(f"ExplanationMonitor makes a forward pass of its own for each batch: {reason}.")
 
-    def _explain(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _explain(self, trainer: Trainer, pl_module: LightningModule) -> None:
         batch, ride = self._batch, self._ride
         self._dismount()
         if batch is None or self._tally is None:
@@ -313,20 +314,20 @@ class ExplanationMonitor(Callback):
         seen.update(explained, self._position, with_probes=trainer.is_global_zero)
         self._position += len(batch)
 
-    def _own_forward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch) -> Capture:
+    def _own_forward(self, trainer: Trainer, pl_module: LightningModule, batch: Batch) -> Capture:
         if self._rides:
             self._walk("the step's own pass went through no hooked module that returns logits, or is compiled")
         network = callable_network(network_of(pl_module, self.model))
         with trainer.precision_plugin.forward_context():
             return capture(network, batch.images, self._resolved, self.target, labels=batch.labels)
 
-    def _samples(self, trainer: pl.Trainer, batch: Batch) -> list[str]:
+    def _samples(self, trainer: Trainer, batch: Batch) -> list[str]:
         if batch.ids is not None:
             return batch.ids
         local = range(self._position, self._position + len(batch))
         return [f"{stage_of(trainer)}-{index * trainer.world_size + trainer.global_rank}" for index in local]
 
-    def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._tally is None:
             return
         scalars, counts = self._tally.compute()
@@ -334,7 +335,7 @@ class ExplanationMonitor(Callback):
         self._passes += 1
         self._attempt(self._record, trainer, pl_module, counts)
 
-    def _record(self, trainer: pl.Trainer, pl_module: pl.LightningModule, counts: dict[str, int]) -> None:
+    def _record(self, trainer: Trainer, pl_module: LightningModule, counts: dict[str, int]) -> None:
         """Write the pictures and tables of the pass; all processes gather, the first one writes."""
         seen, epoch, step = self._seen_in(stage_of(trainer)), trainer.current_epoch, trainer.global_step
         naming = Naming(names_of(trainer, self._num_classes), group_names_of(trainer), denormalizer_of(trainer))
@@ -353,9 +354,7 @@ class ExplanationMonitor(Callback):
         setup = [Setup(self._setup(), epoch, step)] if self._passes == 1 else []
         sinks_for(trainer, run_place(trainer)).write(*records, *cells, *setup)
 
-    def _true_heatmaps(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, images: Tensor, labels: Tensor
-    ) -> Tensor:
+    def _true_heatmaps(self, trainer: Trainer, pl_module: LightningModule, images: Tensor, labels: Tensor) -> Tensor:
         network = callable_network(network_of(pl_module, self.model))
         with trainer.precision_plugin.forward_context():
             captured = capture(network, images, self._resolved, true_class, labels=labels)

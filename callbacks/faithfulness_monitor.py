@@ -4,15 +4,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from camtrain.callbacks._attempt import Attempt
 from camtrain.callbacks._faithfulness_round import Plan, Values, checked_metrics, evenly, intervals
-from camtrain.callbacks._trainer import (
+from camtrain.callbacks._lightning import (
+    Attempt,
+    Callback,
+    LightningModule,
+    Trainer,
     builds_later,
     callable_network,
     gathered,
@@ -24,6 +24,7 @@ from camtrain.cam import Layer, find_layers, resolve_layers
 from camtrain.data.batches import Batch, read_batch
 from camtrain.errors import ConfigurationError
 from camtrain.explanation import DEFAULT_METHODS, resolve_methods
+from camtrain.packages import overrides
 
 
 class FaithfulnessMonitor(Callback):
@@ -107,27 +108,27 @@ class FaithfulnessMonitor(Callback):
 
     # Lightning's hooks: a guard and one verb each.
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what can be known before any batch."""
-        if stage == "fit" and not is_overridden("validation_step", pl_module):
+        if stage == "fit" and not overrides(pl_module, "validation_step"):
             raise ConfigurationError(
                 f"FaithfulnessMonitor explains validation images; {type(pl_module).__name__} has no validation_step."
             )
         if not builds_later(pl_module):
             self._check_layers(pl_module)
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the layers' names where they were built late."""
         self._check_layers(pl_module)
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to keep images."""
         self._kept, self._wanted, self._position = [], None, 0
 
     def on_validation_batch_end(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -141,7 +142,7 @@ class FaithfulnessMonitor(Callback):
         elif self.should_measure(trainer):
             self._attempt(self._keep, trainer, batch)
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure what was kept, and log it."""
         if self.should_measure(trainer):
             self._log(trainer, pl_module)
@@ -150,13 +151,13 @@ class FaithfulnessMonitor(Callback):
     on_test_batch_end = on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end
 
-    def should_measure(self, trainer: pl.Trainer) -> bool:
+    def should_measure(self, trainer: Trainer) -> bool:
         """Whether this pass is measured: each n-th epoch of a fit, its last one, and every validate and test."""
         return is_due_pass(trainer, self.every_n_epochs)
 
     # The verbs.
 
-    def _check_layers(self, pl_module: pl.LightningModule) -> None:
+    def _check_layers(self, pl_module: LightningModule) -> None:
         network = network_of(pl_module, self.model)
         callable_network(network)
         if self.layers != "auto":
@@ -168,7 +169,7 @@ class FaithfulnessMonitor(Callback):
             raise ConfigurationError("of_labels=True needs labels in the validation batches, and the batch has none.")
         return read
 
-    def _keep(self, trainer: pl.Trainer, batch: Any) -> None:
+    def _keep(self, trainer: Trainer, batch: Any) -> None:
         read = self._read(batch)
         if self._wanted is None:
             self._wanted = self._positions(trainer, len(read))
@@ -178,7 +179,7 @@ class FaithfulnessMonitor(Callback):
                 self._kept.append((read.images[row].clone(), label))
         self._position += len(read)
 
-    def _positions(self, trainer: pl.Trainer, batch_size: int) -> set[int]:
+    def _positions(self, trainer: Trainer, batch_size: int) -> set[int]:
         """Where the kept images of this process lie in its part of the data."""
         count = math.ceil(self.images / trainer.world_size)
         batches = (trainer.num_test_batches if trainer.testing else trainer.num_val_batches)[self.dataloader_idx]
@@ -187,7 +188,7 @@ class FaithfulnessMonitor(Callback):
         last = (batches - 1) * batch_size  # the last batch may hold one image only
         return set(torch.linspace(0, last, count).round().long().tolist())
 
-    def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
         values: dict[str, list[float]] = {}
         self._attempt(self._measure, trainer, pl_module, values)
         self._kept = []
@@ -196,7 +197,7 @@ class FaithfulnessMonitor(Callback):
             ends = {"": found.mean, "_low": found.low, "_high": found.high}
             pl_module.log_dict({f"cam/{metric}{end}/{method}": value for end, value in ends.items()}, sync_dist=True)
 
-    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, values: dict[str, list[float]]) -> None:
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, values: dict[str, list[float]]) -> None:
         found: list[Values] = []
         with untouched(trainer, pl_module):
             network = callable_network(network_of(pl_module, self.model))
@@ -208,7 +209,7 @@ class FaithfulnessMonitor(Callback):
             for name, each in part.items():
                 values.setdefault(name, []).extend(each)
 
-    def _resolve(self, pl_module: pl.LightningModule, images: Tensor) -> None:
+    def _resolve(self, pl_module: LightningModule, images: Tensor) -> None:
         """Choose the layers once: names given are of the model, those found are of what is called."""
         if self._resolved:
             return

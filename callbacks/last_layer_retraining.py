@@ -4,14 +4,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from camtrain.callbacks._alignment_start import is_due
-from camtrain.callbacks._attempt import Attempt
-from camtrain.callbacks._trainer import builds_later, callable_network, gathered, network_of, untouched
+from camtrain.callbacks._lightning import (
+    Attempt,
+    Callback,
+    LightningModule,
+    Trainer,
+    builds_later,
+    callable_network,
+    gathered,
+    network_of,
+    rank_zero_info,
+    rank_zero_warn,
+    untouched,
+)
 from camtrain.data.batches import read_batch
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.reliance import Collector, Pool, find_head, retrain_last_layer
@@ -76,30 +84,30 @@ class LastLayerRetraining(Callback):
         self._epoch = 0
         self._attempt = Attempt("LastLayerRetraining")
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the layer, where it is built already."""
         if stage == "fit" and not builds_later(pl_module):
             find_head(callable_network(network_of(pl_module, self.model)), self.head)
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to collect."""
         share = -(-self.images_per_class // trainer.world_size)
         self._collector = Collector(per_class=share, most=-(-self.max_images // trainer.world_size), least=2)
         self._epoch = trainer.current_epoch
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the annotated images that are wanted, in one epoch: an image seen twice would hold out nothing."""
         if self._collector is not None and trainer.current_epoch == self._epoch:
             self._attempt(self._collect, batch)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Retrain, if there is reason to."""
         if self.should_retrain(trainer):
             self._attempt(self._retrain, trainer, pl_module)
 
-    def should_retrain(self, trainer: pl.Trainer) -> bool:
+    def should_retrain(self, trainer: Trainer) -> bool:
         """Whether the condition holds; a metric that nobody logged is reported."""
         if self.when is None:
             return True
@@ -118,7 +126,7 @@ class LastLayerRetraining(Callback):
             raise ConfigurationError("the training batches hold no labels and masks")
         self._collector.add(read.images, read.labels, read.masks)
 
-    def _retrain(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _retrain(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pool = self._pool(trainer)
         if pool is None:
             raise CamtrainError("no annotated training image was seen")
@@ -143,7 +151,7 @@ class LastLayerRetraining(Callback):
         flush_sinks(trainer)
         trainer.save_checkpoint(checkpoint_path(trainer))
 
-    def _pool(self, trainer: pl.Trainer) -> Pool | None:
+    def _pool(self, trainer: Trainer) -> Pool | None:
         """The images of all processes."""
         own = None if self._collector is None else self._collector.pool()
         found = [pool for pool in gathered(trainer, [own]) if pool is not None]
@@ -152,6 +160,6 @@ class LastLayerRetraining(Callback):
         return Pool(*(torch.cat([getattr(pool, name) for pool in found]) for name in ("images", "labels", "masks")))
 
 
-def checkpoint_path(trainer: pl.Trainer) -> Path:
+def checkpoint_path(trainer: Trainer) -> Path:
     """Where the retrained network is kept: beside the run's own files."""
     return run_folder(trainer).parent / "checkpoints" / CHECKPOINT

@@ -6,33 +6,36 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from camtrain.callbacks._attempt import Attempt
+from camtrain.callbacks._lightning import (
+    Attempt,
+    Callback,
+    LightningModule,
+    Trainer,
+    builds_later,
+    callable_network,
+    denormalizer_of,
+    everywhere,
+    names_of,
+    network_of,
+    rank_zero_info,
+    rank_zero_warn,
+    run_place,
+    untouched,
+)
 from camtrain.callbacks._reliance_collecting import Collecting
 from camtrain.callbacks._reliance_history import History
 from camtrain.callbacks._reliance_images import Chosen, Images, choose_images
 from camtrain.callbacks._reliance_lenders import collect_lenders
 from camtrain.callbacks._reliance_pictures import alert, examples
 from camtrain.callbacks._reliance_regions import Located, locate, strips
-from camtrain.callbacks._reliance_round import Census, everywhere, progress_bar, take_census
-from camtrain.callbacks._trainer import (
-    builds_later,
-    callable_network,
-    denormalizer_of,
-    names_of,
-    network_of,
-    run_place,
-    untouched,
-)
+from camtrain.callbacks._reliance_round import Census, progress_bar, take_census
 from camtrain.cam import find_logits
 from camtrain.cam.folding import quickened
 from camtrain.data.batches import Batch
 from camtrain.errors import ConfigurationError
+from camtrain.packages import overrides
 from camtrain.reliance import (
     LOOKS,
     Collector,
@@ -216,30 +219,30 @@ class RelianceDetector(Callback):
         """Distinguishes detectors of other submodules or classes in one checkpoint."""
         return self._generate_state_key(model=self.model, classes=self.classes)
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what can be known before any batch."""
-        if stage == "fit" and not is_overridden("validation_step", pl_module):
+        if stage == "fit" and not overrides(pl_module, "validation_step"):
             raise ConfigurationError(
                 f"RelianceDetector judges validation images; {type(pl_module).__name__} has no validation_step."
             )
         if not builds_later(pl_module):
             callable_network(network_of(pl_module, self.model))
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the submodule where it was built late."""
         callable_network(network_of(pl_module, self.model))
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to collect the images that lend, in the first epoch only."""
         self._collecting.begin_training_epoch(partial(self._new_images, trainer))
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the training images that can lend."""
         self._collecting.add_training(batch)
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to collect."""
         if self.should_examine(trainer):
             new = partial(self._new_images, trainer)
@@ -249,8 +252,8 @@ class RelianceDetector(Callback):
 
     def on_validation_batch_end(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -266,7 +269,7 @@ class RelianceDetector(Callback):
         else:
             self._collecting.add_validation(batch)
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Examine what was collected, and log what is known."""
         if trainer.sanity_checking:
             return
@@ -274,13 +277,13 @@ class RelianceDetector(Callback):
             self._attempt(self._examine, trainer, pl_module)
         pl_module.log_dict(self._history.values, sync_dist=True)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wait until the verdicts and their pictures are written; write the report where no other callback did."""
         flush_sinks(trainer)
         if trainer.is_global_zero and self.verdicts:
             self._attempt(self._publish, trainer)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The same for what there is of them."""
         flush_sinks(trainer)
 
@@ -301,7 +304,7 @@ class RelianceDetector(Callback):
         """The epoch in which each class was first found reliant, by name."""
         return dict(self._history.flagged_since)
 
-    def should_examine(self, trainer: pl.Trainer) -> bool:
+    def should_examine(self, trainer: Trainer) -> bool:
         """Whether to examine: `every_n_epochs` after the last time, in the last epoch, and always outside `fit`."""
         if trainer.sanity_checking:
             return False
@@ -317,12 +320,12 @@ class RelianceDetector(Callback):
         if batch.masks is None and self.segmenter is not None:
             self._guesser.segment(batch.images)
 
-    def _new_images(self, trainer: pl.Trainer) -> Images:
+    def _new_images(self, trainer: Trainer) -> Images:
         per_class = -(-self.images_per_class // trainer.world_size)
         most = -(-self.max_images // trainer.world_size)
         return Images(partial(Collector, per_class=per_class, most=most, classes=self.classes))
 
-    def _examine(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _examine(self, trainer: Trainer, pl_module: LightningModule) -> None:
         images, lenders = self._collecting.take(), self._collecting.lenders
         if trainer.state.fn == "fit":
             self._history.examined_epoch = trainer.current_epoch
@@ -346,8 +349,8 @@ class RelianceDetector(Callback):
 
     def _run(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         chosen: Chosen,
         pool: Pool,
         lenders: Pool | None,
@@ -383,7 +386,7 @@ class RelianceDetector(Callback):
             )
 
     @contextmanager
-    def _predicting(self, pl_module: pl.LightningModule, pool: Pool) -> Iterator[Callable[[Tensor], Tensor]]:
+    def _predicting(self, pl_module: LightningModule, pool: Pool) -> Iterator[Callable[[Tensor], Tensor]]:
         """The module's logits, in many forwards of which each costs less."""
         network = callable_network(network_of(pl_module, self.model))
         dtype = self._collecting.dtype
@@ -392,8 +395,8 @@ class RelianceDetector(Callback):
 
     def _locate(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         findings: Findings,
         chosen: Chosen,
         lenders: Pool,
@@ -435,12 +438,12 @@ class RelianceDetector(Callback):
             rank_zero_info(_LEND_NOTHING.format(why=self._collecting.unreadable or few))
 
     @staticmethod
-    def _publish(trainer: pl.Trainer) -> None:
+    def _publish(trainer: Trainer) -> None:
         publish_run(trainer, run_place(trainer))
 
     def _write(
         self,
-        trainer: pl.Trainer,
+        trainer: Trainer,
         findings: Findings,
         pool: Pool,
         lenders: Pool,

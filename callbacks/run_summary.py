@@ -5,17 +5,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import SaveConfigCallback
-from pytorch_lightning.loggers import WandbLogger
 from rich.console import Console
 from rich.table import Table
 
-from camtrain.callbacks._attempt import Attempt
-from camtrain.callbacks._trainer import run_place
+from camtrain.callbacks._lightning import Attempt, Callback, LightningModule, Trainer, run_place
+from camtrain.packages import is_a
 from camtrain.reliance.remedies import advice_for
 from camtrain.sinks import History, Scalars, VerdictRow, read_history
 from camtrain.sinks.environment import write_run_info
@@ -37,7 +33,7 @@ CLASSES_SHOWN = 10
 NOTHING = "–"
 
 
-class RunSummary(pl.Callback):
+class RunSummary(Callback):
     """A line for each epoch, and a table at the end of `fit`: what alignment changed, the verdicts, what lies where.
 
     Each epoch it keeps what the Trainer has logged (`trainer.callback_metrics`) in the local files of the run, beside
@@ -57,43 +53,43 @@ class RunSummary(pl.Callback):
         self._epochs_kept = 0
         self._attempt = Attempt("RunSummary")
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what the run is made of."""
         self._epochs_kept = 0
         if self.should_keep(trainer):
             self._attempt(_write_run_info, trainer, pl_module)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember which numbers come from validation, and of which epoch they are."""
         if not trainer.sanity_checking:
             self._evaluated |= {name for name in trainer.callback_metrics if not name.startswith("train")}
             self._evaluated_at = trainer.current_epoch
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the epoch's numbers."""
         if self.should_keep(trainer):
             self._attempt(self._keep, trainer)
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the report and print the table."""
         if self.should_keep(trainer) and self._epochs_kept:
             self._attempt(summarize, trainer)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The same for what there is of the run."""
         if trainer.state.fn == "fit":
             self.on_fit_end(trainer, pl_module)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """After `validate` and `test`, say what was found and where the report lies, if there is one."""
         if stage in ("validate", "test") and self.should_keep(trainer):
             self._attempt(tell, trainer)
 
-    def should_keep(self, trainer: pl.Trainer) -> bool:
+    def should_keep(self, trainer: Trainer) -> bool:
         """Whether this process writes: rank zero, and not in a `fast_dev_run`."""
         return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
-    def _keep(self, trainer: pl.Trainer) -> None:
+    def _keep(self, trainer: Trainer) -> None:
         stale = self._evaluated if self._evaluated_at != trainer.current_epoch else ()
         values = {
             name: float(value)
@@ -119,7 +115,7 @@ def epoch_line(values: Mapping[str, float], epoch: int) -> str:
     return f"epoch {epoch}: " + ", ".join(parts + ["alignment on"] * (alignment_start(history) is not None))
 
 
-def summarize(trainer: pl.Trainer) -> None:
+def summarize(trainer: Trainer) -> None:
     """Write the report of a run, and print its table and where things lie."""
     folder = run_folder(trainer)
     report = publish_run(trainer, folder)
@@ -130,7 +126,7 @@ def summarize(trainer: pl.Trainer) -> None:
         console.print(f"{label:<11} {place}", soft_wrap=True, highlight=False, markup=False)
 
 
-def tell(trainer: pl.Trainer) -> None:
+def tell(trainer: Trainer) -> None:
     """Print what `validate` or `test` found, and where the report lies that `ExplanationMonitor` wrote."""
     flush_sinks(trainer)
     report = run_place(trainer) / REPORT_FILE
@@ -177,17 +173,17 @@ def advised(history: History) -> list[tuple[str, str]]:
     return [("to correct", f"{text}; the report says more") for text in short]
 
 
-def places(trainer: pl.Trainer, report: Path) -> list[tuple[str, str]]:
+def places(trainer: Trainer, report: Path) -> list[tuple[str, str]]:
     """Where a run's report, checkpoint and Weights & Biases run lie, and how to send an offline run there."""
     checkpoints = [_checkpoint(callback) for callback in trainer.checkpoint_callbacks]
     found = [("report", _short(report)), *(("checkpoint", _short(path)) for path in checkpoints if path)]
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
+        if is_a(logger, "WandbLogger"):
             found += _wandb_places(logger)
     return found
 
 
-def _say(trainer: pl.Trainer, line: str) -> None:
+def _say(trainer: Trainer, line: str) -> None:
     """Above the progress bar, where there is one."""
     bar = trainer.progress_bar_callback
     if bar is None:
@@ -210,10 +206,10 @@ def _verdict(row: VerdictRow | None) -> str:
 
 
 def _checkpoint(callback: Any) -> str:
-    return (callback.best_model_path or callback.last_model_path) if isinstance(callback, ModelCheckpoint) else ""
+    return (callback.best_model_path or callback.last_model_path) if is_a(callback, "ModelCheckpoint") else ""
 
 
-def _wandb_places(logger: WandbLogger) -> list[tuple[str, str]]:
+def _wandb_places(logger: Any) -> list[tuple[str, str]]:
     run = logger.experiment
     if run.disabled:
         return []
@@ -231,14 +227,14 @@ def _short(path: str | Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _write_run_info(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+def _write_run_info(trainer: Trainer, pl_module: LightningModule) -> None:
     write_run_info(run_folder(trainer), _configuration(trainer, pl_module))
 
 
-def _configuration(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+def _configuration(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     """What the command line was given; without one, what the module saved of its arguments."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, SaveConfigCallback):
+        if is_a(callback, "SaveConfigCallback"):
             configuration: dict[str, Any] = yaml.safe_load(callback.parser.dump(callback.config))
             return configuration
     return {"model": {"class": type(pl_module).__name__, **pl_module.hparams}, "max_epochs": trainer.max_epochs}

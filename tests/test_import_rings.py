@@ -11,6 +11,7 @@ CORE = (*TORCH, "camtrain.errors", "camtrain.cam")
 MIDDLE = ("metrics", "reliance", "render", "data", "sinks")
 LIGHTNING = ("pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities")
 MAY_USE_LIGHTNING = (
+    "camtrain.packages",
     "camtrain.module",
     "camtrain.cli",
     "camtrain.commands",
@@ -101,7 +102,7 @@ def test_imports__of_scripts_and_tests_use_full_names(path):
         ("camtrain.data.scenes", "import lightning_fabric.utilities", "Lightning is for"),
         ("camtrain.explanation", "import lightning as L", "Lightning is for"),
         ("camtrain.callbacks.run_summary", "from camtrain.callbacks import Other", "never import each other"),
-        ("camtrain.callbacks._trainer", "import camtrain.callbacks.run_summary", "never import each other"),
+        ("camtrain.callbacks._lightning", "import camtrain.callbacks.run_summary", "never import each other"),
         ("camtrain.callbacks.run_summary", "from losses import AlignmentLoss", "the full name is camtrain.losses"),
         ("camtrain.callbacks", "from .run_summary import RunSummary", "imports are absolute"),
         ("camtrain.errors", "import torch", "only the standard library"),
@@ -123,7 +124,7 @@ def test_violations__names_a_broken_rule(module, line, said):
         ("camtrain.data.modules", "import pytorch_lightning as pl"),
         (
             "camtrain.callbacks.run_summary",
-            "from camtrain.callbacks._trainer import names_of; from camtrain.losses import A",
+            "from camtrain.callbacks._lightning import names_of; from camtrain.losses import A",
         ),
         ("camtrain.callbacks", "from camtrain.callbacks.run_summary import RunSummary"),
     ],

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
-import pytorch_lightning as pl
-from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
-
+from camtrain.packages import is_a
 from camtrain.sinks.background import Background
 from camtrain.sinks.files import FilesSink
 from camtrain.sinks.guard import guard
@@ -21,28 +19,28 @@ from camtrain.sinks.weights_and_biases import WandbSink
 
 PictureFormat = Literal["jpg", "png"]
 
-_groups: WeakKeyDictionary[pl.Trainer, dict[Path, SinkGroup]] = WeakKeyDictionary()
-_guards: WeakKeyDictionary[pl.Trainer, list[Callable[[], None]]] = WeakKeyDictionary()
-_formats: WeakKeyDictionary[pl.Trainer, PictureFormat] = WeakKeyDictionary()
+_groups: WeakKeyDictionary[Any, dict[Path, SinkGroup]] = WeakKeyDictionary()
+_guards: WeakKeyDictionary[Any, list[Callable[[], None]]] = WeakKeyDictionary()
+_formats: WeakKeyDictionary[Any, PictureFormat] = WeakKeyDictionary()
 
 
-def choose_pictures(trainer: pl.Trainer, pictures: PictureFormat) -> None:
+def choose_pictures(trainer: Any, pictures: PictureFormat) -> None:
     """How the trainer's sinks encode pictures, "jpg" by default; before the first call of `sinks_for`."""
     _formats[trainer] = pictures
 
 
-def guard_loggers(trainer: pl.Trainer) -> None:
+def guard_loggers(trainer: Any) -> None:
     """Let the trainer's loggers lose the connection to their service without ending the training."""
     _guards.setdefault(trainer, []).extend(map(guard, trainer.loggers))
 
 
-def unguard_loggers(trainer: pl.Trainer) -> None:
+def unguard_loggers(trainer: Any) -> None:
     """Give the loggers back as they were."""
     for undo in _guards.pop(trainer, []):
         undo()
 
 
-def sinks_for(trainer: pl.Trainer, folder: str | Path | None = None) -> SinkGroup:
+def sinks_for(trainer: Any, folder: str | Path | None = None) -> SinkGroup:
     """Where the trainer's records go: files in `folder` (by default `run_folder`) and each logger that is known.
 
     The callbacks of one trainer share one group, so that a sink that fails is reported once. Each sink works in a
@@ -60,19 +58,19 @@ def sinks_for(trainer: pl.Trainer, folder: str | Path | None = None) -> SinkGrou
     return groups[place]
 
 
-def flush_sinks(trainer: pl.Trainer) -> None:
+def flush_sinks(trainer: Any) -> None:
     """Wait until everything that the trainer's callbacks recorded is written; nothing where nothing was."""
     for group in _groups.get(trainer, {}).values():
         group.flush()
 
 
-def close_sinks(trainer: pl.Trainer) -> None:
+def close_sinks(trainer: Any) -> None:
     """Flush and close the trainer's sinks; the next record opens them again."""
     for group in _groups.get(trainer, {}).values():
         group.close()
 
 
-def publish_run(trainer: pl.Trainer, folder: Path) -> Path:
+def publish_run(trainer: Any, folder: Path) -> Path:
     """Write the report of a run when all that was recorded is written, hand it to the sinks, return its path.
 
     Where nothing was recorded since the last time, the report stays as it is.
@@ -86,7 +84,7 @@ def publish_run(trainer: pl.Trainer, folder: Path) -> Path:
     return folder / REPORT_FILE
 
 
-def run_folder(trainer: pl.Trainer) -> Path:
+def run_folder(trainer: Any) -> Path:
     """The folder of the run's own files: `<save_dir>/<name>/<version>/camtrain` beside the checkpoints.
 
     It follows `ModelCheckpoint`: the first logger names it, and without one it is `<default_root_dir>/camtrain`.
@@ -98,12 +96,12 @@ def run_folder(trainer: pl.Trainer) -> Path:
     return Path(logger.save_dir or trainer.default_root_dir) / str(logger.name) / version / "camtrain"
 
 
-def logger_sinks(loggers: Iterable[Logger], pictures: PictureFormat = "jpg") -> list[Sink]:
+def logger_sinks(loggers: Iterable[Any], pictures: PictureFormat = "jpg") -> list[Sink]:
     """A sink for each logger that shows pictures; the others get their scalars from Lightning."""
     found: list[Sink] = []
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
+        if is_a(logger, "WandbLogger"):
             found.append(WandbSink(logger, pictures))
-        elif isinstance(logger, TensorBoardLogger):
+        elif is_a(logger, "TensorBoardLogger"):
             found.append(TensorBoardSink(logger))
     return found

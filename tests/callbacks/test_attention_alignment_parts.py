@@ -19,7 +19,7 @@ from camtrain.callbacks._alignment_patch import patch, patched
 from camtrain.callbacks._alignment_recording import Call, depends_on, recording
 from camtrain.callbacks._alignment_start import progress
 from camtrain.callbacks._alignment_terms import add_to_loss, answer_twins, penalize, require_gradient
-from camtrain.callbacks._trainer import mean_over_processes
+from camtrain.callbacks._lightning import mean_over_processes
 from camtrain.cam import Layer, contribution_cam, log_probability
 from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, ConfigurationError, GradientError, MaskError

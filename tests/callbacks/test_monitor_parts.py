@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from camtrain.callbacks._attempt import Attempt
 from camtrain.callbacks._diverse import Case, direction, diverse
 from camtrain.callbacks._drifting import Drifting, drift_scalars
 from camtrain.callbacks._explained import explained_batch
@@ -19,6 +18,7 @@ from camtrain.callbacks._kept import (
     right_for_the_wrong_reason,
 )
 from camtrain.callbacks._ledger import Ledger, Table, class_rows, confusion, histograms, joined, remembered
+from camtrain.callbacks._lightning import Attempt
 from camtrain.callbacks._observations import Observations
 from camtrain.callbacks._pictures import Naming, panels
 from camtrain.cam import Capture, Layer, grad_cam, hires_cam

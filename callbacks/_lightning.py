@@ -1,0 +1,252 @@
+"""All that is asked of a Trainer and a module, of either Lightning package; and what a callback does that must not end
+the training it watches.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+
+from camtrain.cam import evaluating, is_compiled, unwrap
+from camtrain.data.batches import class_names
+from camtrain.errors import CamtrainError, ConfigurationError
+from camtrain.packages import joined, overrides, part_of
+from camtrain.sinks.loggers import run_folder
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback, LightningModule, Trainer
+else:
+    Callback = joined("Callback")
+    Trainer = LightningModule = Any  # of either package
+
+__all__ = ["Callback", "LightningModule", "Trainer", "rank_zero_info", "rank_zero_warn"]
+
+T = TypeVar("T")
+
+
+# What a callback does.
+
+
+class Attempt:
+    """Calls that may fail: the first failure is told, with its rank where there are several, and every one is survived.
+
+    Args:
+        owner: the callback, as the message names it.
+        undo: called after each failure.
+
+    >>> attempt = Attempt("Monitor")
+    >>> attempt(max, 1, 2)
+    2
+    """
+
+    def __init__(self, owner: str, undo: Callable[[], None] | None = None) -> None:
+        self.owner, self.undo = owner, undo
+        self.failed = False
+
+    def __call__(self, act: Callable[..., T], *args: Any, **kwargs: Any) -> T | None:
+        """What the call returns; None after a failure."""
+        try:
+            return act(*args, **kwargs)
+        except Exception as error:
+            if self.undo is not None:
+                self.undo()
+            name = getattr(act, "__name__", type(act).__name__).strip("_")
+            self.report(f"{name}{_of_rank()} ({type(error).__name__}: {error})")
+            return None
+
+    def report(self, failure: str) -> None:
+        """Tell a failure, if it is the first one."""
+        if not self.failed:
+            self.failed = True
+            warnings.warn(
+                f"{self.owner} failed in {failure}; training goes on, and further failures are not reported.",
+                stacklevel=3,
+            )
+
+
+class SayOnce:
+    """Tells each thing once, on rank zero, under the callback's name.
+
+    >>> say_once = SayOnce("Monitor")
+    >>> say_once("watches layer 'net.4'")
+    """
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self.keys: set[str] = set()
+
+    def __call__(self, text: str, *, key: str | None = None, warn: bool = False) -> None:
+        """Tell a text, unless its key (by default itself) was told before."""
+        if (key or text) not in self.keys:
+            self.keys.add(key or text)
+            (rank_zero_warn if warn else rank_zero_info)(f"{self.owner} {text}.")
+
+
+def _of_rank() -> str:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    several = distributed and torch.distributed.get_world_size() > 1
+    return f" on rank {torch.distributed.get_rank()}" if several else ""
+
+
+# Processes.
+
+
+def gathered(trainer: Trainer, items: list[Any]) -> list[Any]:
+    """The items of all processes in one list, the same on each. What may fail goes through `everywhere`."""
+    if trainer.world_size == 1:
+        return items
+    parts: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
+def everywhere(trainer: Trainer, compute: Callable[[], T], lose: Callable[[str], None] | None = None) -> list[T]:
+    """The results of all processes in the order of their ranks, the same list on each.
+
+    A process that fails takes part with its failure, so that nobody waits for it. The failure, with its rank, is raised
+    in all processes; with `lose` it is handed to that in all processes, and the list holds what the others have.
+
+    Raises CamtrainError where a process failed; in one process the failure itself.
+    """
+    failure: Exception | None = None
+    result: list[T] = []
+    try:
+        result = [compute()]
+    except Exception as error:
+        if trainer.world_size == 1 and lose is None:
+            raise
+        failure = error
+    text = None if failure is None else f"{type(failure).__name__}: {failure}"
+    shares = gathered(trainer, [(text, result)])
+    for rank, (text, _) in enumerate(shares):
+        if text is not None:
+            text = f"rank {rank}: {text}" if trainer.world_size > 1 else text
+            if lose is None:
+                raise CamtrainError(text) from failure
+            lose(text)
+    return [each for _, share in shares for each in share]
+
+
+def mean_over_processes(trainer: Trainer, values: Tensor | None) -> list[float] | None:
+    """The mean over those processes that have values `(2,)`, the same in all of them; None where none has."""
+    if trainer.world_size == 1:
+        return None if values is None else values.tolist()
+    device = trainer.strategy.root_device
+    sums = torch.zeros(3, device=device) if values is None else torch.cat([values.float(), values.new_ones(1)])
+    *totals, processes = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+    return [total / processes for total in totals] if processes else None
+
+
+# Passes.
+
+
+def stage_of(trainer: Trainer) -> str:
+    """`"test"` or `"val"`: which of the two evaluation data sets is running."""
+    return "test" if trainer.testing else "val"
+
+
+def is_due_pass(trainer: Trainer, every_n_epochs: int) -> bool:
+    """Whether a pass counts: each n-th epoch of a fit and its last one, and all of `validate` and `test`."""
+    if trainer.sanity_checking:
+        return False
+    last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
+    return trainer.state.fn != "fit" or trainer.current_epoch % every_n_epochs == 0 or last
+
+
+def run_place(trainer: Trainer) -> Path:
+    """The folder of the run's own files; what `validate` or `test` writes lies in a folder of that name inside it."""
+    folder = run_folder(trainer)
+    return folder if trainer.state.fn in (None, "fit") else folder / str(trainer.state.fn.value)
+
+
+def evaluation_dataset(trainer: Trainer) -> Any:
+    """The dataset behind the first evaluation dataloader, or None."""
+    loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+    first = loaders[0] if isinstance(loaders, (list, tuple)) and loaders else loaders
+    return getattr(first, "dataset", None)
+
+
+def expected_images(trainer: Trainer) -> int | None:
+    """How many images this process will see in the pass, or None where that is not known."""
+    try:
+        return math.ceil(len(evaluation_dataset(trainer)) / trainer.world_size)
+    except TypeError:
+        return None
+
+
+def names_of(trainer: Trainer, num_classes: int) -> list[str]:
+    """Class names from the data module, else from the dataset, else numbered."""
+    datamodule = getattr(trainer, "datamodule", None)
+    named = hasattr(datamodule, "class_names") or hasattr(datamodule, "classes")
+    return class_names(datamodule if named else evaluation_dataset(trainer), num_classes)
+
+
+def group_names_of(trainer: Trainer) -> list[str]:
+    """Group names from the data module; none where it has none."""
+    return [str(name) for name in getattr(getattr(trainer, "datamodule", None), "group_names", None) or []]
+
+
+def denormalizer_of(trainer: Trainer) -> Callable[..., Any] | None:
+    """The data module's `denormalize`, or None."""
+    return getattr(getattr(trainer, "datamodule", None), "denormalize", None)
+
+
+# The network.
+
+
+def builds_later(pl_module: LightningModule) -> bool:
+    """Whether submodules may appear after the callbacks' setup: in the module's `setup` or `configure_model`."""
+    return overrides(pl_module, "setup") or overrides(pl_module, "configure_model")
+
+
+def network_of(pl_module: LightningModule, model: str | nn.Module | None) -> nn.Module:
+    """The module itself, or the part that `model` names or is: the rule of every callback's `model`.
+
+    ConfigurationError where there is no such part.
+    """
+    if model is None:
+        return pl_module
+    for name, module in pl_module.named_modules(remove_duplicate=False):
+        if name == model or module is model:
+            return unwrap(module)
+    text = repr(model) if isinstance(model, str) else type(model).__name__
+    children = ", ".join(name for name, _ in pl_module.named_children())
+    raise ConfigurationError(f"model={text} is no submodule of {type(pl_module).__name__}, which has: {children}.")
+
+
+def callable_network(network: nn.Module) -> nn.Module:
+    """The module itself, or its only child with parameters where it has no forward of its own."""
+    if overrides(network, "forward"):
+        return network
+    learned = [child for child in network.children() if any(True for _ in child.parameters())]
+    if len(learned) == 1:
+        return learned[0]
+    raise ConfigurationError(
+        f"{type(network).__name__} has no forward method to find its layers with: pass model='name' of the submodule "
+        f"that maps images to logits; it has {', '.join(name for name, _ in network.named_children())}."
+    )
+
+
+def runs_compiled(pl_module: LightningModule) -> bool:
+    """Whether it or a part of it runs under `torch.compile`."""
+    whole = getattr(pl_module, "_compiler_ctx", None) is not None  # Lightning's mark on a compiled LightningModule
+    return whole or is_compiled(pl_module)
+
+
+@contextmanager
+def untouched(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
+    """Evaluation mode without gradients in the trainer's precision; modes and every random state restored."""
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(pl_module))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(part_of(trainer, "utilities.seed.isolate_rng")())
+        if runs_compiled(pl_module):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(trainer.precision_plugin.forward_context())
+        yield
