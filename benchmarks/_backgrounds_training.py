@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from camtrain import explain
 from camtrain.cam import true_class
 from camtrain.losses import make_twins
-from camtrain.metrics.grounding import inside_energy
-from camtrain.metrics.groups import group_accuracy
+from camtrain.metrics import group_accuracy, inside_energy
 from camtrain.module import ImageClassifier
 
 

@@ -6,7 +6,7 @@ from _faithfulness_rows import CONTROLS, LOWER, Sheet
 from torch import Tensor
 
 from camtrain.metrics import Interval, mean_interval
-from camtrain.metrics.randomization import CHANGED_BELOW
+from camtrain.metrics.functional.randomization import CHANGED_BELOW
 
 PLUS, PLAIN, GUIDED, BACKPROP = "grad_cam_plus_plus", "grad_cam", "guided_grad_cam", "guided_backpropagation"
 CLAIMS = (

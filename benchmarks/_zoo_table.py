@@ -8,7 +8,7 @@ from _runs import Run
 from _zoo_specimens import CONTROLS
 
 from camtrain.data.canary import KINDS
-from camtrain.metrics.intervals import share_interval
+from camtrain.metrics import share_interval
 
 NAMES = {"tint": "background tint", "brightness": "background brightness", "sharpness": "sharpness"}
 SMALL = dict.fromkeys(("corner", "watermark", "sticker"), ("sticker",))

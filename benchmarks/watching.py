@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from camtrain.callbacks import RelianceDetector
 from camtrain.data import Canary
-from camtrain.metrics.intervals import share_interval
+from camtrain.metrics import share_interval
 
 NETWORKS = ("plain", "small")
 CLASSES, PER_CLASS, BATCH = 4, 30, 40

@@ -12,7 +12,7 @@ from camtrain.cam.methods import Method
 from camtrain.data.batches import Batch
 from camtrain.explanation import heatmaps_of
 from camtrain.metrics import inside_energy, maxima_inside, reason_cells
-from camtrain.metrics.grounding import answerable
+from camtrain.metrics.functional.evidence import answerable
 
 COLUMNS = ("label", "predicted", "probability", "true_probability", "loss", "cell", "group", "annotated")
 

@@ -21,7 +21,7 @@ from camtrain.metrics import (
     road,
     share_interval,
 )
-from camtrain.metrics.road import PERCENTILES
+from camtrain.metrics.functional.road import PERCENTILES
 
 MASKED = ("average_drop", "confidence_increase")
 CURVES = ("insertion", "deletion")

@@ -96,7 +96,7 @@ def test_imports__of_scripts_and_tests_use_full_names(path):
         ("camtrain.losses.alignment", "from camtrain.metrics import inside_energy", "camtrain.losses may import only"),
         ("camtrain.losses.alignment", "from camtrain.callbacks import A", "camtrain.losses may import only"),
         ("camtrain.losses.alignment", "def f():\n    import pytorch_lightning", "camtrain.losses may import only"),
-        ("camtrain.metrics.groups", "from camtrain.losses import AlignmentLoss", "lies further out"),
+        ("camtrain.metrics.accuracy", "from camtrain.losses import AlignmentLoss", "lies further out"),
         ("camtrain.reliance.decide", "from camtrain import callbacks", "lies further out"),
         ("camtrain.sinks.files", "from pytorch_lightning import Trainer", "Lightning is for"),
         ("camtrain.data.scenes", "import lightning_fabric.utilities", "Lightning is for"),
@@ -120,7 +120,7 @@ def test_violations__names_a_broken_rule(module, line, said):
             "import torch.nn.functional as F; from camtrain.cam.layers import Layer; import difflib",
         ),
         ("camtrain.swaps.twins", "from camtrain.compositing import composite; from camtrain.cam import pool_masks"),
-        ("camtrain.metrics.groups", "from torchmetrics import Metric"),
+        ("camtrain.metrics.accuracy", "from torchmetrics import Metric"),
         ("camtrain.data.modules", "import pytorch_lightning as pl"),
         (
             "camtrain.callbacks.run_summary",

@@ -1,16 +1,15 @@
 """Is the evidence on the object, and does the heatmap tell the truth."""
 
-from camtrain.metrics.confidence import (
-    average_drop,
-    class_probability,
-    confidence_increase,
-    curve_area,
-    highest_confidence,
-    win,
+from camtrain.metrics.accuracy import BackgroundGap, GroupAccuracy, RelativeForegroundSensitivity, WorstGroupAccuracy
+from camtrain.metrics.evidence import (
+    ClassDiscrimination,
+    EnergyLift,
+    InsideEnergy,
+    InstanceCoverage,
+    PointingGame,
+    ReasonCells,
 )
-from camtrain.metrics.correlation import rank_correlation
-from camtrain.metrics.curves import Curves, blur, insertion_deletion
-from camtrain.metrics.faithful import (
+from camtrain.metrics.faithfulness import (
     AverageDrop,
     AverageHighestConfidence,
     ConfidenceIncrease,
@@ -19,27 +18,36 @@ from camtrain.metrics.faithful import (
     OcclusionCorrelation,
     Win,
 )
-from camtrain.metrics.grounded import (
-    ClassDiscrimination,
-    EnergyLift,
-    HeatmapIoU,
-    InsideEnergy,
-    InstanceCoverage,
-    LocalizationError,
-    MapAveragePrecision,
-    PointingGame,
+from camtrain.metrics.functional.accuracy import (
+    background_gap,
+    group_accuracy,
+    noise_in_region,
+    relative_foreground_sensitivity,
+    worst_group_accuracy,
 )
-from camtrain.metrics.grounding import (
+from camtrain.metrics.functional.curves import Curves, blur, insertion_deletion
+from camtrain.metrics.functional.evidence import (
+    class_discrimination,
     energy_lift,
     grounding,
     inside_energy,
+    instance_coverage,
     mask_area,
     maxima_inside,
     pointing_game,
+    reason_cells,
 )
-from camtrain.metrics.groups import GroupAccuracy, WorstGroupAccuracy, group_accuracy, worst_group_accuracy
-from camtrain.metrics.intervals import Interval, MeanWithInterval, mean_interval, share_interval
-from camtrain.metrics.localization import (
+from camtrain.metrics.functional.faithfulness import (
+    average_drop,
+    class_probability,
+    confidence_increase,
+    curve_area,
+    highest_confidence,
+    rank_correlation,
+    win,
+)
+from camtrain.metrics.functional.intervals import Interval, mean_interval, share_interval
+from camtrain.metrics.functional.localization import (
     average_precision,
     binarize,
     box_from_heatmap,
@@ -50,20 +58,12 @@ from camtrain.metrics.localization import (
     localization_error,
     otsu_level,
 )
-from camtrain.metrics.masking import Confidences, masked_confidences
-from camtrain.metrics.means import NanMean
-from camtrain.metrics.objects import class_discrimination, instance_coverage
-from camtrain.metrics.randomization import Sanity, cascading_randomization
-from camtrain.metrics.reasons import ReasonCells, reason_cells
-from camtrain.metrics.regions import (
-    BackgroundGap,
-    RelativeForegroundSensitivity,
-    background_gap,
-    noise_in_region,
-    relative_foreground_sensitivity,
-)
-from camtrain.metrics.road import impute, road
-from camtrain.metrics.stability import Stability, agreement, infidelity, stability
+from camtrain.metrics.functional.probing import Confidences, masked_confidences
+from camtrain.metrics.functional.randomization import Sanity, cascading_randomization
+from camtrain.metrics.functional.road import impute, road
+from camtrain.metrics.functional.stability import Stability, agreement, infidelity, stability
+from camtrain.metrics.intervals import MeanWithInterval, NanMean
+from camtrain.metrics.localization import HeatmapIoU, LocalizationError, MapAveragePrecision
 
 __all__ = [
     "AverageDrop",

@@ -1,68 +1,75 @@
-"""Confidence intervals over images."""
+"""Means over the images that have an answer, and their confidence intervals. torchmetrics classes."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
-from camtrain.errors import ConfigurationError
-from camtrain.metrics.means import DefinedMean
+from camtrain.errors import BatchError, ConfigurationError
+from camtrain.metrics.base import ImageMetric
+from camtrain.metrics.functional.intervals import Interval, check_level, mean_interval, share_interval
 
-__all__ = ["Interval", "MeanWithInterval", "mean_interval", "share_interval"]
 
+class DefinedMean(ImageMetric):
+    """The mean of the values that are not NaN, reduced over processes; `undefined` counts the others.
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean over `count` images and its confidence interval.
-
-    >>> Interval(0.5, 0.4, 0.6, 30).low
-    0.4
+    Over all images; with `num_classes`, of each class on its own: then `update` needs labels, and `compute` gives
+    `(num_classes,)` with NaN for a class without an answer. An image of label -1 is of no class.
     """
 
-    mean: float
-    low: float
-    high: float
-    count: int
+    total: Tensor
+    count: Tensor
+    undefined: Tensor
+
+    def __init__(self, num_classes: int | None = None, *settings: object, **kwargs: Any) -> None:
+        super().__init__(*settings, **kwargs)
+        if num_classes is not None and num_classes < 1:
+            raise ConfigurationError(f"num_classes must be at least 1, got {num_classes}; leave it out for one mean.")
+        self.num_classes = num_classes
+        shape = () if num_classes is None else (num_classes,)
+        self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(shape), dist_reduce_fx="sum")
+        self.add_state("undefined", torch.zeros(shape), dist_reduce_fx="sum")
+
+    def _add(self, values: Tensor, labels: Tensor | None = None) -> None:
+        defined = ~torch.isnan(values)
+        self.total += self._summed(torch.where(defined, values, 0).to(self.total.dtype), labels)
+        self.count += self._summed(defined.to(self.count.dtype), labels)
+        self.undefined += self._summed((~defined).to(self.count.dtype), labels)
+
+    def _summed(self, values: Tensor, labels: Tensor | None) -> Tensor:
+        if self.num_classes is None:
+            return values.sum()
+        if labels is None:
+            raise BatchError("A metric of each class (num_classes=...) needs labels=(B,) in every update.")
+        if labels.numel() and int(labels.max()) >= self.num_classes:
+            raise BatchError(f"Label {int(labels.max())} is outside the {self.num_classes} classes of the metric.")
+        known = labels >= 0
+        return values.new_zeros(self.num_classes).index_add(0, labels[known].to(values.device), values[known])
+
+    def compute(self) -> Tensor:
+        """The mean over all batches and processes, float32."""
+        return (self.total / torch.where(self.count > 0, self.count, torch.nan)).float()
 
 
-def mean_interval(total: float, squares: float, count: int, *, level: float = 0.95) -> Interval:
-    """Student's interval of a mean, from the sum of the values and of their squares; infinite for a single value.
+class NanMean(DefinedMean):
+    """The mean of values that are not NaN, and how many were: `undefined`. No value at all gives NaN.
 
-    >>> mean_interval(6.0, 14.0, 3).mean, round(mean_interval(6.0, 14.0, 3).high, 3)
-    (2.0, 4.484)
+    It takes what any function of this package returns for each image.
+
+    >>> metric = NanMean()
+    >>> metric.update(torch.tensor([1.0, float("nan"), 3.0]))
+    >>> metric.compute(), metric.undefined
+    (tensor(2.), tensor(1.))
+    >>> each = NanMean(num_classes=3)
+    >>> each.update(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0, 2, 2]))
+    >>> each.compute()
+    tensor([1.0000,    nan, 2.5000])
     """
-    _check(level)
-    if count == 0:
-        return Interval(torch.nan, torch.nan, torch.nan, 0)
-    mean = total / count
-    if count == 1:
-        return Interval(mean, -torch.inf, torch.inf, 1)
-    variance = max(0.0, squares - count * mean**2) / (count - 1)
-    half = float(stdtrit(count - 1, 0.5 + level / 2)) * (variance / count) ** 0.5
-    return Interval(mean, mean - half, mean + half, count)
 
-
-def share_interval(hits: float, count: int, *, level: float = 0.95) -> Interval:
-    """Wilson's interval of a share of images: never empty, even where all are alike. Source: Wilson 1927.
-
-    >>> share = share_interval(0.0, 10)
-    >>> share.low, round(share.high, 3)
-    (0.0, 0.278)
-    """
-    _check(level)
-    if count == 0:
-        return Interval(torch.nan, torch.nan, torch.nan, 0)
-    z, share = float(ndtri(0.5 + level / 2)), hits / count
-    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half), count)
-
-
-def _check(level: float) -> None:
-    if not 0 < level < 1:
-        raise ConfigurationError(f"The level of an interval lies between 0 and 1, got {level}.")
+    def update(self, values: Tensor, labels: Tensor | None = None) -> None:
+        """Add a batch of values `(B,)`."""
+        self._add(values, labels)
 
 
 class MeanWithInterval(DefinedMean):
@@ -80,7 +87,7 @@ class MeanWithInterval(DefinedMean):
 
     def __init__(self, *, shares: bool = False, level: float = 0.95, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        _check(level)
+        check_level(level)
         self.shares = shares
         self.level = level
         self.add_state("squares", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")

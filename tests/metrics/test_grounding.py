@@ -3,8 +3,7 @@ import math
 import pytest
 import torch
 
-from camtrain.metrics import grounding, inside_energy, mask_area, pointing_game, reason_cells
-from camtrain.metrics.reasons import ReasonCells
+from camtrain.metrics import ReasonCells, grounding, inside_energy, mask_area, pointing_game, reason_cells
 
 HEAT = torch.tensor([[[4.0, 2.0], [1.0, 1.0]]])
 LEFT = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])

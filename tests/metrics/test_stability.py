@@ -6,7 +6,7 @@ from camtrain import explain
 from camtrain.cam import class_index
 from camtrain.errors import ConfigurationError
 from camtrain.metrics import agreement, infidelity, rank_correlation, stability
-from camtrain.metrics.stability import noises
+from camtrain.metrics.functional.stability import noises
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the model still says of a changed image: drops, increases and curves of its confidence. No model in here.
+"""Does a heatmap tell the truth: what the model still says of changed images, and rank correlation. No model in here.
 
 Confidences are probabilities of the explained class, `(B,)`, or `(B, N + 1)` along a curve; NaN stays NaN.
 """
@@ -7,17 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from camtrain.cam import resize
 from camtrain.cam.targets import Target, named
 from camtrain.errors import ConfigurationError
-
-__all__ = [
-    "average_drop",
-    "class_probability",
-    "confidence_increase",
-    "curve_area",
-    "highest_confidence",
-    "win",
-]
 
 ROUNDING = 1e-5
 
@@ -106,6 +98,30 @@ def highest_confidence(insertion: Float[Tensor, "B P"]) -> Float[Tensor, " B"]:
     tensor([0.4000])
     """
     return insertion.amax(dim=1)
+
+
+def rank_correlation(heatmaps: Float[Tensor, "B *s"], others: Float[Tensor, "B *S"]) -> Float[Tensor, " B"]:
+    """Spearman's correlation of each heatmap with another map, in [-1, 1]; the first is interpolated to the second.
+
+    Equal values share their mean rank. A map that is constant or not finite has no ranks: NaN. With an occlusion map it
+    is the occlusion correlation of Selvaraju et al. 2017 (Grad-CAM), section 5.3.
+
+    >>> rank_correlation(torch.tensor([[[1.0, 2.0, 4.0]]]), torch.tensor([[[0.0, 9.0, 1.0]]]))
+    tensor([0.5000])
+    """
+    first, second = (_centered(maps.flatten(1)) for maps in (resize(heatmaps, others.shape[1:]), others))
+    length = (first.square().sum(dim=1) * second.square().sum(dim=1)).sqrt()
+    value = (first * second).sum(dim=1) / torch.where(length > 0, length, torch.nan)
+    return value.clamp(-1, 1).to(heatmaps.dtype)
+
+
+def _centered(flat: Float[Tensor, "B P"]) -> Tensor:
+    """Ranks minus their mean, in float64; NaN for a row that is not finite."""
+    ordered = flat.sort(dim=1).values
+    ranks = torch.searchsorted(ordered, flat.contiguous()) + torch.searchsorted(ordered, flat.contiguous(), right=True)
+    ranks = ranks.to(torch.float64)
+    centered = ranks - ranks.mean(dim=1, keepdim=True)
+    return torch.where(torch.isfinite(flat).all(dim=1, keepdim=True), centered, torch.nan)
 
 
 def _share(hits: Bool[Tensor, " B"], *compared: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Forward passes on changed images: many changes of each image in one call, and what all methods share but once."""
+"""Forward passes on changed images: many changes of each in one call, what all methods share once; the masked image."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from camtrain.cam import is_empty, normalize, resize
@@ -13,6 +14,7 @@ from camtrain.cam.folding import Layout, batch_size, laid_out, quickened_for
 from camtrain.cam.passes import image_of, score_as_given, score_variants, undisturbed
 from camtrain.cam.targets import Target, settled
 from camtrain.errors import BatchError
+from camtrain.metrics.functional.faithfulness import class_probability
 
 
 @dataclass(frozen=True)
@@ -77,3 +79,55 @@ def heat_at(heatmaps: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]
         empty = is_empty(maps).view(-1, *[1] * len(size))
         scaled[name] = torch.where(empty, torch.nan, normalize(resize(maps, size)))
     return scaled
+
+
+@dataclass(frozen=True, eq=False)
+class Confidences:
+    """Confidence in the image and in what a heatmap leaves of it, `(B,)` each; NaN after an empty heatmap."""
+
+    before: Float[Tensor, " B"]
+    after: Float[Tensor, " B"]
+
+
+def masked_confidences(
+    model: nn.Module,
+    images: Any,
+    heatmaps: Mapping[str, Tensor],
+    *,
+    target: Target = class_probability,
+    labels: Tensor | None = None,
+    logits: Tensor | None = None,
+    baseline: float | Tensor = 0.0,
+    max_batch: int = 64,
+) -> dict[str, Confidences]:
+    """The confidence in each image and in `image * heatmap`, by method: for `average_drop` and `confidence_increase`.
+
+    A heatmap `(B, *s)` is resized to the image and rescaled to [0, 1]; where it is 0 the image becomes `baseline` (a
+    number, or a tensor that broadcasts to the images; 0 is the mean color of normalized images). The explained class is
+    the label, else the one predicted for the whole image. One forward pass for each method and one for the image, which
+    `logits` spare; at most `max_batch` images in each. The model is left as it was.
+    Source: Chattopadhyay et al. 2018 (Grad-CAM++), section 4.1.
+
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> confidences = masked_confidences(net, torch.rand(3, 1, 2, 2), {"mine": torch.rand(3, 2, 2)})
+    >>> confidences["mine"].after.shape
+    torch.Size([3])
+    """
+    with probing(model, images, target, labels, logits, changes=len(heatmaps), max_batch=max_batch) as probe:
+        scaled = heat_at(heatmaps, probe.images)
+        ground = torch.as_tensor(baseline, dtype=probe.images.dtype, device=probe.images.device)
+        maps = list(scaled.values())
+
+        def masked(start: int, stop: int) -> Tensor:
+            heat = torch.stack(maps[start:stop]).nan_to_num(0.0).unsqueeze(2).to(probe.images.dtype)  # (n, B, 1, *S)
+            return heat * probe.images + (1 - heat) * ground
+
+        after = probe.ask(masked, len(maps))
+        return {
+            name: Confidences(probe.before, torch.where(_undefined(heat), torch.nan, scores))
+            for (name, heat), scores in zip(scaled.items(), after, strict=True)
+        }
+
+
+def _undefined(heat: Tensor) -> Tensor:
+    return heat.flatten(1).isnan().any(dim=1)

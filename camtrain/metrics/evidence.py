@@ -1,16 +1,22 @@
-"""torchmetrics classes over the functions of heatmaps and masks; images without an answer are left out.
+"""Is the evidence on the object? torchmetrics classes; images without an answer are left out.
 
-Each takes `num_classes` for a mean of each class, see `NanMean`.
+Each mean takes `num_classes` for one of each class, see `NanMean`.
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from camtrain.metrics.grounding import energy_lift, inside_energy, pointing_game
-from camtrain.metrics.localization import average_precision, heatmap_iou, localization_error
-from camtrain.metrics.means import DefinedMean
-from camtrain.metrics.objects import class_discrimination, instance_coverage
+from camtrain.metrics.base import ImageMetric
+from camtrain.metrics.functional.evidence import (
+    class_discrimination,
+    energy_lift,
+    inside_energy,
+    instance_coverage,
+    pointing_game,
+)
+from camtrain.metrics.intervals import DefinedMean
 
 
 class InsideEnergy(DefinedMean):
@@ -64,70 +70,6 @@ class PointingGame(DefinedMean):
         self._add(pointing_game(heatmaps, masks), labels)
 
 
-class HeatmapIoU(DefinedMean):
-    """Mean overlap of mask and binarized heatmap, by Otsu's threshold or a given one: then it is Loc(delta).
-
-    See `heatmap_iou` and `loc`.
-
-    >>> import torch
-    >>> metric = HeatmapIoU(threshold=0.5)
-    >>> metric.update(torch.tensor([[[4.0, 3.0, 1.0, 0.0]]]), torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]))
-    >>> metric.compute()
-    tensor(0.5000)
-    """
-
-    higher_is_better = True
-
-    def __init__(self, threshold: float | None = None, num_classes: int | None = None, **kwargs: Any) -> None:
-        super().__init__(num_classes, **kwargs)
-        self.threshold = threshold
-
-    def update(self, heatmaps: Tensor, masks: Tensor, labels: Tensor | None = None) -> None:
-        """Add raw heatmaps `(B, *s)` and masks `(B, *S)`."""
-        self._add(heatmap_iou(heatmaps, masks, self.threshold), labels)
-
-
-class LocalizationError(DefinedMean):
-    """How often the box of a heatmap misses the object's box. See `localization_error`.
-
-    >>> import torch
-    >>> metric, mask = LocalizationError(), torch.tensor([[[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]]])
-    >>> metric.update(torch.cat([mask, 1 - mask]), torch.cat([mask, mask]))
-    >>> metric.compute()
-    tensor(0.5000)
-    """
-
-    higher_is_better = False
-
-    def __init__(
-        self, iou: float = 0.5, threshold: float = 0.15, num_classes: int | None = None, **kwargs: Any
-    ) -> None:
-        super().__init__(num_classes, **kwargs)
-        self.iou = iou
-        self.threshold = threshold
-
-    def update(self, heatmaps: Tensor, masks: Tensor, labels: Tensor | None = None) -> None:
-        """Add raw heatmaps `(B, h, w)` and masks `(B, H, W)`."""
-        self._add(localization_error(heatmaps, masks, iou=self.iou, threshold=self.threshold), labels)
-
-
-class MapAveragePrecision(DefinedMean):
-    """Mean average precision of heatmaps as scores of the mask's pixels. See `average_precision`.
-
-    >>> import torch
-    >>> metric = MapAveragePrecision()
-    >>> metric.update(torch.tensor([[[4.0, 3.0, 1.0, 0.0]]]), torch.tensor([[[1.0, 0.0, 1.0, 0.0]]]))
-    >>> metric.compute()
-    tensor(0.8333)
-    """
-
-    higher_is_better = True
-
-    def update(self, heatmaps: Tensor, masks: Tensor, labels: Tensor | None = None) -> None:
-        """Add raw heatmaps `(B, *s)` and masks `(B, *S)`."""
-        self._add(average_precision(heatmaps, masks), labels)
-
-
 class InstanceCoverage(DefinedMean):
     """Mean share of an image's objects that get evidence. See `instance_coverage`.
 
@@ -160,3 +102,27 @@ class ClassDiscrimination(DefinedMean):
     def update(self, heatmaps: Tensor, masks: Tensor, other_masks: Tensor, labels: Tensor | None = None) -> None:
         """Add raw heatmaps `(B, *s)`, masks of their class and of the other class `(B, *S)`."""
         self._add(class_discrimination(heatmaps, masks, other_masks), labels)
+
+
+class ReasonCells(ImageMetric):
+    """How many images fall into each cell of `reason_cells`, over all batches and processes: `(4,)` counts.
+
+    >>> metric = ReasonCells()
+    >>> metric.update(torch.tensor([0, 1, 1, -1]))
+    >>> metric.compute()
+    tensor([1., 2., 0., 0.])
+    """
+
+    counts: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("counts", torch.zeros(4), dist_reduce_fx="sum")
+
+    def update(self, cells: Tensor) -> None:
+        """Add the cells `(B,)` of a batch, -1 for images in none."""
+        self.counts += torch.bincount(cells[cells >= 0], minlength=4).to(self.counts)
+
+    def compute(self) -> Tensor:
+        """The counts, in the order of `reason_cells`."""
+        return self.counts

@@ -18,7 +18,7 @@ from camtrain.cam.passes import image_of, undisturbed, with_images
 from camtrain.cam.targets import Target
 from camtrain.errors import ConfigurationError
 from camtrain.explanation import DEFAULT_METHODS, MethodSpec, explain
-from camtrain.metrics.correlation import rank_correlation
+from camtrain.metrics.functional.faithfulness import rank_correlation
 
 __all__ = ["Sanity", "cascading_randomization"]
 

@@ -5,9 +5,15 @@ Each takes `num_classes` for a mean of each class, see `NanMean`.
 
 from torch import Tensor
 
-from camtrain.metrics.confidence import average_drop, confidence_increase, curve_area, highest_confidence, win
-from camtrain.metrics.correlation import rank_correlation
-from camtrain.metrics.means import DefinedMean
+from camtrain.metrics.functional.faithfulness import (
+    average_drop,
+    confidence_increase,
+    curve_area,
+    highest_confidence,
+    rank_correlation,
+    win,
+)
+from camtrain.metrics.intervals import DefinedMean
 
 
 class AverageDrop(DefinedMean):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from camtrain.cam.targets import Target
 from camtrain.errors import ConfigurationError
-from camtrain.metrics.confidence import class_probability, curve_area
-from camtrain.metrics.probing import Probe, heat_at, probing
+from camtrain.metrics.functional.faithfulness import class_probability, curve_area
+from camtrain.metrics.functional.probing import Probe, heat_at, probing
 
 __all__ = ["Curves", "blur", "insertion_deletion"]
 

@@ -15,8 +15,8 @@ from camtrain.cam.passes import image_of, with_images
 from camtrain.cam.targets import Target
 from camtrain.errors import BatchError, ConfigurationError
 from camtrain.explanation import DEFAULT_METHODS, MethodSpec, explain
-from camtrain.metrics.correlation import rank_correlation
-from camtrain.metrics.probing import heat_at, probing
+from camtrain.metrics.functional.faithfulness import rank_correlation
+from camtrain.metrics.functional.probing import heat_at, probing
 
 __all__ = ["Stability", "agreement", "infidelity", "stability"]
 

@@ -1,0 +1,96 @@
+"""Accuracies that an average hides: by group, under noise on or around objects, on other backgrounds."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from camtrain.cam import annotated
+from camtrain.errors import ConfigurationError
+
+
+def group_accuracy(correct: Tensor, groups: Tensor, num_groups: int) -> Tensor:
+    """Accuracy of each group, `(num_groups,)`, NaN for a group without images.
+
+    `correct` is `(B,)` bool, `groups` `(B,)` in `0 .. num_groups - 1`; images of group -1 belong to none.
+
+    >>> group_accuracy(torch.tensor([True, False, True]), torch.tensor([0, 0, 2]), 3)
+    tensor([0.5000,    nan, 1.0000])
+    """
+    hits, counts = tally(correct, groups, num_groups)
+    return hits / torch.where(counts > 0, counts, torch.nan)
+
+
+def worst_group_accuracy(correct: Tensor, groups: Tensor, num_groups: int) -> Tensor:
+    """The lowest accuracy of any group that has images; NaN without any. Source: Sagawa et al. 2020.
+
+    >>> worst_group_accuracy(torch.tensor([True, False, True]), torch.tensor([0, 0, 2]), 3)
+    tensor(0.5000)
+    """
+    return lowest(group_accuracy(correct, groups, num_groups))
+
+
+def tally(correct: Tensor, groups: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """How many of each group are right, and how many there are; ValueError for a group beyond `num_groups`."""
+    known = groups >= 0
+    if bool((groups >= num_groups).any()):
+        raise ValueError(
+            f"Group {int(groups.max())} is outside the {num_groups} groups: pass num_groups > {int(groups.max())}."
+        )
+    counts = torch.bincount(groups[known], minlength=num_groups).float()
+    return torch.bincount(groups[known], weights=correct[known].float(), minlength=num_groups).float(), counts
+
+
+def lowest(accuracies: Tensor) -> Tensor:
+    """The lowest accuracy that is not NaN; NaN without any."""
+    present = accuracies[~torch.isnan(accuracies)]
+    return present.min() if present.numel() else accuracies.new_tensor(torch.nan)
+
+
+def relative_foreground_sensitivity(foreground: Tensor, background: Tensor) -> Tensor:
+    """`(a_bg - a_fg) / (2 min(a, 1 - a))` of accuracies under noise in the foreground and in the background only.
+
+    `a` is the mean of both. In [-1, 1]: above 0 the model is more sensitive to its objects, below to their backgrounds.
+    NaN where both accuracies are 0, or both 1: nothing could differ. Source: Moayeri et al. 2022 (RIVAL10).
+
+    >>> relative_foreground_sensitivity(torch.tensor(0.5), torch.tensor(0.75))
+    tensor(0.3333)
+    """
+    mean = (foreground + background) / 2
+    room = 2 * torch.minimum(mean, 1 - mean)
+    return (background - foreground) / torch.where(room > 0, room, torch.nan)
+
+
+def background_gap(same: Tensor, random: Tensor) -> Tensor:
+    """How much accuracy objects lose on random backgrounds, against backgrounds of other images of their own class.
+
+    In [-1, 1]; 0 for a model that does not mind. Source: Xiao et al. 2021 (Noise or signal), BG-Gap.
+
+    >>> background_gap(torch.tensor(0.75), torch.tensor(0.5))
+    tensor(0.2500)
+    """
+    return same - random
+
+
+def noise_in_region(
+    images: Float[Tensor, "B C H W"],
+    masks: Float[Tensor, "B H W"],
+    *,
+    inside: bool,
+    sigma: float = 0.25,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "B C H W"]:
+    """The images with normal noise on their objects (`inside`) or on their backgrounds alone, for an accuracy each.
+
+    `sigma` is in the images' units: 0.25 for pixels in [0, 1], as in Moayeri et al. 2022, and divided by the standard
+    deviation for normalized ones. An image without an annotation comes back as it is.
+
+    >>> images, masks = torch.zeros(1, 1, 1, 2), torch.tensor([[[1.0, 0.0]]])
+    >>> noise_in_region(images, masks, inside=True).flatten() != 0
+    tensor([ True, False])
+    """
+    if sigma < 0:
+        raise ConfigurationError(f"A standard deviation is at least 0, not sigma={sigma}.")
+    region = masks if inside else 1 - masks
+    region = torch.where(annotated(masks).view(-1, 1, 1), region, 0).to(images.dtype).unsqueeze(1)
+    drawn = torch.randn(images.shape, generator=generator, device=images.device, dtype=torch.float32)
+    return images + sigma * region * drawn.to(images.dtype)
