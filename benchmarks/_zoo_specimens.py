@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from camtrain.data import Canary
 from camtrain.data.canary import KINDS
 from camtrain.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from camtrain.networks import SmallResNet, build_network, load_weights
+from camtrain.loading import build_network, load_weights
+from camtrain.networks import SmallResNet
 
 RELIANT, CLEAN = 0.05, 0.01  # what a cue earns or wins, in accuracy
 CONTROLS = ("none", "independent", "large", "on object")

@@ -1,13 +1,13 @@
 """Do the heatmaps tell the truth about the model: a few forward passes an epoch, logged with an interval."""
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from camtrain.callbacks._faithfulness_round import Plan, Values, checked_metrics, evenly, intervals
 from camtrain.callbacks._lightning import (
     Attempt,
     Callback,
@@ -20,10 +20,11 @@ from camtrain.callbacks._lightning import (
     network_of,
     untouched,
 )
-from camtrain.cam import Layer, find_layers, resolve_layers
+from camtrain.cam import Layer, find_layers, predicted_class, resolve_layers, true_class
 from camtrain.data.batches import Batch, read_batch
 from camtrain.errors import ConfigurationError
-from camtrain.explanation import DEFAULT_METHODS, resolve_methods
+from camtrain.explanation import DEFAULT_METHODS, explain, resolve_methods
+from camtrain.metrics.suite import Suite, checked_metrics, interval_of
 from camtrain.packages import overrides
 
 
@@ -87,12 +88,15 @@ class FaithfulnessMonitor(Callback):
                 raise ConfigurationError(f"{name} must be at least 1, got {value}.")
         if not 0 < level < 1:
             raise ConfigurationError(f"level is that of an interval, between 0 and 1, got {level}.")
-        self.plan = Plan(checked_metrics(metrics), resolve_methods(methods), steps, of_labels, max_batch)
-        self.images = budget // self.plan.forwards
+        self.methods = resolve_methods(methods)
+        self.suite = Suite(checked_metrics(metrics), steps, max_batch)
+        self.of_labels = of_labels
+        self.forwards = 1 + self.suite.forwards(len(self.methods))  # for one image: to explain it, and to change it
+        self.images = budget // self.forwards
         if self.images < 2:
             raise ConfigurationError(
-                f"budget={budget} forward passes buy {self.images} images at {self.plan.forwards} each, and an "
-                f"interval needs two: give budget={2 * self.plan.forwards} or more, or fewer metrics, methods or steps."
+                f"budget={budget} forward passes buy {self.images} images at {self.forwards} each, and an "
+                f"interval needs two: give budget={2 * self.forwards} or more, or fewer metrics, methods or steps."
             )
         self.layers = layers
         self.every_n_epochs = every_n_epochs
@@ -165,7 +169,7 @@ class FaithfulnessMonitor(Callback):
 
     def _read(self, batch: Any) -> Batch:
         read = read_batch(batch, self.batch_adapter)
-        if self.plan.of_labels and read.labels is None:
+        if self.of_labels and read.labels is None:
             raise ConfigurationError("of_labels=True needs labels in the validation batches, and the batch has none.")
         return read
 
@@ -192,22 +196,32 @@ class FaithfulnessMonitor(Callback):
         values: dict[str, list[float]] = {}
         self._attempt(self._measure, trainer, pl_module, values)
         self._kept = []
-        for name, found in intervals(gathered(trainer, [values]), self.level).items():
+        for name, each in _together(gathered(trainer, [values])).items():
             metric, _, method = name.partition("/")
-            ends = {"": found.mean, "_low": found.low, "_high": found.high}
+            mean = interval_of(metric, each, level=self.level)
+            ends = {"": mean.mean, "_low": mean.low, "_high": mean.high}
             pl_module.log_dict({f"cam/{metric}{end}/{method}": value for end, value in ends.items()}, sync_dist=True)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, values: dict[str, list[float]]) -> None:
-        found: list[Values] = []
+        parts: list[dict[str, list[float]]] = []
         with untouched(trainer, pl_module):
             network = callable_network(network_of(pl_module, self.model))
-            for images, labels in evenly(self._kept, self.plan.max_batch):
+            for images, labels in _stacked(self._kept, self.suite.max_batch):
                 self._resolve(pl_module, images)
-                measured = self.plan.measure(network, images, labels, self._resolved)
-                found.append({name: value.tolist() for name, value in measured.items()})
-        for part in found:
-            for name, each in part.items():
-                values.setdefault(name, []).extend(each)
+                parts.append(self._answers(network, images, labels if self.of_labels else None))
+        values.update(_together(parts))
+
+    def _answers(self, network: nn.Module, images: Tensor, labels: Tensor | None) -> dict[str, list[float]]:
+        explained = explain(
+            network,
+            images,
+            layers=list(self._resolved),
+            methods=list(self.methods.values()),
+            target=true_class if self.of_labels else predicted_class,
+            labels=labels,
+        )
+        measured = self.suite.measure(network, images, explained, labels=labels)
+        return {name: each.tolist() for name, each in measured.values.items()}
 
     def _resolve(self, pl_module: LightningModule, images: Tensor) -> None:
         """Choose the layers once: names given are of the model, those found are of what is called."""
@@ -216,3 +230,26 @@ class FaithfulnessMonitor(Callback):
         network = network_of(pl_module, self.model)
         layers = self.layers if self.layers == "auto" else [found.module for found in find_layers(network, self.layers)]
         self._resolved = resolve_layers(callable_network(network), images, layers)
+
+
+def _stacked(images: Iterable[tuple[Tensor, Tensor | None]], most: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Single images stacked again in batches of one size, at most `most` in each, with their labels.
+
+    >>> [len(batch) for batch, _ in _stacked([(torch.zeros(1, 2, 2), None)] * 5, 2)]
+    [2, 2, 1]
+    """
+    for _, alike in itertools.groupby(images, lambda pair: (pair[0].shape, pair[1] is None)):
+        rows = list(alike)
+        for start in range(0, len(rows), most):
+            part = rows[start : start + most]
+            labels = [label for _, label in part if label is not None]
+            yield torch.stack([image for image, _ in part]), torch.stack(labels) if labels else None
+
+
+def _together(parts: Iterable[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
+    """The values of several batches, or of several processes."""
+    values: dict[str, list[float]] = {}
+    for part in parts:
+        for name, each in part.items():
+            values.setdefault(name, []).extend(each)
+    return values

@@ -15,8 +15,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from camtrain.cam import find_logits
 from camtrain.data.batches import Adapter, Batch, read_batch
 from camtrain.errors import BatchError, ConfigurationError
+from camtrain.loading import build_network, load_weights
 from camtrain.metrics import WorstGroupAccuracy
-from camtrain.networks import build_network, load_weights
 
 __all__ = ["ImageClassifier"]
 

@@ -14,7 +14,6 @@ MAY_USE_LIGHTNING = (
     "camtrain.packages",
     "camtrain.module",
     "camtrain.cli",
-    "camtrain.commands",
     "camtrain.data.modules",
     "camtrain.sinks.loggers",
     "camtrain.callbacks",

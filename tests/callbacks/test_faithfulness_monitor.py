@@ -12,6 +12,7 @@ from camtrain.callbacks import FaithfulnessMonitor
 from camtrain.cam import class_index
 from camtrain.errors import BatchError, ConfigurationError, LayerError, MethodError
 from camtrain.metrics import average_drop, insertion_deletion, masked_confidences, mean_interval, road, share_interval
+from camtrain.metrics.suite import Measured
 
 
 @pytest.fixture(autouse=True)
@@ -84,17 +85,17 @@ def test_monitor__spends_its_budget_and_no_more(make_trainer, foreign, loader, m
     module.net.register_forward_hook(lambda net, inputs, _: forwards.append(len(inputs[0])))
     trainer.validate(module, loader(24), verbose=False)
     own = sum(forwards) - 24
-    assert budget - monitor.plan.forwards < own <= budget
+    assert budget - monitor.forwards < own <= budget
 
 
 def test_monitor__takes_the_same_images_spread_over_the_data_in_every_epoch(make_trainer, foreign, loader, monkeypatch):
     seen = []
 
-    def measure(plan, network, images, labels, layers):
+    def measure(suite, network, images, explained, **options):
         seen.append(images)
-        return {}
+        return Measured({}, {})
 
-    monkeypatch.setattr("camtrain.callbacks._faithfulness_round.Plan.measure", measure)
+    monkeypatch.setattr("camtrain.metrics.suite.Suite.measure", measure)
     data = loader(20)
     _fit(make_trainer, foreign(), data, [FaithfulnessMonitor(budget=9)])
     images = data.dataset.tensors[0]
@@ -115,10 +116,10 @@ def test_monitor__measures_the_chosen_epochs_and_the_last(make_trainer, foreign,
 
 
 def test_monitor__reports_a_failure_once_and_training_goes_on(make_trainer, foreign, loader, monkeypatch):
-    def broken(plan, *_):
+    def broken(suite, *_, **options):
         raise KeyError("probe")
 
-    monkeypatch.setattr("camtrain.callbacks._faithfulness_round.Plan.measure", broken)
+    monkeypatch.setattr("camtrain.metrics.suite.Suite.measure", broken)
     with pytest.warns(UserWarning, match="failed in measure .KeyError: 'probe'.; training goes on") as caught:
         trainer = _fit(make_trainer, foreign(), loader(), [FaithfulnessMonitor()])
     assert sum("FaithfulnessMonitor" in str(warning.message) for warning in caught) == 1

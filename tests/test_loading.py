@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from camtrain.errors import ConfigurationError
-from camtrain.networks import DecoyNet, SmallResNet, build_network, load_weights
+from camtrain.loading import build_network, load_weights
+from camtrain.networks import DecoyNet, SmallResNet
 
 
 def test_decoy_net__has_the_published_layers():

@@ -1,9 +1,5 @@
-"""Paint what a model looked at over images, and say what it saw in them.
+"""`camtrain explain`: paint what a model looked at over images, and say what it saw in them."""
 
-example: camtrain explain cat.jpg dog.jpg --model torchvision:resnet50 --weights model.pth --out overlays
-"""
-
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -14,32 +10,23 @@ from rich.table import Table
 from torch import Tensor
 
 from camtrain.cam import class_index, predicted_class
-from camtrain.commands.images import read_transformed
-from camtrain.commands.models import add_model_arguments, class_names, device_of, load_model, model_names
+from camtrain.cli.images import read_transformed
+from camtrain.cli.options import ExplainOptions
 from camtrain.data.files import read_image
 from camtrain.data.transforms import eval_transform
 from camtrain.errors import ConfigurationError, DataError
 from camtrain.explanation import Explanation
 from camtrain.explanation import explain as explain_images
+from camtrain.loading import device_of, load_model, model_names, read_names
 from camtrain.render import overlay
 from camtrain.sinks.images import jpeg, png, to_pixels
 
 
-def prepare(parser: argparse.ArgumentParser) -> None:
-    """The words that it takes."""
-    parser.add_argument("images", type=Path, nargs="+", help="image files")
-    add_model_arguments(parser)
-    parser.add_argument("--target", help="name or index of the class to explain (default: the predicted one)")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder of the overlays (default: here)")
-    parser.add_argument("--format", choices=["jpg", "png"], default="jpg")
-    parser.add_argument("--json", action="store_true", help="print the answers as JSON")
-
-
-def act(options: argparse.Namespace) -> int:
+def run(options: ExplainOptions) -> int:
     """Explain each image, write its overlays, print the answers."""
     if missing := [str(path) for path in options.images if not path.is_file()]:
         raise DataError(f"There is no image {missing[0]}{f' (nor {len(missing) - 1} more)' if missing[1:] else ''}.")
-    given = class_names(options.classes)
+    given = read_names(options.classes)
     device = device_of(options.device)
     network = load_model(options.model, options.weights, len(given) if given else None).to(device)
     names = model_names(network, options.classes)
@@ -62,7 +49,7 @@ def _answer(path: Path, found: Explanation, names: list[str] | None) -> dict[str
     return {"image": str(path), "predicted": _name(names, index), "probability": probability, "states": states}
 
 
-def _write(path: Path, found: Explanation, options: argparse.Namespace) -> dict[str, str]:
+def _write(path: Path, found: Explanation, options: ExplainOptions) -> dict[str, str]:
     options.out.mkdir(parents=True, exist_ok=True)
     written = {}
     original = read_image(path).unsqueeze(0)
@@ -78,7 +65,7 @@ def _encoded(picture: Tensor, kind: str) -> bytes:
     return png(pixels) if kind == "png" else jpeg(pixels)
 
 
-def _print(answers: list[dict[str, Any]], options: argparse.Namespace) -> None:
+def _print(answers: list[dict[str, Any]], options: ExplainOptions) -> None:
     if options.json:
         print(json.dumps(answers, indent=2))  # noqa: T201  what was asked for
         return

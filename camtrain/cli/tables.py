@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from camtrain.callbacks._ledger import Table
 from camtrain.errors import ConfigurationError
 from camtrain.sinks.records import CELLS
 
@@ -18,7 +17,7 @@ def default_table() -> str:
     return "images.parquet" if find_spec("pyarrow") else "images.csv"
 
 
-def columns_of(table: Table, names: Sequence[str]) -> dict[str, list[Any]]:
+def columns_of(table: Any, names: Sequence[str]) -> dict[str, list[Any]]:
     """The table by column: the sample, then what is known of it; None for what is not, classes and cells by name."""
     found: dict[str, list[Any]] = {"sample": list(table.samples)}
     for name in table.columns:

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 
 from camtrain import explain
 from camtrain.cli import main
-from camtrain.commands.images import read_transformed
-from camtrain.commands.measuring import FAITHFUL, ON_MASKS, evenly
-from camtrain.commands.models import load_model
-from camtrain.commands.tables import write_table
+from camtrain.cli.audit import evenly
+from camtrain.cli.images import read_transformed
+from camtrain.cli.tables import write_table
 from camtrain.data.transforms import eval_transform
 from camtrain.errors import ConfigurationError
+from camtrain.loading import load_model
 from camtrain.metrics import insertion_deletion, inside_energy, mean_interval
+from camtrain.metrics.suite import FAITHFUL, ON_MASKS
 from camtrain.module import ImageClassifier
 from camtrain.networks import SmallResNet
 
@@ -101,7 +102,7 @@ def test_load_model__refuses_a_head_of_another_number_of_classes(tmp_path):
 
 
 def test_audit__can_fail_on_reliance(monkeypatch, photos, model, tmp_path):
-    from camtrain.commands import audit as module
+    from camtrain.cli import audit as module
     from camtrain.sinks import VerdictRow
 
     rows = [VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9)]

@@ -1,24 +1,19 @@
-"""The command line: `fit`, `validate` and `test` of any LightningModule on any data, and what came of it afterwards."""
+"""`fit`, `validate` and `test`: LightningCLI over any module and any data module."""
 
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import yaml
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import camtrain.callbacks
 import camtrain.data.modules
 import camtrain.module  # noqa: F401  loaded, a class is found by its bare name: --model ImageClassifier
-from camtrain.commands import COMMANDS, run
+from camtrain.cli.resume import continue_run, locate_last
 from camtrain.errors import CamtrainError
-from camtrain.resuming import continue_run, locate_last
 from camtrain.sinks.loggers import run_folder
-
-__all__ = ["CommandLine", "SaveConfig", "main"]
 
 _TEST_AFTER_FIT = "test when training ends: the last weights, or those of the best checkpoint"
 
@@ -85,17 +80,11 @@ class CommandLine(LightningCLI):
         return {name: offered[name] for name in ("fit", "validate", "test")}
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run a command; `args` are the words after the program's name, by default those it was called with.
+def command_line(args: Sequence[str] | None) -> None:
+    """Run LightningCLI; None reads the words that the program was called with.
 
-    A mistake in the configuration or the data ends the program with its message, not with a traceback. `audit`,
-    `explain`, `compare`, `film` and `canary` are commands of `camtrain.commands`; all else is LightningCLI's.
+    A mistake in the configuration or the data ends the program with its message, not with a traceback.
     """
-    words = list(sys.argv[1:] if args is None else args)
-    warnings.filterwarnings("ignore", message="`isinstance")  # between Lightning and newer torch, nobody's mistake
-    if words and words[0] in COMMANDS:
-        _run_command(*words)
-        return
     try:
         CommandLine(args)
     except FileNotFoundError as error:
@@ -109,19 +98,6 @@ def main(args: Sequence[str] | None = None) -> None:
         if own is None:
             raise
         sys.exit(f"{type(own).__name__}: {own}")
-
-
-def _run_command(name: str, *words: str) -> None:
-    try:
-        code = run(name, words)
-    except (CamtrainError, MisconfigurationException) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    except OSError as error:
-        if error.filename is None:
-            raise
-        sys.exit(f"{type(error).__name__}: cannot use {error.filename}: {error.strerror}. Name another path.")
-    if code:
-        sys.exit(code)
 
 
 def _own_error(error: BaseException | None) -> CamtrainError | None:

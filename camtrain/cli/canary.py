@@ -1,24 +1,15 @@
-"""Plant a known shortcut into a copy of your own images: would your monitoring see it?
+"""`camtrain canary`: plant a known shortcut into a copy of a folder of images."""
 
-The copy has the layout of the folder, masks included; a contact sheet shows each class before and after, and
-canary.json states the truth. Train on the copy as you always do, with RelianceDetector, and read what it says.
-
-example: camtrain canary photos --kind corner --strength 0.9 --out planted
-         camtrain canary photos --images images --masks masks --kind background --classes boat --out planted
-"""
-
-import argparse
 import difflib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
-from camtrain.commands.words import count
-from camtrain.data.canary import KINDS, Canary
+from camtrain.cli.options import CanaryOptions
+from camtrain.data.canary import Canary
 from camtrain.data.canary.planting import Planted, Planter, agreement, plant_folder
 from camtrain.data.files import read_image
 from camtrain.data.folders import MaskedImageFolder
@@ -30,40 +21,12 @@ SHEET_FILE, TRUTH_FILE = "canary.png", "canary.json"
 MOST_ROWS = 30
 
 
-def prepare(parser: argparse.ArgumentParser) -> None:
-    """The words that it takes."""
-    parser.add_argument("folder", type=Path, help="class folders with images")
-    parser.add_argument("--kind", required=True, help=", ".join(KINDS))
-    parser.add_argument(
-        "--strength",
-        type=float,
-        default=0.9,
-        help="how likely an image shows its own class's cue (default: %(default)s)",
-    )
-    parser.add_argument("--classes", nargs="+", help="names of those that get a cue (default: all)")
-    parser.add_argument(
-        "--independent",
-        nargs="*",
-        metavar="SPLIT",
-        help="cues at random whatever the class: in all images, or in val, test",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: %(default)s)")
-    parser.add_argument("--images", default="", help="folder of the class folders below FOLDER")
-    parser.add_argument("--masks", help="folder of the masks below FOLDER, of the same layout")
-    parser.add_argument("--mask-suffix", default="", help="what follows an image's stem in its mask's name")
-    parser.add_argument("--index", help="CSV file below FOLDER with the columns file and label")
-    parser.add_argument("--out", type=Path, default=Path("planted"), help="folder of the copy (default: %(default)s)")
-    parser.add_argument("--show", type=count, default=4, help="images of each class on the contact sheet")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
-def act(options: argparse.Namespace) -> int:
+def run(options: CanaryOptions) -> int:
     """Plant, draw the sheet, state the truth."""
     if not options.folder.is_dir():
         raise DataError(f"There is no folder {options.folder}: name one with images in class folders.")
-    layout: dict[str, Any] = {name: getattr(options, name) for name in ("images", "masks", "mask_suffix", "index")}
     canary = _canary(options, 2)  # mistakes in the words before the images are read
-    dataset = MaskedImageFolder(options.folder, **layout)
+    dataset = MaskedImageFolder(options.folder, **options.layout)
     canary = _canary(options, len(dataset.class_names), dataset.class_names)
     planter = Planter(dataset, canary, _independent(options, dataset))
     with Progress(console=Console(stderr=True), disable=options.json, transient=True) as progress:
@@ -78,11 +41,11 @@ def act(options: argparse.Namespace) -> int:
     return 0
 
 
-def _canary(options: argparse.Namespace, count: int, names: Sequence[str] = ()) -> Canary:
+def _canary(options: CanaryOptions, count: int, names: Sequence[str] = ()) -> Canary:
     chosen = None
     if options.classes is not None and names:
         chosen = tuple(_index(name, names) for name in dict.fromkeys(options.classes))
-    everywhere = options.independent == []
+    everywhere = options.independent == ()
     return Canary(options.kind, count, options.strength, chosen, independent=everywhere, seed=options.seed)
 
 
@@ -93,7 +56,7 @@ def _index(name: str, names: Sequence[str]) -> int:
     raise ConfigurationError(f"No class is called {name!r}; closest: {closest}.")
 
 
-def _independent(options: argparse.Namespace, dataset: MaskedImageFolder) -> tuple[str, ...]:
+def _independent(options: CanaryOptions, dataset: MaskedImageFolder) -> tuple[str, ...]:
     """The splits named; they have to be there."""
     found = sorted({str(sample.split) for sample in dataset.samples if sample.split is not None})
     for split in options.independent or ():
@@ -106,7 +69,7 @@ def _independent(options: argparse.Namespace, dataset: MaskedImageFolder) -> tup
     return tuple(options.independent or ())
 
 
-def _truth(options: argparse.Namespace, planter: Planter, planted: Sequence[Planted]) -> dict[str, Any]:
+def _truth(options: CanaryOptions, planter: Planter, planted: Sequence[Planted]) -> dict[str, Any]:
     names = planter.dataset.class_names
     return {
         "kind": options.kind,
@@ -120,7 +83,7 @@ def _truth(options: argparse.Namespace, planter: Planter, planted: Sequence[Plan
     }
 
 
-def _sheet(options: argparse.Namespace, planter: Planter, planted: Sequence[Planted]) -> Any:
+def _sheet(options: CanaryOptions, planter: Planter, planted: Sequence[Planted]) -> Any:
     names, rows = planter.dataset.class_names, []
     for label, name in list(enumerate(names))[:MOST_ROWS]:
         numbers = [number for number, one in enumerate(planted) if one.label == label][: options.show]
@@ -135,7 +98,7 @@ def _pair(planter: Planter, number: int, one: Planted, names: Sequence[str]) -> 
     return Pair(read_image(planter.dataset.samples[number].image), planter.planted(number), caption)
 
 
-def _tell(options: argparse.Namespace, truth: dict[str, Any]) -> None:
+def _tell(options: CanaryOptions, truth: dict[str, Any]) -> None:
     sheet, file = options.out / SHEET_FILE, options.out / TRUTH_FILE
     if options.json:
         found = {name: value for name, value in truth.items() if name != "shown"}

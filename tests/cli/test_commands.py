@@ -11,10 +11,10 @@ from PIL import Image
 
 from camtrain import explain
 from camtrain.cli import main
-from camtrain.commands.images import read_transformed
-from camtrain.commands.models import load_model
+from camtrain.cli.images import read_transformed
 from camtrain.data.files import read_image
 from camtrain.data.transforms import eval_transform
+from camtrain.loading import load_model
 from camtrain.render import overlay
 from camtrain.render.video import frame_rate, read_video, write_video
 from camtrain.sinks import HEATMAPS, FilesSink, Panels, Scalars

@@ -1,15 +1,12 @@
-"""Put runs side by side in one page: their numbers, their verdicts, and the same images as each of them sees them.
+"""`camtrain compare`: runs side by side in one page, their numbers, their verdicts and the same images."""
 
-example: camtrain compare runs/demo/abc123/camtrain runs/demo/def456/camtrain --out compare.html
-"""
-
-import argparse
 import json
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from camtrain.cli.options import CompareOptions
 from camtrain.errors import DataError
 from camtrain.sinks.comparison import (
     Run,
@@ -23,14 +20,7 @@ from camtrain.sinks.comparison import (
 from camtrain.sinks.formatting import signed
 
 
-def prepare(parser: argparse.ArgumentParser) -> None:
-    """The words that it takes."""
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs, which hold scalars.jsonl")
-    parser.add_argument("--out", type=Path, default=Path("compare.html"), help="the page (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
-
-
-def act(options: argparse.Namespace) -> int:
+def run(options: CompareOptions) -> int:
     """Compare, write the page, print the numbers."""
     runs = [read_run(find_run(path)) for path in options.runs]
     if empty := [str(run.folder) for run in runs if not run.history.epochs]:

@@ -16,8 +16,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
+from camtrain.cli.resume import Continued, continue_run, find_continued, locate_last
 from camtrain.errors import ConfigurationError
-from camtrain.resuming import Continued, continue_run, find_continued, locate_last
 from camtrain.sinks import FAILURES, HEATMAPS, read_history
 
 ROOT = Path(__file__).resolve().parents[1]

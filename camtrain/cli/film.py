@@ -1,10 +1,5 @@
-"""Film what a model looks at: a video with heatmaps over it, or a probe of a run over its epochs.
+"""`camtrain film`: a video with heatmaps over it, or a probe of a run over its epochs."""
 
-example: camtrain film street.mp4 --model torchvision:resnet18 --weights model.pth --out looking.mp4
-         camtrain film runs/demo/abc123/camtrain --sample val/00000 --out hen.gif
-"""
-
-import argparse
 import json
 from collections.abc import Iterator
 from itertools import islice
@@ -14,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camtrain.commands.compare import find_run
-from camtrain.commands.models import add_model_arguments, device_of, load_model
-from camtrain.commands.words import positive, positive_number
+from camtrain.cli.compare import find_run
+from camtrain.cli.options import FilmOptions
 from camtrain.data.transforms import eval_transform, transform_pair
 from camtrain.errors import ConfigurationError, DataError
 from camtrain.explanation import explain
+from camtrain.loading import device_of, load_model
 from camtrain.render import overlay
 from camtrain.render.video import frame_rate, read_video, write_video
 from camtrain.sinks.history import read_history
@@ -27,21 +22,7 @@ from camtrain.sinks.images import read_pixels
 from camtrain.sinks.records import HEATMAPS
 
 
-def prepare(parser: argparse.ArgumentParser) -> None:
-    """The words that it takes."""
-    parser.add_argument("source", type=Path, help="a video file, or the folder of a run")
-    add_model_arguments(parser)
-    for action in parser._actions:  # the folder of a run needs no model
-        action.required = action.required and action.dest != "model"
-    parser.add_argument("--out", type=Path, default=Path("film.mp4"), help=".mp4 or .gif (default: %(default)s)")
-    parser.add_argument("--fps", type=positive_number, help="frames a second (default: the video's; 2 epochs a second)")
-    parser.add_argument("--batch-size", type=positive, default=16)
-    parser.add_argument("--frames", type=positive, help="no more than so many")
-    parser.add_argument("--sample", help="which probe of a run (default: the first)")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
-def act(options: argparse.Namespace) -> int:
+def run(options: FilmOptions) -> int:
     """Film, and say what was written."""
     if not options.source.exists():
         raise DataError(f"There is no video or run {options.source}.")
@@ -57,14 +38,15 @@ def act(options: argparse.Namespace) -> int:
     return 0
 
 
-def video_frames(path: Path, options: argparse.Namespace) -> Iterator[Tensor]:
+def video_frames(path: Path, options: FilmOptions) -> Iterator[Tensor]:
     """A video's frames with the first method's heatmaps over them."""
     if options.model is None:
         raise ConfigurationError("A video needs a model to explain it: --model torchvision:resnet18 --weights FILE.")
     device = device_of(options.device)
     network = load_model(options.model, options.weights, None).to(device)
     transform = eval_transform(options.size, options.mean, options.std)
-    frames, layers = read_video(path), options.layers
+    layers: Any = options.layers
+    frames = read_video(path)
     while batch := [torch.from_numpy(frame).permute(2, 0, 1) for frame in islice(frames, options.batch_size)]:
         images = torch.stack([transform_pair(transform, one, torch.zeros(one.shape[1:]))[0] for one in batch])
         found = explain(network, images.to(device), layers=layers, methods=options.methods[0])
@@ -72,7 +54,7 @@ def video_frames(path: Path, options: argparse.Namespace) -> Iterator[Tensor]:
         yield from overlay(torch.stack(batch), next(iter(found.heatmaps.values())).cpu())
 
 
-def probe_frames(folder: Path, options: argparse.Namespace) -> Iterator[Tensor]:
+def probe_frames(folder: Path, options: FilmOptions) -> Iterator[Tensor]:
     """A probe's overlays by the first method that the run has, oldest first."""
     passes: dict[int, Any] = read_history(folder).panels.get(HEATMAPS, {})
     samples = list(dict.fromkeys(item["sample"] for one in passes.values() for item in one.items))

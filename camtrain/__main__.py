@@ -1,0 +1,5 @@
+"""`python -m camtrain` is `camtrain`."""
+
+from camtrain.cli import main
+
+main()

@@ -1,0 +1,279 @@
+"""`camtrain audit`: explain every image of a dataset, and write the report that a training writes."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from camtrain.callbacks import ExplanationMonitor, RelianceDetector
+from camtrain.callbacks.run_summary import advised, summary_table
+from camtrain.cam import find_logits
+from camtrain.cli.images import Relabeled, open_folder
+from camtrain.cli.options import AuditOptions
+from camtrain.cli.tables import columns_of, default_table, write_table
+from camtrain.data.batches import read_batch
+from camtrain.data.transforms import eval_transform
+from camtrain.errors import ConfigurationError
+from camtrain.explanation import explain
+from camtrain.loading import device_of, load_model, model_names, read_names
+from camtrain.metrics.suite import CURVES, FAITHFUL, ON_MASKS, Suite, interval_of
+from camtrain.sinks import FilesSink
+from camtrain.sinks.environment import write_run_info
+from camtrain.sinks.history import read_history
+from camtrain.sinks.publishing import summary_of
+from camtrain.sinks.records import Curve, MetricRow, Metrics
+from camtrain.sinks.report import REPORT_FILE, write_report
+from camtrain.sinks.story import latest_verdicts
+
+RELIANT_FOUND = 3
+
+
+def run(options: AuditOptions) -> int:
+    """Audit, write, tell."""
+    device_of(options.device)  # that there is one
+    transform = eval_transform(options.size, options.mean, options.std)
+    given = read_names(options.classes)
+    network = load_model(options.model, options.weights, len(given) if given else None)
+    named = model_names(network, options.classes)
+    dataset = open_folder(options.folder, transform, named, **options.layout)
+    metrics = chosen_metrics(options.metrics, masked=isinstance(dataset, Relabeled) and dataset.masked)
+    if options.metric_images < 1:
+        raise ConfigurationError(f"--metric-images is at least 1, got {options.metric_images}.")
+    names = dataset.class_names if isinstance(dataset, Relabeled) else named or []
+    monitor = ExplanationMonitor(options.methods, options.layers, 1, options.num_probes, options.num_failures)
+    callbacks: list[pl.Callback] = [monitor]
+    if isinstance(dataset, Relabeled) and len(dataset.labels) > 1:
+        callbacks.insert(0, RelianceDetector(lend_from_training=False))
+    trainer = _trainer(options, callbacks)
+    module = Audited(network, names, options.mean, options.std)
+    trainer.validate(module, datamodule=Audit(dataset, names, options), verbose=False)
+    if not trainer.is_global_zero:
+        return 0
+    columns = {} if monitor.images is None else columns_of(monitor.images, names)
+    rows = _measure(options, module, dataset, columns, metrics) if metrics else ()
+    return _tell(options, columns, rows)
+
+
+class Audited(pl.LightningModule):
+    """Any network, validated."""
+
+    def __init__(self, network: nn.Module, names: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.class_names = list(names)
+        self.mean, self.std = list(mean), list(std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The network's logits."""
+        return find_logits(self.network(images))
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log loss and accuracy where there are labels."""
+        read = read_batch(batch)
+        logits = self(read.images)
+        if read.labels is not None:
+            _require_same_classes(logits, self.class_names)
+            self.log("val/loss", F.cross_entropy(logits, read.labels), sync_dist=True, batch_size=len(read))
+            right = (logits.argmax(1) == read.labels).float().mean()
+            self.log("val/accuracy", right, sync_dist=True, batch_size=len(read))
+
+
+class Audit(pl.LightningDataModule):
+    """The images to audit, by their names and in the colors that people know."""
+
+    def __init__(self, dataset: Any, names: Sequence[str], options: AuditOptions) -> None:
+        super().__init__()
+        self.dataset, self.class_names, self.options = dataset, list(names), options
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The images in their order."""
+        return DataLoader(self.dataset, self.options.batch_size, num_workers=self.options.workers)
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """Images in [0, 1]."""
+        mean, std = (torch.tensor(values, device=images.device) for values in (self.options.mean, self.options.std))
+        return (images * std.view(-1, 1, 1) + mean.view(-1, 1, 1)).clamp(0, 1)
+
+
+def _require_same_classes(logits: Tensor, names: Sequence[str]) -> None:
+    if logits.shape[1] != len(names):
+        raise ConfigurationError(
+            f"The model answers for {logits.shape[1]} classes, and the folder has {len(names)}: which are which is not "
+            "known. Name the model's classes, in order, with --classes FILE."
+        )
+
+
+def _measure(
+    options: AuditOptions, module: Audited, dataset: Any, columns: dict[str, list[Any]], metrics: Sequence[str]
+) -> Sequence[MetricRow]:
+    """Add the metrics to the columns and to the report."""
+    network = module.to(device_of(options.device)).eval()
+    rows = evenly(len(dataset), options.metric_images)
+    measured = measure(network, dataset, rows, Suite(tuple(metrics)), options)
+    added = measured.columns(columns.get("sample", []))
+    columns |= {name: values for name, values in added.items() if name not in columns}
+    record = record_of(columns, measured, metrics)
+    place = options.out / "camtrain" / "validate"
+    FilesSink(place).write(record)
+    write_report(place)
+    return record.rows
+
+
+def _words(options: AuditOptions) -> dict[str, str]:
+    return {name: str(list(value) if isinstance(value, tuple) else value) for name, value in asdict(options).items()}
+
+
+def _trainer(options: AuditOptions, callbacks: list[pl.Callback]) -> pl.Trainer:
+    place = options.out / "camtrain" / "validate"
+    write_run_info(place, _words(options), title=f"Audit of {options.model}")
+    kind = {"auto": "auto", "cpu": "cpu"}.get(options.device, "gpu")
+    return pl.Trainer(
+        accelerator=kind,
+        devices=options.devices,
+        logger=False,
+        default_root_dir=options.out,
+        enable_progress_bar=not options.json,
+        enable_model_summary=False,
+        callbacks=callbacks,
+    )
+
+
+def _tell(options: AuditOptions, columns: dict[str, list[Any]], metrics: Sequence[MetricRow]) -> int:
+    place = options.out / "camtrain" / "validate"
+    report = Path(shutil.copy(place / REPORT_FILE, options.out / REPORT_FILE))
+    table = write_table(options.out / (options.table or default_table()), columns) if columns else None
+    history = read_history(place)
+    verdicts = latest_verdicts(history, history.epochs[-1] if history.epochs else None)
+    reliant = [row.class_name for row in verdicts if row.verdict == "reliant"]
+    if options.json:
+        said = {f"{row.metric}/{row.method}": [row.mean, row.low, row.high, row.images] for row in metrics}
+        found = {"report": str(report), "table": str(table), "reliant": reliant, **summary_of(history)}
+        print(json.dumps(found | ({"metrics": said} if said else {}), indent=2))  # noqa: T201  what was asked for
+    else:
+        console = Console()
+        console.print(summary_table(history))
+        if metrics:
+            console.print(_metric_table(metrics))
+        console.print(f"report  {report}\ntable   {table}", highlight=False, markup=False, soft_wrap=True)
+        for label, advice in advised(history):
+            console.print(f"{label}  {advice}", highlight=False, markup=False, soft_wrap=True)
+    return RELIANT_FOUND if reliant and options.fail_on_reliant else 0
+
+
+def _metric_table(rows: Sequence[MetricRow]) -> Table:
+    """Metrics by methods: the mean and its interval."""
+    methods = dict.fromkeys(row.method for row in rows)
+    cells = {(row.metric, row.method): f"{row.mean:.2f} ({row.low:.2f} to {row.high:.2f})" for row in rows}
+    table = Table("", *methods)
+    for metric in dict.fromkeys(row.metric for row in rows):
+        table.add_row(metric, *(cells.get((metric, method), "–") for method in methods))
+    return table
+
+
+# The metrics of --metrics: columns of the table, rows and curves of the report.
+
+
+@dataclass
+class Measured:
+    """The values of each image by `<metric>/<method>`, NaN without an answer, and its confidences along the curves."""
+
+    samples: list[str] = field(default_factory=list)
+    values: dict[str, list[float]] = field(default_factory=dict)
+    confidences: dict[tuple[str, str], list[Tensor]] = field(default_factory=dict)  # curve, method: (B, P) each
+    fractions: list[float] = field(default_factory=list)
+
+    def columns(self, samples: Sequence[str]) -> dict[str, list[float | None]]:
+        """A column for each metric and method, in the order of these samples: None for those not measured."""
+        rows = {sample: row for row, sample in enumerate(self.samples)}
+        return {
+            name: [_defined(each[rows[sample]]) if sample in rows else None for sample in samples]
+            for name, each in self.values.items()
+        }
+
+
+def chosen_metrics(names: Sequence[str] | None, *, masked: bool) -> tuple[str, ...]:
+    """The metrics to take: none without the flag; with the bare flag all, of the masks where there are any.
+
+    Raises ConfigurationError for a metric that needs masks where there are none.
+
+    >>> chosen_metrics([], masked=False)
+    ('average_drop', 'confidence_increase', 'insertion', 'deletion', 'road')
+    """
+    if names is None:
+        return ()
+    if not names:
+        return (*FAITHFUL, *ON_MASKS) if masked else FAITHFUL
+    if not masked and (needy := [name for name in names if name in ON_MASKS]):
+        raise ConfigurationError(f"--metrics {' '.join(needy)} asks masks, and there are none: name them by --masks.")
+    return tuple(dict.fromkeys(names))
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """The rows of at most so many images, spread over all.
+
+    >>> evenly(10, 4)
+    [0, 2, 5, 7]
+    """
+    chosen = min(count, most)
+    return [index * count // chosen for index in range(chosen)]
+
+
+def measure(
+    network: nn.Module, dataset: Dataset[Any], rows: Sequence[int], suite: Suite, options: AuditOptions
+) -> Measured:
+    """The suite's metrics of these rows of a dataset of named images, of the predicted class."""
+    device = next((each.device for each in network.parameters()), torch.device("cpu"))
+    layers: Any = options.layers
+    measured = Measured()
+    for items in DataLoader(Subset(dataset, rows), options.batch_size, num_workers=options.workers):
+        batch = read_batch(items)
+        images = batch.images.to(device)
+        explained = explain(network, images, layers=layers, methods=list(options.methods))
+        layers = list(explained.layers)
+        masks = None if batch.masks is None else batch.masks.to(explained.logits.device)
+        answers = suite.measure(network, images, explained, masks=masks)
+        measured.samples += batch.ids or []
+        for name, each in answers.values.items():
+            measured.values.setdefault(name, []).extend(each.tolist())
+        for method, curves in answers.curves.items():
+            measured.fractions = curves.fractions.tolist()
+            for kind in CURVES:
+                if kind in suite.metrics:
+                    measured.confidences.setdefault((kind, method), []).append(getattr(curves, kind).cpu())
+    return measured
+
+
+def record_of(columns: Mapping[str, Sequence[Any]], measured: Measured, metrics: Sequence[str]) -> Metrics:
+    """Means with intervals over what the columns hold, and the mean curves with theirs."""
+    rows = []
+    for metric in metrics:
+        for name in columns:
+            if name.startswith(f"{metric}/"):
+                mean = interval_of(metric, [value for value in columns[name] if value is not None])
+                rows.append(MetricRow(metric, name.partition("/")[2], mean.mean, mean.low, mean.high, mean.count))
+    curves = [
+        _curve(kind, method, measured.fractions, torch.cat(parts))
+        for (kind, method), parts in measured.confidences.items()
+    ]
+    return Metrics(tuple(rows), tuple(curves), epoch=0, step=0)
+
+
+def _curve(kind: str, method: str, fractions: Sequence[float], confidences: Tensor) -> Curve:
+    defined = confidences[~confidences.isnan().any(dim=1)].double()
+    points = [interval_of(kind, column) for column in defined.T]
+    means, lows, highs = (tuple(getattr(point, end) for point in points) for end in ("mean", "low", "high"))
+    return Curve(kind, method, tuple(fractions), means, lows, highs)
+
+
+def _defined(value: float) -> float | None:
+    return None if value != value else value

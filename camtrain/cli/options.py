@@ -1,0 +1,270 @@
+"""What each command takes: fields are its options, their documentation is its help. Read before torch is imported."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from camtrain.errors import ConfigurationError
+
+Metric = Literal[
+    "average_drop",
+    "confidence_increase",
+    "insertion",
+    "deletion",
+    "road",
+    "occlusion_correlation",
+    "inside_energy",
+    "pointing_game",
+    "heatmap_iou",
+    "average_precision",
+    "localization_error",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a command takes; `positional` names the field that needs no flag, `example` shows its use."""
+
+    positional: ClassVar[str]
+    example: ClassVar[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    """What every command that runs a model asks for.
+
+    Args:
+        model: torchvision:resnet50, timm:NAME, the import path of a LightningModule or network, or a checkpoint that
+            camtrain fit wrote.
+        weights: File of a state dict or Lightning checkpoint, or the name of torchvision's.
+        classes: Text file with the model's class names, one a line.
+        layers: Dotted name of the layer to explain.
+        methods: Functions in camtrain.cam.
+        size: Images are resized to this side.
+        mean: Of the normalization.
+        std: Of the normalization.
+        device: auto, cpu, cuda or cuda:1.
+    """
+
+    model: str
+    weights: str | None = None
+    classes: Path | None = None
+    layers: str = "auto"
+    methods: tuple[str, ...] = ("grad_cam", "grad_cam_plus_plus")
+    size: int = 224
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        whole(1, size=self.size)
+        for value in self.std:
+            above_zero(std=value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutOptions(Options):
+    """Where the images and masks of a folder lie.
+
+    Args:
+        folder: Class folders with images, or just images.
+        images: Folder of the class folders below FOLDER.
+        masks: Folder of the masks below FOLDER, of the same layout.
+        mask_suffix: What follows an image's stem in its mask's name.
+        index: CSV file below FOLDER with the columns file and label.
+    """
+
+    folder: Path
+    images: str = ""
+    masks: str | None = None
+    mask_suffix: str = ""
+    index: str | None = None
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What `MaskedImageFolder` takes beside the root."""
+        names = ("images", "masks", "mask_suffix", "index")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions(LayoutOptions, ModelOptions):
+    """Explain every image of a dataset by a trained model, and write the report that a training writes.
+
+    Reliance on backgrounds is tested too, class by class: with masks where there are any, else with guesses of where
+    the object is. Without class folders images are explained without labels.
+
+    Args:
+        out: Folder to write.
+        table: .parquet or .csv below OUT, by default images.parquet.
+        batch_size: Images at a time.
+        workers: Processes that read images.
+        devices: GPUs or processes to use.
+        num_probes: Images whose heatmaps are shown.
+        num_failures: Failure cases that are shown.
+        metrics: Do the heatmaps tell the truth; all that apply, or those named.
+        metric_images: Of so many images, evenly over all.
+        fail_on_reliant: Exit code 3 where a class is reliant.
+        json: Print the result as JSON.
+    """
+
+    out: Path = Path("audit")
+    table: str | None = None
+    batch_size: int = 32
+    workers: int = 0
+    devices: int = 1
+    num_probes: int = 12
+    num_failures: int = 12
+    metrics: list[Metric] | None = None
+    metric_images: int = 64
+    fail_on_reliant: bool = False
+    json: bool = False
+
+    positional = "folder"
+    example = """camtrain audit photos --model torchvision:resnet50 --weights model.pth --masks masks --out audit
+         python -c "import pandas; print(pandas.read_parquet('audit/images.parquet').describe())\""""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole(1, batch_size=self.batch_size, devices=self.devices)
+        whole(0, workers=self.workers, num_probes=self.num_probes, num_failures=self.num_failures)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainOptions(ModelOptions):
+    """Paint what a model looked at over images, and say what it saw in them.
+
+    Args:
+        images: Image files.
+        target: Name or index of the class to explain, by default the predicted one.
+        out: Folder of the overlays.
+        format: Of the overlays.
+        json: Print the answers as JSON.
+    """
+
+    images: tuple[Path, ...]
+    target: str | None = None
+    out: Path = Path()
+    format: Literal["jpg", "png"] = "jpg"
+    json: bool = False
+
+    positional = "images"
+    example = "camtrain explain cat.jpg dog.jpg --model torchvision:resnet50 --weights model.pth --out overlays"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(Options):
+    """Put runs side by side in one page: their numbers, their verdicts, and the same images as each of them sees them.
+
+    Args:
+        runs: Folders of runs, which hold scalars.jsonl.
+        out: The page.
+        json: Print the numbers as JSON.
+    """
+
+    runs: tuple[Path, ...]
+    out: Path = Path("compare.html")
+    json: bool = False
+
+    positional = "runs"
+    example = "camtrain compare runs/demo/abc123/camtrain runs/demo/def456/camtrain --out compare.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmOptions(ModelOptions):
+    """Film what a model looks at: a video with heatmaps over it, or a probe of a run over its epochs.
+
+    Args:
+        source: A video file, or the folder of a run.
+        model: Of a video, as camtrain explain takes it; a run needs none.
+        out: .mp4 or .gif.
+        fps: Frames a second, by default the video's; of a run 2 epochs a second.
+        batch_size: Frames at a time.
+        frames: No more than so many.
+        sample: Which probe of a run, by default the first.
+        json: Print the result as JSON.
+    """
+
+    source: Path
+    model: str | None = None  # type: ignore[assignment]
+    out: Path = Path("film.mp4")
+    fps: float | None = None
+    batch_size: int = 16
+    frames: int | None = None
+    sample: str | None = None
+    json: bool = False
+
+    positional = "source"
+    example = """camtrain film street.mp4 --model torchvision:resnet18 --weights model.pth --out looking.mp4
+         camtrain film runs/demo/abc123/camtrain --sample val/00000 --out hen.gif"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole(1, batch_size=self.batch_size, frames=self.frames)
+        above_zero(fps=self.fps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanaryOptions(LayoutOptions):
+    """Plant a known shortcut into a copy of your own images: would your monitoring see it?
+
+    The copy has the layout of the folder, masks included; a contact sheet shows each class before and after, and
+    canary.json states the truth. Train on the copy as you always do, with RelianceDetector, and read what it says.
+
+    Args:
+        kind: corner, watermark, sticker, frame, background, tint, brightness or sharpness.
+        strength: How likely an image shows its own class's cue.
+        classes: Names of those that get a cue, by default all.
+        independent: Cues at random whatever the class; in all images, or in the splits named.
+        seed: Of everything that is drawn.
+        out: Folder of the copy.
+        show: Images of each class on the contact sheet.
+        json: Print the result as JSON.
+    """
+
+    kind: str
+    strength: float = 0.9
+    classes: tuple[str, ...] | None = None
+    independent: tuple[str, ...] | None = None
+    seed: int = 0
+    out: Path = Path("planted")
+    show: int = 4
+    json: bool = False
+
+    positional = "folder"
+    example = """camtrain canary photos --kind corner --strength 0.9 --out planted
+         camtrain canary photos --images images --masks masks --kind background --classes boat --out planted"""
+
+    def __post_init__(self) -> None:
+        whole(0, show=self.show)
+
+
+COMMANDS: dict[str, type[Options]] = {
+    "audit": AuditOptions,
+    "explain": ExplainOptions,
+    "compare": CompareOptions,
+    "film": FilmOptions,
+    "canary": CanaryOptions,
+}
+
+
+def whole(least: int, **options: int | None) -> None:
+    """Refuse a number below the least; None is not given.
+
+    >>> whole(1, batch_size=0)
+    Traceback (most recent call last):
+    camtrain.errors.ConfigurationError: --batch_size: '0' is no whole number of at least 1.
+    """
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise ConfigurationError(f"--{name}: '{value}' is no whole number of at least {least}.")
+
+
+def above_zero(**options: float | None) -> None:
+    """Refuse a number that is not above 0 and finite; None is not given.
+
+    >>> above_zero(fps=None, std=0.5)
+    """
+    for name, value in options.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise ConfigurationError(f"--{name}: '{value:g}' is no number above 0.")
