@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 
 from camtrain.cli import main
 from camtrain.errors import MethodError
+from tests.layout import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 QUIET = {
     "accelerator": "cpu",
     "max_epochs": 1,
