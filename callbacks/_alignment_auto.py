@@ -13,6 +13,7 @@ from camtrain.callbacks._lightning import LightningModule
 from camtrain.cam import Layer, resolve_layers
 from camtrain.cam.layouts import readings
 from camtrain.errors import LayerError
+from camtrain.packages import overrides
 
 
 class Maps:
@@ -115,7 +116,7 @@ def _as_numbers(images: Tensor) -> Tensor:
 
 def _candidates(pl_module: LightningModule) -> Iterator[tuple[str, nn.Module]]:
     """The module, and its children: those with most to train first, since a larger one may be a frozen teacher."""
-    if type(pl_module).forward is not LightningModule.forward:
+    if overrides(pl_module, "forward"):
         yield "", pl_module
     sizes = {name: _size(child) for name, child in pl_module.named_children()}
     for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
