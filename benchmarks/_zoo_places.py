@@ -15,7 +15,7 @@ from torch import Tensor
 from camtrain.cam import resize
 from camtrain.data import Canary
 from camtrain.reliance import Evidence, Findings, Pool, Verdict, gather_evidence, region_of
-from camtrain.reliance.regions import SIDE, hottest, pointing
+from camtrain.reliance.locate import SIDE, hottest, pointing
 
 STAYS, MOVES, NOWHERE = ("watermark",), ("corner", "sticker"), ("background", "frame", "tint", "brightness")
 ENOUGH = 0.8  # of the images that point to a window, for a cue that moves

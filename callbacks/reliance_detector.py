@@ -6,51 +6,50 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import CombinedLoader, rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from camtrain.callbacks._lightning import (
-    Attempt,
-    Callback,
-    LightningModule,
-    Trainer,
+from camtrain.callbacks._attempt import Attempt
+from camtrain.callbacks._reliance_round import everywhere, progress_bar
+from camtrain.callbacks._trainer import (
     builds_later,
     callable_network,
     denormalizer_of,
-    everywhere,
     names_of,
     network_of,
-    rank_zero_info,
-    rank_zero_warn,
     run_place,
     untouched,
 )
-from camtrain.callbacks._reliance_collecting import Collecting
-from camtrain.callbacks._reliance_history import History
-from camtrain.callbacks._reliance_images import Chosen, Images, choose_images
-from camtrain.callbacks._reliance_lenders import collect_lenders
-from camtrain.callbacks._reliance_pictures import alert, examples
-from camtrain.callbacks._reliance_regions import Located, locate, strips
-from camtrain.callbacks._reliance_round import Census, progress_bar, take_census
 from camtrain.cam import find_logits
 from camtrain.cam.folding import quickened
 from camtrain.data.batches import Batch
 from camtrain.errors import ConfigurationError
-from camtrain.packages import overrides
 from camtrain.reliance import (
     LOOKS,
-    Collector,
+    Census,
+    Collecting,
+    Count,
     Criteria,
-    Effects,
+    Exemplars,
     Findings,
     Guesser,
+    History,
     Plan,
     Pool,
+    Pools,
+    Samples,
     Verdict,
     concatenate,
     examine,
+    locate,
     share_of_round,
 )
-from camtrain.reliance.regions import LEAST
+from camtrain.reliance.pictures import alert, examples, strips
+from camtrain.reliance.places import LEAST
 from camtrain.sinks import Record, Verdicts
 from camtrain.sinks.loggers import flush_sinks, publish_run, sinks_for
 
@@ -63,6 +62,10 @@ _GUESSING = (
 _LEND_NOTHING = (
     "RelianceDetector takes backgrounds from the judged images, since training images lend none: {why}. Where classes "
     "go with their backgrounds less than in training, that hides what a class leans on."
+)
+_NOT_READ = (
+    "RelianceDetector could not read training images ({error}), so that those of {stage} lend their backgrounds. Where "
+    "classes go with these less than in training, that hides what a class leans on."
 )
 
 
@@ -187,28 +190,15 @@ class RelianceDetector(Callback):
             raise ConfigurationError(f"Effects need 0 <= tau < limit < 1, got tau={tau} and limit={limit}.")
         if classes is not None and len(set(classes)) < 2:
             raise ConfigurationError(f"classes lend each other backgrounds: name at least two, got {classes}.")
-        self.every_n_epochs = every_n_epochs
-        self.start_epoch = start_epoch
-        self.images_per_class = images_per_class
-        self.max_images = max_images
-        self.lend_from_training = lend_from_training
-        self.classes = classes
-        self.donor_classes = donor_classes
-        self.looks = tuple(looks)
-        self.stickers = stickers
-        self.spend_alpha = spend_alpha
-        self.num_examples = num_examples
-        self.regions = regions
-        self.segmenter = segmenter
-        self.batch_adapter = batch_adapter
-        self.model = model
-        self.dataloader_idx = dataloader_idx
-        self.seed = seed
+        self.every_n_epochs, self.start_epoch = every_n_epochs, start_epoch
+        self.images_per_class, self.max_images, self.classes = images_per_class, max_images, classes
+        self.spend_alpha, self.num_examples, self.regions = spend_alpha, num_examples, regions
+        self.model, self.dataloader_idx = model, dataloader_idx
+        self.plan = Plan(arms=donor_classes, looks=tuple(looks), stickers=stickers, seed=seed)
         self.verdicts: tuple[Verdict, ...] = ()
         self._collecting = Collecting(batch_adapter, lend=lend_from_training)
         self._guesser = Guesser(segmenter)
         self._history = History()
-        self._first_flag = False
         self._attempt = Attempt("RelianceDetector")
         self._mentioned: set[str] = set()
 
@@ -219,41 +209,40 @@ class RelianceDetector(Callback):
         """Distinguishes detectors of other submodules or classes in one checkpoint."""
         return self._generate_state_key(model=self.model, classes=self.classes)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check what can be known before any batch."""
-        if stage == "fit" and not overrides(pl_module, "validation_step"):
+        if stage == "fit" and not is_overridden("validation_step", pl_module):
             raise ConfigurationError(
                 f"RelianceDetector judges validation images; {type(pl_module).__name__} has no validation_step."
             )
         if not builds_later(pl_module):
             callable_network(network_of(pl_module, self.model))
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the submodule where it was built late."""
         callable_network(network_of(pl_module, self.model))
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to collect the images that lend, in the first epoch only."""
-        self._collecting.begin_training_epoch(partial(self._new_images, trainer))
+        self._collecting.begin_training_epoch(self._new_samples(trainer))
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the training images that can lend."""
         self._collecting.add_training(batch)
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to collect."""
         if self.should_examine(trainer):
-            new = partial(self._new_images, trainer)
             if trainer.state.fn != "fit":
-                collect_lenders(trainer, pl_module, self._collecting, new, _LOOKED_AT * self.max_images)
-            self._collecting.begin_validation_epoch(new)
+                self._collect_lenders(trainer, pl_module)
+            self._collecting.begin_pass(self._new_samples(trainer))
 
     def on_validation_batch_end(
         self,
-        trainer: Trainer,
-        pl_module: LightningModule,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -265,11 +254,11 @@ class RelianceDetector(Callback):
         if trainer.sanity_checking:
             self._try_segmenter(self._collecting.read(batch))
         elif trainer.state.fn == "fit":
-            self._attempt(self._collecting.add_validation, batch)
+            self._attempt(self._collecting.add, batch)
         else:
-            self._collecting.add_validation(batch)
+            self._collecting.add(batch)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Examine what was collected, and log what is known."""
         if trainer.sanity_checking:
             return
@@ -277,13 +266,13 @@ class RelianceDetector(Callback):
             self._attempt(self._examine, trainer, pl_module)
         pl_module.log_dict(self._history.values, sync_dist=True)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Wait until the verdicts and their pictures are written; write the report where no other callback did."""
         flush_sinks(trainer)
         if trainer.is_global_zero and self.verdicts:
             self._attempt(self._publish, trainer)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """The same for what there is of them."""
         flush_sinks(trainer)
 
@@ -304,7 +293,7 @@ class RelianceDetector(Callback):
         """The epoch in which each class was first found reliant, by name."""
         return dict(self._history.flagged_since)
 
-    def should_examine(self, trainer: Trainer) -> bool:
+    def should_examine(self, trainer: pl.Trainer) -> bool:
         """Whether to examine: `every_n_epochs` after the last time, in the last epoch, and always outside `fit`."""
         if trainer.sanity_checking:
             return False
@@ -313,150 +302,159 @@ class RelianceDetector(Callback):
         last = None if trainer.max_epochs is None else trainer.max_epochs - 1
         return self._history.is_due(trainer.current_epoch, start=self.start_epoch, every=self.every_n_epochs, last=last)
 
-    # The verbs.
+    # The verbs, in the order of a round.
 
     def _try_segmenter(self, batch: Batch) -> None:
         """An error of the user's segmenter before training starts."""
-        if batch.masks is None and self.segmenter is not None:
+        if batch.masks is None and self._guesser.is_given:
             self._guesser.segment(batch.images)
 
-    def _new_images(self, trainer: Trainer) -> Images:
+    def _new_samples(self, trainer: pl.Trainer) -> Samples:
         per_class = -(-self.images_per_class // trainer.world_size)
-        most = -(-self.max_images // trainer.world_size)
-        return Images(partial(Collector, per_class=per_class, most=most, classes=self.classes))
+        return Samples(per_class=per_class, most=-(-self.max_images // trainer.world_size), classes=self.classes)
 
-    def _examine(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        images, lenders = self._collecting.take(), self._collecting.lenders
+    def _collect_lenders(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Training images that lend in `validate` and `test`, each process its part; failing that the judged ones."""
+        sources = (getattr(trainer, "datamodule", None), pl_module)
+        source = next((one for one in sources if one is not None and is_overridden("train_dataloader", one)), None)
+        if source is None or self._collecting.lenders is not None or not self._collecting.lend:
+            return
+        self._collecting.begin_training_epoch(self._new_samples(trainer))
+        most, looked_at = _LOOKED_AT * self.max_images, 0
+        try:
+            with untouched(trainer, pl_module), progress_bar(trainer) as progress:
+                torch.manual_seed(0)  # the order of a shuffled set: the same images each time
+                for index, (batch, _, _) in enumerate(
+                    iter(CombinedLoader(source.train_dataloader(), "max_size_cycle"))
+                ):
+                    if index % trainer.world_size == trainer.global_rank:
+                        moved = pl_module._apply_batch_transfer_handler(pl_module._on_before_batch_transfer(batch))
+                        images = self._collecting.add_training(moved)
+                        progress("training images that lend", images, most)
+                        looked_at += images
+                    if looked_at >= most or not self._collecting.lends:
+                        break
+        except Exception as error:
+            stage = "test" if trainer.testing else "validate"
+            rank_zero_warn(_NOT_READ.format(error=f"{type(error).__name__}: {error}", stage=stage))
+
+    def _examine(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """One round: the images, the verdicts, where cues lie, and what is kept of it."""
+        judged = self._collecting.take()
         if trainer.state.fn == "fit":
             self._history.examined_epoch = trainer.current_epoch
         with untouched(trainer, pl_module), progress_bar(trainer) as progress:
-            chosen = choose_images(trainer, images, lenders, self._guesser, pl_module.device, progress)
-        census = take_census(trainer, chosen.pool, chosen.training, self.criteria.min_images)
-        if chosen.pool is None:
-            return
-        self._mention(chosen, census)
-        self._history.rounds += 1
-        lent = chosen.training if census.training_lends else None
-        names = names_of(trainer, census.classes[-1] + 1)
-        findings = self._run(trainer, pl_module, chosen, chosen.pool, lent, names, census.classes)
-        located = [Located(findings.verdicts, {})]
-        if self.regions:
-            self._attempt(self._locate, trainer, pl_module, findings, chosen, lent or chosen.pool, located)
-        findings = replace(findings, verdicts=located[-1].verdicts)
-        self.verdicts = findings.verdicts
-        self._first_flag = self._history.keep(findings.verdicts, trainer.current_epoch)
-        self._attempt(self._write, trainer, findings, chosen.pool, lent or chosen.pool, names, located[-1])
+            pools = self._choose(trainer, pl_module, judged, progress)
+            counts = everywhere(trainer, lambda: Count.of(pools.judged, pools.training))
+            census = Census.of(counts, self.criteria.min_images)
+            self._mention(pools, census)
+            self._history.rounds += 1
+            pool = pools.judged or Pool.empty(census.size)
+            lenders = pools.training if census.training_lends else None
+            names = names_of(trainer, census.classes[-1] + 1)
+            share = share_of_round(self._history.rounds) if self.spend_alpha else 1.0
+            with self._predicting(pl_module, pool) as predict:
+                findings = examine(
+                    predict,
+                    pool,
+                    names,
+                    census.classes,
+                    lenders=lenders,
+                    criteria=replace(self.criteria, share=share),
+                    plan=self._plan_of(pools, pl_module),
+                    gather=lambda compute: concatenate(everywhere(trainer, compute)),
+                    progress=progress,
+                )
+                located = self._attempt(
+                    locate,
+                    predict,
+                    findings,
+                    pool,
+                    lenders or pool,
+                    images=-(-self.regions // trainer.world_size),
+                    batch_size=pools.batch_size,
+                    device=pl_module.device,
+                    gather=partial(everywhere, trainer),
+                    progress=progress,
+                )
+        self.verdicts, windows = located or (findings.verdicts, {})
+        first = self._history.keep(self.verdicts, trainer.current_epoch)
+        findings = replace(findings, verdicts=self.verdicts)
+        self._attempt(self._write, trainer, findings, pool, lenders or pool, names, windows, first)
 
-    def _run(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        chosen: Chosen,
-        pool: Pool,
-        lenders: Pool | None,
-        names: Sequence[str],
-        classes: Sequence[int],
-    ) -> Findings:
-        def gather(compute: Callable[[], Effects]) -> Effects:
-            return concatenate(everywhere(trainer, compute))
+    def _choose(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, judged: Samples | None, progress: Progress
+    ) -> Pools:
+        """The images of a round; no process waits for one that fails."""
+        lenders = self._collecting.lenders
+        held = everywhere(trainer, lambda: [one is not None and len(one.annotated) > 0 for one in (judged, lenders)])
+        annotated = any(each[0] for each in held), any(each[1] for each in held)
 
-        share = share_of_round(self._history.rounds) if self.spend_alpha else 1.0
-        plan = Plan(
-            arms=self.donor_classes,
-            looks=self.looks,
-            batch_size=chosen.batch_size,
-            seed=self.seed,
+        def guess(pool: Pool, size: int) -> Pool:
+            return self._guesser(pool, batch_size=size, device=pl_module.device, progress=progress)
+
+        pools: list[Pools] = []  # of this process alone: images stay where they are
+        everywhere(trainer, lambda: pools.append(Pools.of(judged, lenders, guess, annotated)))
+        self._guesser.forget()
+        return pools[0]
+
+    def _plan_of(self, pools: Pools, pl_module: pl.LightningModule) -> Plan:
+        return replace(
+            self.plan,
+            batch_size=pools.batch_size,
             device=pl_module.device,
-            guessed=chosen.guessed,
-            stickers=self.stickers,
+            guessed=pools.guessed,
             segment=self._guesser.segment,
         )
-        quick = self._predicting(pl_module, pool)
-        with untouched(trainer, pl_module), progress_bar(trainer) as progress, quick as predict:
-            return examine(
-                predict,
-                pool,
-                names,
-                classes,
-                lenders=lenders,
-                criteria=replace(self.criteria, share=share),
-                plan=plan,
-                gather=gather,
-                progress=progress,
-            )
 
     @contextmanager
-    def _predicting(self, pl_module: LightningModule, pool: Pool) -> Iterator[Callable[[Tensor], Tensor]]:
+    def _predicting(self, pl_module: pl.LightningModule, pool: Pool) -> Iterator[Callable[[Tensor], Tensor]]:
         """The module's logits, in many forwards of which each costs less."""
         network = callable_network(network_of(pl_module, self.model))
         dtype = self._collecting.dtype
         with quickened(network, pool.images[:1].to(pl_module.device, dtype)) as layout:
             yield lambda images: find_logits(network(layout(images.to(dtype))))
 
-    def _locate(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        findings: Findings,
-        chosen: Chosen,
-        lenders: Pool,
-        located: list[Located],
-    ) -> None:
-        """Where the cues lie, added to what was located."""
-        if chosen.pool is None:
-            return
-        quick = self._predicting(pl_module, chosen.pool)
-        with untouched(trainer, pl_module), progress_bar(trainer) as progress, quick as predict:
-            found = locate(
-                trainer,
-                predict,
-                findings,
-                chosen.pool,
-                lenders,
-                images=self.regions,
-                batch_size=chosen.batch_size,
-                device=pl_module.device,
-                progress=progress,
-            )
-        located.append(found)
-
-    def _mention(self, chosen: Chosen, census: Census) -> None:
+    def _mention(self, pools: Pools, census: Census) -> None:
         """Each once a run: that classes are left out, that masks are guessed, that training images lend nothing."""
-        if chosen.left_out and "left out" not in self._mentioned:
+        if pools.left_out and "left out" not in self._mentioned:
             self._mentioned.add("left out")
             rank_zero_warn(
-                f"RelianceDetector keeps max_images={self.max_images} and leaves {len(chosen.left_out)} classes out, "
-                f"among them {sorted(chosen.left_out)[:5]}: raise max_images, or choose with classes=[...]."
+                f"RelianceDetector keeps max_images={self.max_images} and leaves {len(pools.left_out)} classes out, "
+                f"among them {sorted(pools.left_out)[:5]}: raise max_images, or choose with classes=[...]."
             )
-        if chosen.guessed and "guessing" not in self._mentioned:
+        if pools.guessed and "guessing" not in self._mentioned:
             self._mentioned.add("guessing")
-            rank_zero_info(_GUESSING.format(by="" if self.segmenter is None else " with your segmenter"))
+            rank_zero_info(_GUESSING.format(by=" with your segmenter" if self._guesser.is_given else ""))
         if self._collecting.lenders is not None and not census.training_lends and "lending" not in self._mentioned:
             self._mentioned.add("lending")
-            usable = 0 if chosen.training is None else len(chosen.training.labels)
+            usable = 0 if pools.training is None else len(pools.training.labels)
             few = f"{usable} are usable, and each class needs {self.criteria.min_images}, of the judged images' size"
             rank_zero_info(_LEND_NOTHING.format(why=self._collecting.unreadable or few))
 
     @staticmethod
-    def _publish(trainer: Trainer) -> None:
+    def _publish(trainer: pl.Trainer) -> None:
         publish_run(trainer, run_place(trainer))
 
     def _write(
         self,
-        trainer: Trainer,
+        trainer: pl.Trainer,
         findings: Findings,
         pool: Pool,
         lenders: Pool,
         names: Sequence[str],
-        located: Located,
+        windows: dict[int, Exemplars],
+        first: bool,
     ) -> None:
+        """The verdicts with pictures, and an alert where they hold the first flag of the run."""
         if not trainer.is_global_zero:
             return
         epoch, step = trainer.current_epoch, trainer.global_step
         denormalize = denormalizer_of(trainer)
         shown = examples(findings, pool, lenders, names, denormalize, self.num_examples)
-        records: list[Record] = [Verdicts.of(findings.verdicts, epoch, step, shown, strips(located, denormalize))]
-        if self._first_flag:
+        placed = strips(findings.verdicts, windows, denormalize)
+        records: list[Record] = [Verdicts.of(findings.verdicts, epoch, step, shown, placed)]
+        if first:
             records.append(alert(findings.verdicts, epoch, step))
         sinks_for(trainer, run_place(trainer)).write(*records)
 

@@ -1,35 +1,14 @@
-"""Nominate a cue, intervene, decide: does a class lean on its background, and how sure is that."""
+"""Swap what should not matter, estimate, decide: does a class lean on its background, and how sure is that.
 
-from camtrain.reliance.collect import Collector
-from camtrain.reliance.decide import decide, decide_guessed, images_needed, rejected, share_of_round, verdict_of
-from camtrain.reliance.donors import choose_donors, usable
-from camtrain.reliance.examine import Findings, Instance, examine, illustrate
-from camtrain.reliance.exemplars import Exemplars, exemplars
-from camtrain.reliance.guesses import Guesser, barrier_distance, guess_masks
-from camtrain.reliance.infills import (
-    blurred_background,
-    filled_background,
-    noise_background,
-    place,
-    swap_background,
-)
-from camtrain.reliance.interventions import (
-    FRAME,
-    NEAR_OBJECT,
-    bordered,
-    intervene,
-    intervened,
-    predict_before,
-    probabilities,
-    restrict,
-)
-from camtrain.reliance.looks import LOOKS, Look, look_of
-from camtrain.reliance.records import STICKER, Criteria, Design, Effects, Estimate, Pool, Verdict, concatenate
-from camtrain.reliance.regions import Evidence, Region, gather_evidence, join_evidence, region_of, with_regions
-from camtrain.reliance.remedies import Advice, Remedy, advice_for, remedies_of
-from camtrain.reliance.retrain import Retrained, find_head, retrain_last_layer
-from camtrain.reliance.rounds import Plan, Shown, guess_margins, margins
-from camtrain.reliance.statistics import (
+The files in the order of a round: `pool` and `guess` (which images), `design` (who meets whose background), `intervene`
+and `stickers` (what the network says then), `estimate`, `decide`, `examine` (the round as a whole), `instances`,
+`locate`, `places` and `pictures` (what convinces a person), `history` (the rounds of a run), and what to do about it:
+`remedies` and `retrain`.
+"""
+
+from camtrain.reliance.decide import decide, decide_guessed, rejected, share_of_round
+from camtrain.reliance.design import choose_donors, restrict
+from camtrain.reliance.estimate import (
     Contrast,
     adjust_families,
     bootstrap,
@@ -39,18 +18,46 @@ from camtrain.reliance.statistics import (
     screen,
     sufficiency,
 )
-from camtrain.reliance.sticker_search import find_stickers
-from camtrain.reliance.stickers import Placement, Stickers, placement
-from camtrain.reliance.transplants import Transplant, flipped, sentence, transplant, with_transplants
+from camtrain.reliance.examine import Findings, Plan, Shown, examine, guess_margins, margins
+from camtrain.reliance.guess import Guesser, guess_masks
+from camtrain.reliance.history import History
+from camtrain.reliance.instances import (
+    Instance,
+    Transplant,
+    flipped,
+    illustrate,
+    sentence,
+    transplant,
+    transplanted,
+    with_transplants,
+)
+from camtrain.reliance.intervene import (
+    FRAME,
+    NEAR_OBJECT,
+    bordered,
+    intervene,
+    intervened,
+    predict_before,
+    probabilities,
+)
+from camtrain.reliance.locate import Evidence, gather_evidence, join_evidence
+from camtrain.reliance.places import Exemplars, Region, exemplars, locate, region_of, with_regions
+from camtrain.reliance.pool import Census, Collecting, Collector, Count, Pools, Samples, usable
+from camtrain.reliance.records import STICKER, Criteria, Design, Effects, Estimate, Pool, Verdict, concatenate
+from camtrain.reliance.remedies import Advice, Remedy, advice_for, remedies_of
+from camtrain.reliance.retrain import Retrained, find_head, retrain_last_layer
+from camtrain.reliance.stickers import Placement, Stickers, find_stickers, placement
 
 __all__ = [
     "FRAME",
-    "LOOKS",
     "NEAR_OBJECT",
     "STICKER",
     "Advice",
+    "Census",
+    "Collecting",
     "Collector",
     "Contrast",
+    "Count",
     "Criteria",
     "Design",
     "Effects",
@@ -59,22 +66,22 @@ __all__ = [
     "Exemplars",
     "Findings",
     "Guesser",
+    "History",
     "Instance",
-    "Look",
     "Placement",
     "Plan",
     "Pool",
+    "Pools",
     "Region",
     "Remedy",
     "Retrained",
+    "Samples",
     "Shown",
     "Stickers",
     "Transplant",
     "Verdict",
     "adjust_families",
     "advice_for",
-    "barrier_distance",
-    "blurred_background",
     "bootstrap",
     "bordered",
     "choose_donors",
@@ -84,7 +91,6 @@ __all__ = [
     "estimate",
     "examine",
     "exemplars",
-    "filled_background",
     "find_head",
     "find_stickers",
     "flipped",
@@ -93,15 +99,12 @@ __all__ = [
     "guess_masks",
     "holm",
     "illustrate",
-    "images_needed",
     "intervene",
     "intervened",
     "join_evidence",
-    "look_of",
+    "locate",
     "margins",
     "necessity",
-    "noise_background",
-    "place",
     "placement",
     "predict_before",
     "probabilities",
@@ -114,10 +117,9 @@ __all__ = [
     "sentence",
     "share_of_round",
     "sufficiency",
-    "swap_background",
     "transplant",
+    "transplanted",
     "usable",
-    "verdict_of",
     "with_regions",
     "with_transplants",
 ]

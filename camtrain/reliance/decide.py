@@ -7,8 +7,8 @@ from functools import partial
 
 from scipy.special import stdtrit
 
+from camtrain.reliance.estimate import indifferent
 from camtrain.reliance.records import STICKER, Answer, Criteria, Effects, Estimate, Verdict
-from camtrain.reliance.statistics import indifferent
 from camtrain.reliance.stickers import Placement
 
 __all__ = ["confirms", "decide", "decide_guessed", "images_needed", "rejected", "share_of_round", "verdict_of"]

@@ -1,22 +1,62 @@
-"""One round of detection from a pool of images to verdicts, with the pictures to believe them by."""
+"""One round of detection, from a pool of images to verdicts: swap, judge, doubt what was found, decide."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from camtrain.compositing import fill_with_texture
 from camtrain.reliance.decide import FITTING, confirms, decide, decide_guessed, rejected
-from camtrain.reliance.interventions import FRAME, NEAR_OBJECT, Predict, Progress
-from camtrain.reliance.records import STICKER, Criteria, Effects, Estimate, Pool, Test, Verdict
-from camtrain.reliance.rounds import Gather, Plan, Round, Shown, guess_margins, margins
-from camtrain.reliance.stickers import Stickers, placement
-from camtrain.reliance.transplants import with_transplants
+from camtrain.reliance.design import choose_donors, restrict
+from camtrain.reliance.estimate import screen
+from camtrain.reliance.guess import guess_masks, overhang
+from camtrain.reliance.infills import Infill, noise_background
+from camtrain.reliance.instances import with_transplants
+from camtrain.reliance.intervene import FRAME, NEAR_OBJECT, bordered, intervene, predict_before
+from camtrain.reliance.looks import LOOKS, look_of
+from camtrain.reliance.records import STICKER, Criteria, Design, Effects, Estimate, Pool, Predict, Progress, Verdict
+from camtrain.reliance.stickers import Stickers, find_stickers, placement
 
-__all__ = ["Findings", "Instance", "examine", "illustrate"]
+__all__ = ["Findings", "Gather", "Plan", "Shown", "examine", "guess_margins", "margins"]
 
 _FEWEST_ARMS = 3  # its own class, the one to win for, and one to compare with
 _COLORED = 12  # images of a class on noise in the donor's color: for a remark
+_LOOKED_AT, _AT_LEAST, _IN_ALL = 30, 10, 100  # images of a class, for whether their masks are too small
+
+Gather = Callable[[Callable[[], Effects]], Effects]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a round is run: donor classes per image, mask margins in pixels (None: from the side), memory, seed.
+
+    ``looks`` are the cues of the whole picture that are tried beside the background, with ``look_arms`` donor classes.
+    ``guessed`` says that the masks are guesses (`guess_masks`), not annotations: then more margin, and more doubt, and
+    a search for ``stickers``, which has objects guessed anew by ``segment``.
+    """
+
+    arms: int = 8
+    looks: tuple[str, ...] = tuple(LOOKS)
+    look_arms: int = 4
+    margin: int | None = None
+    guard: int | None = None
+    batch_size: int = 64
+    seed: int = 0
+    device: torch.device | str = "cpu"
+    guessed: bool = False
+    stickers: bool = True
+    segment: Callable[[Tensor], Tensor] = guess_masks
+
+
+@dataclass(frozen=True)
+class Shown:
+    """By how many pixels masks are grown where a cue is swapped: the image's, and the donor's (None: twice as many)."""
+
+    margin: int
+    lent_margin: int | None = None
 
 
 @dataclass(frozen=True)
@@ -32,18 +72,6 @@ class Findings:
     stickers: Stickers | None = None
 
 
-@dataclass(frozen=True)
-class Instance:
-    """One image on one lender's background, by their indices, and the class's probability before and after."""
-
-    class_index: int
-    test: Test
-    image: int
-    donor: int
-    before: float
-    after: float
-
-
 def examine(
     predict: Predict,
     pool: Pool,
@@ -52,7 +80,7 @@ def examine(
     *,
     lenders: Pool | None = None,
     criteria: Criteria = Criteria(),  # noqa: B008  frozen
-    plan: Plan = Plan(),  # noqa: B008  frozen
+    plan: Plan = Plan(),
     gather: Gather = lambda compute: compute(),
     progress: Progress = lambda what, done, total: None,
 ) -> Findings:
@@ -78,7 +106,7 @@ def examine(
     return _examine_guessed(run, class_names) if plan.guessed else _examine_annotated(run, class_names)
 
 
-def _examine_annotated(run: Round, class_names: Sequence[str]) -> Findings:
+def _examine_annotated(run: "Round", class_names: Sequence[str]) -> Findings:
     margin, guard = _margins(run.pool, run.plan)
     effects = {cue: run.swap(cue, margin) for cue in ("background", *run.looks)}
     run.shown.update(dict.fromkeys(effects, Shown(margin)))
@@ -102,7 +130,7 @@ def _examine_annotated(run: Round, class_names: Sequence[str]) -> Findings:
     return Findings(with_transplants(told, effects), run.mine, run.shown)
 
 
-def _examine_guessed(run: Round, class_names: Sequence[str]) -> Findings:
+def _examine_guessed(run: "Round", class_names: Sequence[str]) -> Findings:
     narrow, wide = guess_margins(run.pool.images)
     few = -(-run.plan.arms // 2)
     far = {cue: run.swap(cue, narrow, lent_margin=wide + 1) for cue in ("background", *run.looks)}
@@ -129,7 +157,7 @@ def _examine_guessed(run: Round, class_names: Sequence[str]) -> Findings:
     return Findings(with_transplants(told, measured), run.mine, run.shown, run.stuck[0])
 
 
-def _seen_again(run: Round, found: Sequence[Estimate], shown: Shown) -> tuple[Estimate, ...]:
+def _seen_again(run: "Round", found: Sequence[Estimate], shown: Shown) -> tuple[Estimate, ...]:
     """What the swaps that found something find with grown masks; the dearest only where it is needed.
 
     Backgrounds are swapped with half the arms, and with all where a class was not seen again by that; looks only for
@@ -151,52 +179,156 @@ def _seen_again(run: Round, found: Sequence[Estimate], shown: Shown) -> tuple[Es
     return guarded
 
 
-def illustrate(effects: Effects, class_index: int, *, count: int = 2) -> tuple[Instance, ...]:
-    """The images that show it best: most lost on another background, or won by the class's own on other objects.
+@dataclass(frozen=True)
+class Round:
+    """One round's swaps and tests. ``mine`` are this process's own effects by cue, each of its first swap."""
 
-    Whichever changes more on average is shown, one background per image; empty where nothing was measured.
+    predict: Predict
+    pool: Pool
+    lenders: Pool | None
+    classes: tuple[int, ...]
+    criteria: Criteria
+    plan: Plan
+    gather: Gather
+    progress: Progress
+    mine: dict[str, Effects] = field(default_factory=dict)
+    shown: dict[str, Shown] = field(default_factory=dict)
+    stuck: list[Stickers] = field(default_factory=list)
 
-    >>> effects = Effects("fill", torch.tensor([0]), torch.tensor([[0, 1]]), torch.tensor([[1, 2]]),
-    ...     torch.tensor([[0.9, 0.1]]), torch.tensor([[[0.75, 0.25], [0.25, 0.75]]]))
-    >>> [(one.test, one.donor, round(one.after, 2)) for one in illustrate(effects, 0)]
-    [('necessity', 2, 0.25)]
+    @cached_property
+    def design(self) -> Design:
+        """Who meets whose background."""
+        lent = None if self.lenders is None else self.lenders.labels
+        g, arms = self._generator(), self.plan.arms
+        return choose_donors(self.pool.labels, self.classes, lenders=lent, arms=arms, generator=g)
+
+    @property
+    def looks(self) -> list[str]:
+        """The cues of the whole picture that these images can have."""
+        gray = self.pool.images.shape[1] == 1
+        return [LOOKS[key].name for key in self.plan.looks if not (gray and key == "tint")]
+
+    def swap(
+        self,
+        cue: str,
+        margin: int,
+        *,
+        arms: int | None = None,
+        lent_margin: int | None = None,
+        infill: Infill = fill_with_texture,
+        most: int | None = None,
+    ) -> Effects:
+        """The effects of a cue's exchange over all processes, with all arms, or ``look_arms`` for a look.
+
+        Of each class at most so many images are looked at, in each process.
+        """
+        look = look_of(cue)
+        all_arms = self.plan.arms if look is None else self.plan.look_arms
+        return self.gather(partial(self._swap, cue, margin, arms or all_arms, lent_margin, infill, most))
+
+    def stick(self) -> Effects:
+        """What the most telling windows win over all processes."""
+        return self.gather(self._stick)
+
+    def overhangs(self, classes: Iterable[int]) -> dict[int, float]:
+        """By class how much of the masks' rim stands out as well: the median over a few images; NaN if unknown."""
+        listed = list(classes)
+        if not listed:
+            return {}
+        found = self.gather(partial(self._overhang, listed))
+        measured = (
+            found.overhang
+            if found.overhang is not None
+            else torch.full((len(found.labels),), torch.nan, dtype=torch.float32)
+        )
+        return {c: float(measured[found.labels == c].nanmedian()) for c in listed}
+
+    def judge(self, effects: Iterable[Effects]) -> tuple[Estimate, ...]:
+        """Every test of every class, adjusted together."""
+        return screen(list(effects), self.classes, self.criteria, generator=self._generator())
+
+    def noise(self) -> Infill:
+        """Noise in the donor's color."""
+        return partial(noise_background, generator=self._generator())
+
+    def _swap(
+        self, cue: str, margin: int, arms: int, lent_margin: int | None, infill: Infill, most: int | None
+    ) -> Effects:
+        design = restrict(self.design, arms, most)
+        pool, lenders = self.pool, self.lenders
+        if cue == FRAME:
+            pool, lenders = bordered(pool), None if lenders is None else bordered(lenders)
+        found = intervene(
+            self.predict,
+            pool,
+            design,
+            before=self._before[:, : design.classes.shape[1]],
+            lenders=lenders,
+            infill=infill,
+            look=look_of(cue),
+            margin=margin,
+            lent_margin=lent_margin,
+            cue=cue,
+            batch_size=self.plan.batch_size,
+            device=self.plan.device,
+            progress=self.progress,
+        )
+        self.mine.setdefault(cue, found)
+        return found
+
+    def _stick(self) -> Effects:
+        found = find_stickers(
+            self.predict,
+            self.pool if self.lenders is None else self.lenders,
+            self.classes if self.plan.stickers else (),
+            seed=self.plan.seed,
+            batch_size=self.plan.batch_size,
+            device=self.plan.device,
+            segment=self.plan.segment,
+            progress=self.progress,
+        )
+        self.stuck.append(found)
+        self.mine[STICKER] = found.effects
+        return found.effects
+
+    def _overhang(self, classes: list[int]) -> Effects:
+        """This process's effects with the overhang of the first images of these classes."""
+        found = self.mine["background"]
+        most = max(_AT_LEAST, min(_LOOKED_AT, _IN_ALL // len(classes)))
+        rows = [row for c in classes for row in (found.labels == c).nonzero().flatten()[:most].tolist()]
+        measured = torch.full((len(found.labels),), torch.nan, dtype=torch.float32)
+        if rows:
+            images, masks = self.pool.images[rows], self.pool.masks[rows]
+            measured[rows] = overhang(images, masks, margin=margins(images)[0])
+        return replace(found, overhang=measured)
+
+    @cached_property
+    def _before(self) -> Tensor:
+        plan = self.plan
+        return predict_before(self.predict, self.pool, self.design, batch_size=plan.batch_size, device=plan.device)
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.plan.seed)
+
+
+def margins(images: Float[Tensor, "N C H W"]) -> tuple[int, int]:
+    """Pixels that masks grow by for the interventions (1/64 of the side) and for their guard (8 % of it).
+
+    >>> margins(torch.zeros(0, 3, 224, 224))
+    (4, 18)
     """
-    lost, won = losses(effects, class_index), wins(effects, class_index)
-    shown = max(lost, won, key=lambda group: sum(map(change_of, group)) / max(1, len(group)))
-    best: dict[int, Instance] = {}
-    for one in sorted(shown, key=change_of, reverse=True):
-        best.setdefault(one.image, one)
-    return tuple(best.values())[:count]
+    side = min(images.shape[-2:])
+    return max(1, round(side / 64)), max(3, round(0.08 * side))
 
 
-def change_of(one: Instance) -> float:
-    """What the class loses or wins, whichever the test is about."""
-    change = one.before - one.after
-    return change if one.test == "necessity" else -change
+def guess_margins(images: Float[Tensor, "N C H W"]) -> tuple[int, int]:
+    """Pixels that guessed masks grow by: 1/64 of the side for a first look, 12 % for what shall count.
 
-
-def losses(effects: Effects, class_index: int) -> list[Instance]:
-    """Images of the class on other classes' backgrounds."""
-    after = effects.after[:, 1:, 0]
-    rows, arms = ((effects.labels == class_index).unsqueeze(1) & ~after.isnan()).nonzero().unbind(dim=1)
-    return _instances(effects, class_index, "necessity", rows, arms + 1, torch.zeros_like(arms))
-
-
-def wins(effects: Effects, class_index: int) -> list[Instance]:
-    """Other classes' images on backgrounds of the class."""
-    met = (effects.classes == class_index) & (effects.donors >= 0)
-    rows, arms = met.nonzero().unbind(dim=1)
-    rows, arms = rows[arms > 0], arms[arms > 0]
-    return _instances(effects, class_index, "sufficiency", rows, arms, arms)
-
-
-def _instances(
-    effects: Effects, class_index: int, test: Test, rows: Tensor, arms: Tensor, columns: Tensor
-) -> list[Instance]:
-    donors, before = effects.donors[rows, arms].tolist(), effects.before[rows, columns].tolist()
-    after = effects.after[rows, arms, columns].tolist()
-    found = zip(rows.tolist(), donors, before, after, strict=True)
-    return [Instance(class_index, test, *values) for values in found]
+    >>> guess_margins(torch.zeros(0, 3, 64, 64))
+    (1, 8)
+    """
+    side = min(images.shape[-2:])
+    return max(1, round(side / 64)), max(3, round(0.12 * side))
 
 
 def _margins(pool: Pool, plan: Plan) -> tuple[int, int]:

@@ -7,34 +7,16 @@ An infill turns annotated donor images into object-free backgrounds, ``(images, 
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from camtrain.compositing import blend, cutout, dilate, fill_with_texture
+from camtrain.compositing import blend, cutout, dilate
 
-__all__ = ["Infill", "blurred_background", "filled_background", "noise_background", "place", "swap_background"]
+__all__ = ["Infill", "kept_around", "noise_background", "place"]
 
 Images = Float[Tensor, "B C H W"]
 Masks = Float[Tensor, "B H W"]
 Infill = Callable[[Tensor, Tensor], Tensor]
-
-
-def swap_background(
-    images: Images, masks: Masks, donor_images: Images, donor_masks: Masks, *, margin: int = 1
-) -> Images:
-    """Each image's object on its donor's background, the donor's own object filled in.
-
-    The object is kept with ``margin`` pixels around it, the last one blended; the donor's is taken out with
-    twice as many, since a rim of it left behind would look like reliance.
-
-    >>> images, donors = torch.ones(1, 1, 1, 4), torch.zeros(1, 1, 1, 4)
-    >>> mask, donor_mask = torch.tensor([[[1.0, 1.0, 0.0, 0.0]]]), torch.tensor([[[0.0, 0.0, 0.0, 1.0]]])
-    >>> swap_background(images, mask, donors, donor_mask, margin=0).flatten().tolist()
-    [1.0, 1.0, 0.0, 0.0]
-    """
-    backgrounds = filled_background(donor_images, dilate(donor_masks, 2 * margin))
-    return place(images, masks, backgrounds, margin=margin)
 
 
 def place(images: Images, masks: Masks, backgrounds: Images, *, margin: int = 1) -> Images:
@@ -56,16 +38,6 @@ def kept_around(masks: Masks, margin: int) -> Masks:
     return cutout(dilate(masks, margin), feather=min(margin, 1))
 
 
-def filled_background(images: Images, masks: Masks) -> Images:
-    """The images without their objects, each hole filled from its surroundings and with their grain.
-
-    >>> image = torch.tensor([1.0, 9.0, 1.0, 1.0]).view(1, 1, 1, 4)
-    >>> filled_background(image, torch.tensor([[[0.0, 1.0, 0.0, 0.0]]])).flatten().tolist()
-    [1.0, 1.0, 1.0, 1.0]
-    """
-    return fill_with_texture(images, masks)
-
-
 def noise_background(images: Images, masks: Masks, *, generator: torch.Generator | None = None) -> Images:
     """Normal noise with the mean and standard deviation that each channel has outside the object.
 
@@ -77,18 +49,6 @@ def noise_background(images: Images, masks: Masks, *, generator: torch.Generator
     mean, std = _outside(images, masks)
     noise = torch.randn(images.shape, generator=generator, dtype=torch.float32)
     return mean + std * noise.to(images)
-
-
-def blurred_background(images: Images, masks: Masks, *, radius: int | None = None) -> Images:
-    """The background without its object, averaged over a window of ``2 * radius + 1`` pixels (a quarter side).
-
-    >>> image = torch.tensor([2.0, 9.0, 2.0, 2.0]).view(1, 1, 1, 4)
-    >>> blurred_background(image, torch.tensor([[[0.0, 1.0, 0.0, 0.0]]]), radius=3).flatten().tolist()
-    [2.0, 2.0, 2.0, 2.0]
-    """
-    radius = max(1, min(images.shape[-2:]) // 8) if radius is None else radius
-    filled = filled_background(images, masks)
-    return F.avg_pool2d(filled, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
 
 
 def _outside(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

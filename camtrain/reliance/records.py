@@ -1,7 +1,7 @@
 """What the stages of a detection hand to each other: a pool, a design, effects, estimates, verdicts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +9,21 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["Criteria", "Design", "Effects", "Estimate", "Pool", "Verdict", "concatenate"]
+__all__ = [
+    "STICKER",
+    "Criteria",
+    "Design",
+    "Effects",
+    "Estimate",
+    "Pool",
+    "Predict",
+    "Progress",
+    "Verdict",
+    "concatenate",
+]
+
+Predict = Callable[[Tensor], Tensor]  # images (B, C, H, W), as the network takes them -> logits (B, classes)
+Progress = Callable[[str, int, int], object]  # what is done, images in this forward, images in all
 
 STICKER = "sticker"  # a small thing that wins its class wherever it lies
 
@@ -24,6 +38,11 @@ class Pool:
     images: Float[Tensor, "N C H W"]
     labels: Int[Tensor, " N"]
     masks: Float[Tensor, "N H W"]
+
+    @classmethod
+    def empty(cls, size: Sequence[int]) -> "Pool":
+        """No image of that size (C, H, W)."""
+        return cls(torch.zeros(0, *size), torch.zeros(0, dtype=torch.int64), torch.zeros(0, *size[1:]))
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from camtrain.cam import evaluating, find_logits
 from camtrain.cam.hooks import hooked
 from camtrain.errors import ConfigurationError
-from camtrain.reliance.donors import choose_donors
-from camtrain.reliance.interventions import intervene
+from camtrain.reliance.design import choose_donors
+from camtrain.reliance.intervene import intervene
 from camtrain.reliance.looks import LOOKS, Look, look_of
 from camtrain.reliance.records import Design, Effects, Pool
 

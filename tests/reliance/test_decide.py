@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from camtrain.reliance import Criteria, Effects, Estimate, decide, images_needed
-from camtrain.reliance.decide import decide_guessed
+from camtrain.reliance import Criteria, Effects, Estimate, decide, decide_guessed
+from camtrain.reliance.decide import images_needed
 
 CLEAR = Estimate(0, "necessity", 0.31, 0.03, 30, 0.24, 0.38, 1e-9, 1e-8)
 NOTHING = Estimate(0, "necessity", 0.001, 0.004, 30, -0.007, 0.009, 0.9, 1.0)

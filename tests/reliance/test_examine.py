@@ -1,16 +1,19 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
 from torch import Tensor
 
 from camtrain.reliance import Design, Plan, Pool, concatenate, examine, illustrate, margins, restrict
-from camtrain.reliance.rounds import Round
+from camtrain.reliance.examine import Round
 from tests.reliance.worlds import World, mixture, read_background, read_background_for, read_object
 
 SEEDS = range(4)
+
+ROUND = import_module("camtrain.reliance.examine")  # the package's attribute of that name is the function
 
 
 def verdicts(predict: Callable[[Tensor], Tensor], world: World, **kwargs) -> dict[int, str]:
@@ -122,7 +125,7 @@ def test_examine__costs_what_it_says(monkeypatch):
     seen.clear()
     verdicts(lambda images: predict(images) * 0 + read_background(images), World(classes=4, images=10, seed=0))
     assert seen["images"] == 40 * (1 + 4 + 3 * 4 + 3)  # masks that fit need no guard
-    monkeypatch.setattr("camtrain.reliance.rounds.overhang", unknown)
+    monkeypatch.setattr(ROUND, "overhang", unknown)
     seen.clear()
     verdicts(lambda images: predict(images) * 0 + read_background(images), World(classes=4, images=30, seed=0))
     assert seen["images"] == 120 * (1 + 4 + 3 * 4 + 3) + 48 * 3  # guarded; 12 images a class on color alone
@@ -156,7 +159,7 @@ def test_examine__looks_again_with_every_arm_where_half_of_them_do_not_show_it(m
         return swap(run, cue, margin, arms=arms, **kwargs)
 
     monkeypatch.setattr(Round, "swap", noting)
-    monkeypatch.setattr("camtrain.reliance.rounds.overhang", unknown)
+    monkeypatch.setattr(ROUND, "overhang", unknown)
     found = examine(read_background, world.pool(), list("abcd"), range(4))
     assert {one.verdict for one in found.verdicts} == {"reliant"}
     assert [(cue, arms) for cue, _, arms in asked] == [("background", 3), ("background", None)]

@@ -3,8 +3,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from camtrain.reliance import LOOKS, Pool, choose_donors, examine, intervene
-from camtrain.reliance.looks import sharpen
+from camtrain.reliance import Pool, choose_donors, examine, intervene
+from camtrain.reliance.looks import LOOKS, sharpen
 from tests.reliance.worlds import World, read_object
 
 NAMES = list("abcd")

@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from camtrain.reliance import LOOKS, STICKER, Verdict, remedies_of
+from camtrain.reliance import STICKER, Verdict, remedies_of
+from camtrain.reliance.looks import LOOKS
 from camtrain.sinks import VerdictRow
 from tests.layout import ROOT
 

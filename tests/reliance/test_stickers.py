@@ -29,9 +29,8 @@ from camtrain.reliance import (
     screen,
     transplant,
 )
-from camtrain.reliance.rounds import Round
-from camtrain.reliance.sticker_search import FIRST
-from camtrain.reliance.stickers import no_stickers
+from camtrain.reliance.examine import Round
+from camtrain.reliance.stickers import FIRST, no_stickers
 
 NAMES, SIDE, DOT = list("abc"), 36, 5
 

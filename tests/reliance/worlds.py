@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from camtrain.compositing import dilate, fill_with_texture
 from camtrain.reliance import Pool
+from camtrain.reliance.infills import place
 
 SIDE = 16
 
@@ -59,3 +61,9 @@ def read_background_for(class_index: int, weight: float = 0.6) -> Callable[[Tens
         return logits
 
     return predict
+
+
+def on_background(pool: Pool, image: int, lenders: Pool, donor: int, *, margin: int) -> Tensor:
+    """(1, C, H, W): one object on one background without its own, the donor's taken out with twice the margin."""
+    lent = fill_with_texture(lenders.images[[donor]], dilate(lenders.masks[[donor]], 2 * margin))
+    return place(pool.images[[image]], pool.masks[[image]], lent, margin=margin)

@@ -19,8 +19,8 @@ from camtrain.reliance import (
     region_of,
     with_regions,
 )
-from camtrain.reliance.exemplars import clusters, likeness
-from camtrain.reliance.regions import hottest, log_odds, pointing
+from camtrain.reliance.locate import hottest, pointing
+from camtrain.reliance.places import clusters, likeness
 from camtrain.reliance.windows import apart, containing, place_name, windows
 from tests.reliance.worlds import World, read_background
 
@@ -193,11 +193,6 @@ def test_with_regions__fills_in_the_verdicts_that_were_looked_for():
     told = with_regions(findings.verdicts, [region_of(evidence_of(False, 2))])
     assert [one.box is not None for one in told] == [False, False, True, False]
     assert told[2].where.startswith("bottom right corner")
-
-
-def test_log_odds__of_one_logit_reads_it_as_the_second_of_two_classes():
-    assert torch.equal(log_odds(torch.tensor([[2.0]]), 1), torch.tensor([2.0]))
-    assert torch.equal(log_odds(torch.tensor([[2.0]]), 0), torch.tensor([-2.0]))
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 40), (64, 64), (224, 224), (33, 50), (7, 9)])

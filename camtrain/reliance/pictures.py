@@ -1,41 +1,22 @@
-"""What a round of detection leaves to read: rows, example pictures, and the alert of a first flag."""
+"""What a round leaves to look at: examples before and after, strips of windows, and the words of an alert."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, zip_longest
 
 import torch
 from torch import Tensor
 
-from camtrain.reliance import (
-    FRAME,
-    STICKER,
-    Effects,
-    Findings,
-    Instance,
-    Pool,
-    Verdict,
-    bordered,
-    flipped,
-    illustrate,
-    intervened,
-    look_of,
-    sentence,
-)
-from camtrain.render import to_uint8
-from camtrain.sinks.records import Alert, Example
+from camtrain.reliance.examine import Findings
+from camtrain.reliance.instances import Instance, flagged, illustrate, pictured, sentence, transplanted
+from camtrain.reliance.intervene import FRAME, bordered, intervened
+from camtrain.reliance.looks import look_of
+from camtrain.reliance.places import Exemplars
+from camtrain.reliance.records import STICKER, Effects, Pool, Verdict
+from camtrain.render import region_strip, to_uint8
+from camtrain.sinks.records import Alert, Example, Strip
 
 MOST_EXAMPLES = 24
-
-
-def flagged(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """The reliant ones, largest effect first."""
-    return sorted((v for v in verdicts if v.verdict == "reliant"), key=lambda v: -v.effect)
-
-
-def pictured(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """The flagged ones, and after them those that a person should look at."""
-    doubtful = [v for v in verdicts if v.verdict == "suspect"]
-    return [*flagged(verdicts), *sorted(doubtful, key=lambda v: -v.effect)]
+MOST_WINDOWS = 8
 
 
 def examples(
@@ -53,16 +34,6 @@ def examples(
         for instance in _instances(findings.effects[verdict.cue], verdict.class_index, count)
     ]
     return tuple(shown[:MOST_EXAMPLES])
-
-
-def transplanted(effects: Effects, class_index: int, count: int) -> tuple[Instance, ...]:
-    """Different images of other classes that become the class with its cue, the surest first."""
-    best: dict[int, Instance] = {}
-    for row, arm in zip(*(found.tolist() for found in flipped(effects, class_index)), strict=True):
-        before, after = float(effects.before[row, arm]), float(effects.after[row, arm, arm])
-        donor = int(effects.donors[row, arm])
-        best.setdefault(row, Instance(class_index, "sufficiency", row, donor, before, after))
-    return tuple(best.values())[:count]
 
 
 def _instances(effects: Effects, class_index: int, count: int) -> list[Instance]:
@@ -116,6 +87,14 @@ def _answer(effects: Effects, instance: Instance, names: Sequence[str]) -> str:
     return f", taken for {known[0]}" if known else ""
 
 
+def strips(
+    verdicts: Sequence[Verdict], shown: Mapping[int, Exemplars], denormalize: Callable[[Tensor], Tensor] | None
+) -> tuple[Strip, ...]:
+    """A strip for each class whose cue has a place, the most affected class first."""
+    by_class = {verdict.class_index: verdict for verdict in verdicts}
+    return tuple(_strip(by_class[index], windows, denormalize) for index, windows in shown.items())
+
+
 def describe(verdict: Verdict) -> str:
     """One sentence for a person.
 
@@ -140,3 +119,10 @@ def alert(verdicts: Sequence[Verdict], epoch: int, step: int) -> Alert:
     verb = "lean" if others else "leans"
     title = f"{found[0].class_name}{others} {verb} on the {' or the '.join(cues)}"
     return Alert(title, "\n".join(map(describe, found)), epoch, step)
+
+
+def _strip(verdict: Verdict, shown: Exemplars, denormalize: Callable[[Tensor], Tensor] | None) -> Strip:
+    pictures = shown.pictures[:MOST_WINDOWS]
+    pixels = to_uint8(pictures if denormalize is None else denormalize(pictures))
+    picture = region_strip(pixels, shown.boxes[:MOST_WINDOWS])
+    return Strip(verdict.class_name, picture, verdict.where, len(shown.pictures), shown.images)

@@ -1,43 +1,33 @@
 """Where a class's cue lies: windows of its background taken away one at a time, and what they take with them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from scipy.special import bdtr, bdtrc
 from torch import Tensor
 
-from camtrain.reliance.examine import Findings
-from camtrain.reliance.interventions import Predict, Progress
+from camtrain.reliance.examine import Findings, Shown
+from camtrain.reliance.instances import Instance, change_of, losses, wins
+from camtrain.reliance.intervene import FRAME, bordered, intervened, log_odds
 from camtrain.reliance.looks import look_of
-from camtrain.reliance.records import STICKER, Pool, Verdict
-from camtrain.reliance.sightings import Sighting, sightings
+from camtrain.reliance.records import STICKER, Effects, Pool, Predict, Progress, Verdict
 from camtrain.reliance.stickers import Stickers
-from camtrain.reliance.windows import Fractions, apart, containing, fractions, place_name, window_masks, windows
+from camtrain.reliance.windows import apart, containing, window_masks, windows
 
 __all__ = [
     "Evidence",
-    "Region",
     "gather_evidence",
     "hottest",
     "join_evidence",
-    "log_odds",
-    "mean_window",
     "pointing",
-    "region_of",
-    "with_regions",
+    "sightings",
 ]
 
 SIDE, COARSE = 1 / 4, 1 / 2  # of the frame's side
 POINTS = 1 / 4  # of what the whole background brings, for a window to be a place
 STANDS_OUT = 2.0  # times the best window apart from it
-SOME, MOST = 1 / 3, 1 / 2  # of the images
-SAME_PLACE = 0.8  # of the images that point
-ALONE = 0.8  # of what the whole background brings
-ALPHA = 0.05
-LEAST = 4  # images
 
 
 @dataclass(frozen=True)
@@ -59,21 +49,17 @@ class Evidence:
     forwards: int = 0
 
 
-@dataclass(frozen=True)
-class Region:
-    """Where a class's cue lies.
+@dataclass(frozen=True, eq=False)
+class Sighting:
+    """One object on a background with the class's cue, on two without, and the picture whose background that is.
 
-    ``answer``: "stays" in ``box``, "moves" from image to image, is "spread" over the background, or "unclear".
-    ``box`` is (left, top, width, height) in fractions of the frame. Of the ``images`` so many are
-    ``pointing`` to one window.
+    The two come of different classes where there are such.
     """
 
-    class_index: int
-    answer: str
-    pointing: int
-    images: int
-    where: str = ""
-    box: Fractions | None = None
+    cued: Float[Tensor, "C H W"]
+    bare: Float[Tensor, "C H W"]
+    other: Float[Tensor, "C H W"]
+    picture: Float[Tensor, "C H W"]
 
 
 def gather_evidence(
@@ -129,6 +115,21 @@ def join_evidence(parts: Sequence[Evidence]) -> Evidence:
     )
 
 
+def sightings(findings: Findings, verdict: Verdict, pool: Pool, lenders: Pool, count: int) -> list[Sighting]:
+    """At most ``count`` images on which the background moves the class most, no picture twice.
+
+    These are objects of other classes on a background of the class, or its own images on others', whichever changes
+    more on average. A tint or a brightness is looked for on the background as a whole.
+    """
+    cue = "background" if look_of(verdict.cue) is not None else verdict.cue
+    if cue not in findings.effects:
+        return []
+    found = findings.effects[cue]
+    if cue == FRAME:
+        pool, lenders = bordered(pool), bordered(lenders)
+    return [_sighting(found, one, findings.shown[cue], pool, lenders) for one in _chosen(found, verdict, count)]
+
+
 def hottest(lost: Float[Tensor, "n K"]) -> Int[Tensor, " n"]:
     """The window of each image that takes the most with it."""
     return lost.argmax(dim=1)
@@ -146,59 +147,6 @@ def pointing(lost: Float[Tensor, "n K"], boxes: Int[Tensor, "K 4"]) -> Bool[Tens
     return (top >= POINTS) & (top >= STANDS_OUT * elsewhere)
 
 
-def region_of(evidence: Evidence) -> Region:
-    """Where the cue lies, if the images say so.
-
-    Surely more than a third of the images must point to one window (one-sided exact binomial test at 5 %). If four
-    fifths of those point within half a window of the window that takes the most with it on average, the cue "stays"
-    there, else it "moves". It is "spread" if surely fewer than half of the images point to any window, and none of
-    half the frame's side wins four fifths of the effect alone either (as it does where it covers another class's cue,
-    and a class is told by the lack of one). All else, and fewer than 4 images, is "unclear".
-    """
-    points = pointing(evidence.lost, evidence.boxes)
-    images, count = len(points), int(points.sum())
-    answer = Region(evidence.class_index, "unclear", count, images)
-    if images < LEAST:
-        return answer
-    if bdtrc(count - 1, images, SOME) <= ALPHA:
-        return _placed(evidence, points, answer)
-    alone = int((evidence.won >= ALONE).sum())
-    if bdtr(count + alone, images, MOST) <= ALPHA:
-        cue = "background" if look_of(evidence.cue) is not None else evidence.cue
-        return Region(evidence.class_index, "spread", count, images, f"all over the {cue}")
-    return answer
-
-
-def mean_window(evidence: Evidence) -> Int[Tensor, " 4"]:
-    """The window that takes the most with it on average over the images that point to one."""
-    points = pointing(evidence.lost, evidence.boxes)
-    return evidence.boxes[evidence.lost[points].mean(dim=0).argmax()]
-
-
-def with_regions(verdicts: Sequence[Verdict], regions: Sequence[Region]) -> tuple[Verdict, ...]:
-    """The verdicts with where their cues lie."""
-    known = {one.class_index: one for one in regions}
-    return tuple(
-        replace(one, where=known[one.class_index].where, box=known[one.class_index].box)
-        if one.class_index in known
-        else one
-        for one in verdicts
-    )
-
-
-def log_odds(logits: Float[Tensor, "B C"], class_index: int) -> Float[Tensor, " B"]:
-    """Of the class against all others; a single logit is read as the second of two classes.
-
-    >>> log_odds(torch.tensor([[2.0, 1.0]]), 0).tolist()
-    [1.0]
-    """
-    logits = logits.float()
-    if logits.shape[1] == 1:
-        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
-    others = torch.cat([logits[:, :class_index], logits[:, class_index + 1 :]], dim=1)
-    return logits[:, class_index] - others.logsumexp(dim=1)
-
-
 def _of_stickers(stickers: Stickers, verdict: Verdict, count: int) -> Evidence:
     """All in the window that is nearest to the sticker."""
     height, width = stickers.pool.images.shape[-2:]
@@ -209,18 +157,6 @@ def _of_stickers(stickers: Stickers, verdict: Verdict, count: int) -> Evidence:
     lost = F.one_hot(nearest, len(boxes)).float()
     unknown = torch.full((len(donors),), torch.nan)
     return Evidence(verdict.class_index, verdict.cue, boxes, lost, unknown, stickers.pool.images[donors])
-
-
-def _placed(evidence: Evidence, points: Tensor, answer: Region) -> Region:
-    middle, found = mean_window(evidence), evidence.boxes[hottest(evidence.lost[points])]
-    near = ((found[:, :2] - middle[:2]).abs() <= (middle[2:] + 1) // 2).all(dim=1)
-    counted = f"{answer.pointing} of {answer.images} images"
-    if float(near.float().mean()) < SAME_PLACE:
-        return Region(
-            answer.class_index, "moves", answer.pointing, answer.images, f"moves from image to image ({counted})"
-        )
-    box = fractions(middle, *evidence.images.shape[-2:])
-    return Region(answer.class_index, "stays", answer.pointing, answer.images, f"{place_name(box)} ({counted})", box)
 
 
 @dataclass
@@ -240,7 +176,9 @@ class _Search:
         for start in range(0, count, self.batch_size):
             rows = range(start, min(start + self.batch_size, count))
             batch = torch.stack([image_of(row) for row in rows]).to(self.device)
-            found.append(log_odds(self.predict(batch), self.verdict.class_index).cpu())
+            logits = self.predict(batch).float()
+            classes = torch.full((len(batch),), self.verdict.class_index, device=logits.device)
+            found.append(log_odds(logits, classes).cpu())
             self.forwards += len(batch)
             self.progress(f"where the cue of {self.verdict.class_name} lies, {what}", len(batch), count)
         return torch.cat(found) if found else torch.zeros(0)
@@ -285,3 +223,42 @@ def _masks(seen: Sequence[Sighting], boxes: Tensor) -> Tensor:
 
 def _mixed(image: Tensor, other: Tensor, window: Tensor) -> Tensor:
     return torch.lerp(image, other, window.to(image.dtype))
+
+
+def _chosen(effects: Effects, verdict: Verdict, count: int) -> list[Instance]:
+    """One instance of each picture that shows the cue."""
+    won = _best(wins(effects, verdict.class_index), "donor", count)
+    lost = _best(losses(effects, verdict.class_index), "image", count)
+    return max(won, lost, key=lambda group: sum(map(change_of, group)) / max(1, len(group)))
+
+
+def _best(found: list[Instance], shows_cue: str, count: int) -> list[Instance]:
+    best: dict[int, Instance] = {}
+    for one in sorted(found, key=change_of, reverse=True):
+        if change_of(one) > 0:
+            best.setdefault(getattr(one, shows_cue), one)
+    return list(best.values())[:count]
+
+
+def _sighting(effects: Effects, one: Instance, shown: Shown, pool: Pool, lenders: Pool) -> Sighting:
+    def on(donor: int) -> Tensor:
+        return intervened(pool, one.image, lenders, donor, margin=shown.margin, lent_margin=shown.lent_margin)
+
+    own, changed = pool.images[one.image], on(one.donor)
+    cued, bare = (own, changed) if one.test == "necessity" else (changed, own)
+    third = _third(effects, one, lenders)
+    picture = own if one.test == "necessity" else lenders.images[one.donor]
+    return Sighting(cued, bare, bare if third is None else on(third), picture)
+
+
+def _third(effects: Effects, one: Instance, lenders: Pool) -> int | None:
+    """A donor of neither the class nor the first donor's or image's; else any other that is not of the class."""
+    labels = lenders.labels
+    first = int(effects.labels[one.image] if one.test == "sufficiency" else labels[one.donor])
+    foreign = labels != one.class_index
+    for wanted in (foreign & (labels != first), foreign):
+        rows = wanted.nonzero().flatten()
+        rows = rows[rows != one.donor]
+        if len(rows):
+            return int(rows[(7 * one.image + one.donor) % len(rows)])
+    return None

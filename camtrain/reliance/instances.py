@@ -1,15 +1,95 @@
-"""A class's cue given to images of other classes: how many become that class. The picture that convinces."""
+"""Single images that show what a round measured: those that lose by another background, and those that become a class.
+
+A class's cue given to images of other classes, and how many become that class: the picture that convinces.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from camtrain.reliance.records import Effects, Verdict
+from camtrain.reliance.records import Effects, Test, Verdict
 
-__all__ = ["Transplant", "flipped", "sentence", "transplant", "with_transplants"]
+__all__ = [
+    "Instance",
+    "Transplant",
+    "change_of",
+    "flagged",
+    "flipped",
+    "illustrate",
+    "losses",
+    "pictured",
+    "sentence",
+    "transplant",
+    "transplanted",
+    "wins",
+    "with_transplants",
+]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One image on one lender's background, by their indices, and the class's probability before and after."""
+
+    class_index: int
+    test: Test
+    image: int
+    donor: int
+    before: float
+    after: float
+
+
+def flagged(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The reliant ones, largest effect first."""
+    return sorted((v for v in verdicts if v.verdict == "reliant"), key=lambda v: -v.effect)
+
+
+def pictured(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The flagged ones, and after them those that a person should look at."""
+    doubtful = [v for v in verdicts if v.verdict == "suspect"]
+    return [*flagged(verdicts), *sorted(doubtful, key=lambda v: -v.effect)]
+
+
+def illustrate(effects: Effects, class_index: int, *, count: int = 2) -> tuple[Instance, ...]:
+    """The images that show it best: most lost on another background, or won by the class's own on other objects.
+
+    Whichever changes more on average is shown, one background per image; empty where nothing was measured.
+
+    >>> effects = Effects("fill", torch.tensor([0]), torch.tensor([[0, 1]]), torch.tensor([[1, 2]]),
+    ...     torch.tensor([[0.9, 0.1]]), torch.tensor([[[0.75, 0.25], [0.25, 0.75]]]))
+    >>> [(one.test, one.donor, round(one.after, 2)) for one in illustrate(effects, 0)]
+    [('necessity', 2, 0.25)]
+    """
+    lost, won = losses(effects, class_index), wins(effects, class_index)
+    shown = max(lost, won, key=lambda group: sum(map(change_of, group)) / max(1, len(group)))
+    best: dict[int, Instance] = {}
+    for one in sorted(shown, key=change_of, reverse=True):
+        best.setdefault(one.image, one)
+    return tuple(best.values())[:count]
+
+
+def change_of(one: Instance) -> float:
+    """What the class loses or wins, whichever the test is about."""
+    change = one.before - one.after
+    return change if one.test == "necessity" else -change
+
+
+def losses(effects: Effects, class_index: int) -> list[Instance]:
+    """Images of the class on other classes' backgrounds."""
+    after = effects.after[:, 1:, 0]
+    rows, arms = ((effects.labels == class_index).unsqueeze(1) & ~after.isnan()).nonzero().unbind(dim=1)
+    return _instances(effects, class_index, "necessity", rows, arms + 1, torch.zeros_like(arms))
+
+
+def wins(effects: Effects, class_index: int) -> list[Instance]:
+    """Other classes' images on backgrounds of the class."""
+    met = (effects.classes == class_index) & (effects.donors >= 0)
+    rows, arms = met.nonzero().unbind(dim=1)
+    rows, arms = rows[arms > 0], arms[arms > 0]
+    return _instances(effects, class_index, "sufficiency", rows, arms, arms)
 
 
 @dataclass(frozen=True)
@@ -76,6 +156,16 @@ def flipped(effects: Effects, class_index: int) -> tuple[Int[Tensor, " n"], Int[
     return rows[order], arms[order]
 
 
+def transplanted(effects: Effects, class_index: int, count: int) -> tuple[Instance, ...]:
+    """Different images of other classes that become the class with its cue, the surest first."""
+    best: dict[int, Instance] = {}
+    for row, arm in zip(*(found.tolist() for found in flipped(effects, class_index)), strict=True):
+        before, after = float(effects.before[row, arm]), float(effects.after[row, arm, arm])
+        donor = int(effects.donors[row, arm])
+        best.setdefault(row, Instance(class_index, "sufficiency", row, donor, before, after))
+    return tuple(best.values())[:count]
+
+
 def with_transplants(verdicts: Sequence[Verdict], effects: Mapping[str, Effects]) -> tuple[Verdict, ...]:
     """The verdicts, those that are reliant or suspect with what their cue does to other classes' images."""
     return tuple(_with_transplant(one, effects) for one in verdicts)
@@ -93,6 +183,15 @@ def sentence(verdict: Verdict) -> str:
     placebo = "" if math.isnan(verdict.placebo_flips) else f", placebo {verdict.placebo_flips:.0f}"
     given = f"become {verdict.class_name} with its {verdict.cue}"
     return f"{verdict.flips} of {verdict.transplants} other images {given}{placebo}"
+
+
+def _instances(
+    effects: Effects, class_index: int, test: Test, rows: Tensor, arms: Tensor, columns: Tensor
+) -> list[Instance]:
+    donors, before = effects.donors[rows, arms].tolist(), effects.before[rows, columns].tolist()
+    after = effects.after[rows, arms, columns].tolist()
+    found = zip(rows.tolist(), donors, before, after, strict=True)
+    return [Instance(class_index, test, *values) for values in found]
 
 
 def _with_transplant(verdict: Verdict, effects: Mapping[str, Effects]) -> Verdict:

@@ -11,9 +11,9 @@ from camtrain.reliance import (
     intervened,
     predict_before,
     probabilities,
-    swap_background,
 )
-from tests.reliance.worlds import World
+from camtrain.reliance.intervene import log_odds
+from tests.reliance.worlds import World, on_background
 
 
 def by_color(images: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def test_intervene__equals_one_image_at_a_time():
     for i in range(12):
         for a in range(3):
             d = int(design.donors[i, a])
-            swapped = swap_background(pool.images[[i]], pool.masks[[i]], pool.images[[d]], pool.masks[[d]], margin=1)
+            swapped = on_background(pool, i, pool, d, margin=1)
             expected = by_color(swapped).softmax(dim=1)[0, design.classes[i]]
             torch.testing.assert_close(effects.after[i, a], expected)
             torch.testing.assert_close(intervened(pool, i, pool, d), swapped[0])
@@ -84,3 +84,8 @@ def test_probabilities__of_a_single_logit_are_those_of_two_classes():
     logits = torch.tensor([[1.5], [-2.0]])
     torch.testing.assert_close(probabilities(logits)[:, 1], logits[:, 0].sigmoid())
     torch.testing.assert_close(probabilities(logits).sum(dim=1), torch.ones(2))
+
+
+def test_log_odds__of_one_logit_reads_it_as_the_second_of_two_classes():
+    assert torch.equal(log_odds(torch.tensor([[2.0]]), torch.tensor([1])), torch.tensor([2.0]))
+    assert torch.equal(log_odds(torch.tensor([[2.0]]), torch.tensor([0])), torch.tensor([-2.0]))

@@ -1,25 +1,15 @@
-"""Who lends whom a background."""
+"""The design of a round: which image meets whose background."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from camtrain.reliance.records import Design
 
-__all__ = ["choose_donors", "usable"]
-
-
-def usable(masks: Float[Tensor, "B H W"], *, most: float = 0.9) -> Bool[Tensor, " B"]:
-    """Which masks mark an object with a background around it: annotated, not empty, not over ``most`` of the frame.
-
-    >>> masks = torch.stack([torch.full((2, 2), -1.0), torch.zeros(2, 2), torch.eye(2), torch.ones(2, 2)])
-    >>> usable(masks).tolist()
-    [False, False, True, False]
-    """
-    share = masks.clamp(min=0).mean(dim=(1, 2))
-    return (masks.flatten(1) >= 0).any(dim=1) & (share > 0) & (share <= most)
+__all__ = ["choose_donors", "restrict"]
 
 
 def choose_donors(
@@ -61,6 +51,21 @@ def choose_donors(
             donors[own[:pairs], arm] = lending[:pairs]
             met[own, arm] = other
     return Design(labels, met, donors)
+
+
+def restrict(design: Design, arms: int, most: int | None = None) -> Design:
+    """The first ``arms`` arms of a design; with donors for the first ``most`` images of a class alone.
+
+    >>> design = Design(torch.tensor([0]), torch.tensor([[0, 1, 2]]), torch.tensor([[-1, 4, 7]]))
+    >>> restrict(design, 2).classes.tolist()
+    [[0, 1]]
+    """
+    donors = design.donors[:, :arms]
+    if most is not None:
+        same = design.labels.unsqueeze(1) == design.labels
+        earlier = same.tril(-1).sum(dim=1)  # images of its class before it
+        donors = torch.where((earlier < most).unsqueeze(1), donors, -1)
+    return replace(design, classes=design.classes[:, :arms], donors=donors)
 
 
 def _shuffled(chosen: Bool[Tensor, " N"], generator: torch.Generator) -> Int[Tensor, " n"]:

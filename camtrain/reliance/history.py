@@ -1,11 +1,11 @@
-"""What the rounds of detection of a run have said so far."""
+"""What the rounds of a run have said so far."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite, nan
 from typing import Any
 
-from camtrain.reliance import Verdict
+from camtrain.reliance.records import Verdict
 
 
 def _nothing() -> dict[str, float]:

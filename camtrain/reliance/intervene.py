@@ -4,35 +4,31 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from camtrain.compositing import blend, dilate
+from camtrain.compositing import blend, dilate, fill_with_texture
 from camtrain.errors import BatchError
-from camtrain.reliance.infills import Infill, filled_background, kept_around
+from camtrain.reliance.infills import Infill, kept_around
 from camtrain.reliance.looks import Look
-from camtrain.reliance.records import Design, Effects, Pool
+from camtrain.reliance.records import Design, Effects, Pool, Predict, Progress
 
 __all__ = [
     "FRAME",
     "NEAR_OBJECT",
-    "Predict",
-    "Progress",
     "bordered",
     "intervene",
     "intervened",
+    "log_odds",
     "predict_before",
     "probabilities",
-    "restrict",
 ]
 
 FRAME = "frame"  # a ring along the border of the picture
 NEAR_OBJECT = "background close to the object"
 _RING = 1 / 12  # of the side
 
-Predict = Callable[[Tensor], Tensor]
 Mix = Callable[[Tensor, Tensor], Tensor]  # rows of the pool, rows of the lenders
-Progress = Callable[[str, int, int], object]  # what is done, images in this forward, images in all
 
 
 def probabilities(logits: Float[Tensor, "B C"]) -> Float[Tensor, "B K"]:
@@ -41,10 +37,22 @@ def probabilities(logits: Float[Tensor, "B C"]) -> Float[Tensor, "B K"]:
     >>> probabilities(torch.zeros(1, 1)).tolist()
     [[0.5, 0.5]]
     """
-    logits = logits.float()
-    if logits.shape[1] == 1:
-        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
-    return logits.softmax(dim=1)
+    return _of_classes(logits.float()).softmax(dim=1)
+
+
+def log_odds(logits: Float[Tensor, "B C"], classes: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """Of each row's class against all others; a single logit is read as the second of two classes.
+
+    >>> log_odds(torch.tensor([[2.0, 1.0]]), torch.tensor([0])).tolist()
+    [1.0]
+    """
+    logits = _of_classes(logits.float())
+    others = logits.scatter(1, classes[:, None], -torch.inf)
+    return logits.gather(1, classes[:, None])[:, 0] - others.logsumexp(dim=1)
+
+
+def _of_classes(logits: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
 
 
 def predict_before(
@@ -64,7 +72,7 @@ def intervene(
     *,
     before: Float[Tensor, "N D"],
     lenders: Pool | None = None,
-    infill: Infill = filled_background,
+    infill: Infill = fill_with_texture,
     look: Look | None = None,
     margin: int = 1,
     lent_margin: int | None = None,
@@ -110,7 +118,7 @@ def intervened(
     lenders: Pool,
     donor: int,
     *,
-    infill: Infill = filled_background,
+    infill: Infill = fill_with_texture,
     look: Look | None = None,
     margin: int = 1,
     lent_margin: int | None = None,
@@ -138,21 +146,6 @@ def bordered(pool: Pool) -> Pool:
     masks = torch.zeros_like(pool.masks)
     masks[:, width:-width, width:-width] = 1
     return replace(pool, masks=masks)
-
-
-def restrict(design: Design, arms: int, most: int | None = None) -> Design:
-    """The first ``arms`` arms of a design; with donors for the first ``most`` images of a class alone.
-
-    >>> design = Design(torch.tensor([0]), torch.tensor([[0, 1, 2]]), torch.tensor([[-1, 4, 7]]))
-    >>> restrict(design, 2).classes.tolist()
-    [[0, 1]]
-    """
-    donors = design.donors[:, :arms]
-    if most is not None:
-        same = design.labels.unsqueeze(1) == design.labels
-        earlier = same.tril(-1).sum(dim=1)  # images of its class before it
-        donors = torch.where((earlier < most).unsqueeze(1), donors, -1)
-    return replace(design, classes=design.classes[:, :arms], donors=donors)
 
 
 def _name(infill: Infill, margin: int) -> str:

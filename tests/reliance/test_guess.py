@@ -1,3 +1,5 @@
+from importlib import import_module
+
 import cv2
 import numpy as np
 import pytest
@@ -11,7 +13,6 @@ from camtrain.reliance import (
     Guesser,
     Plan,
     Pool,
-    barrier_distance,
     decide,
     examine,
     guess_margins,
@@ -19,8 +20,11 @@ from camtrain.reliance import (
     margins,
     screen,
 )
-from camtrain.reliance.guesses import _salient, overhang
-from camtrain.reliance.rounds import Round
+from camtrain.reliance.examine import Round
+from camtrain.reliance.grabcut import _salient, barrier_distance
+from camtrain.reliance.guess import overhang
+
+ROUND = import_module("camtrain.reliance.examine")  # the package's attribute of that name is the function
 
 
 def drawn(count: int = 6, side: int = 40, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -267,10 +271,10 @@ def test_examine__looks_beyond_the_margin_on_some_images_of_each_class(monkeypat
         asked.append((len(images), margin))
         return torch.zeros(len(images))
 
-    monkeypatch.setattr("camtrain.reliance.rounds.overhang", noting)
+    monkeypatch.setattr(ROUND, "overhang", noting)
     pool = scenes(0, "corner")
     told(pool, pool.masks, by_corner)
-    monkeypatch.setattr("camtrain.reliance.rounds._IN_ALL", 44)
+    monkeypatch.setattr(ROUND, "_IN_ALL", 44)
     told(pool, pool.masks, by_corner)
     margin = margins(pool.images)[0]
     assert asked == [(min(100, len(pool.images)), margin), (44, margin)]
