@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from camtrain.compositing import dilate
 from camtrain.data.decoy import DecoyDigits
 from camtrain.data.modules import DecoyDataModule
 from camtrain.data.subsets import permutation
+from camtrain.swaps.compositing import dilate
 
 Dataset = Literal["fashion_mnist", "mnist"]
 Annotation = Callable[[DecoyDigits], Tensor]

@@ -4,8 +4,8 @@ import torch
 from _zoo_bases import Scenes
 from torch import Tensor
 
-from camtrain.compositing import dilate
 from camtrain.reliance import Guesser, Pool, usable
+from camtrain.swaps.compositing import dilate
 
 MASKS = ("exact", "none", "boxes", "eroded", "dilated", "missing")
 PIXELS = 2  # that masks are eroded or dilated by

@@ -197,6 +197,28 @@ def denormalizer_of(trainer: Trainer) -> Callable[..., Any] | None:
     return getattr(getattr(trainer, "datamodule", None), "denormalize", None)
 
 
+# A progress bar.
+
+
+@contextmanager
+def progress_bar(trainer: Trainer, owner: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on rank zero for what takes longer than three seconds, where the trainer shows bars at all."""
+    hidden = not trainer.is_global_zero or trainer.progress_bar_callback is None
+    tqdm = part_of(trainer, "callbacks.progress.tqdm_progress.Tqdm")
+    with tqdm(unit=" images", delay=3, leave=False, disable=hidden) as bar:
+        doing = ""
+
+        def progress(what: str, done: int, total: int) -> None:
+            nonlocal doing
+            if what != doing:
+                doing = what
+                bar.reset(total)
+                bar.set_description(f"{owner}: {what}", refresh=False)
+            bar.update(done)
+
+        yield progress
+
+
 # The network.
 
 

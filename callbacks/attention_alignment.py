@@ -38,7 +38,7 @@ from camtrain.cam import Layer, find_layers, log_probability, resolve_method
 from camtrain.data.batches import Batch, check_masks, read_batch
 from camtrain.errors import ConfigurationError
 from camtrain.losses import AlignmentLoss, same_class_share
-from camtrain.swaps.blending import Blend, Infill
+from camtrain.swaps import Blend, Infill
 
 
 class AttentionAlignment(Callback):

@@ -23,9 +23,9 @@ from camtrain.callbacks._lightning import (
 from camtrain.data.batches import read_batch
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.reliance import Collector, Pool, find_head, retrain_last_layer
-from camtrain.reliance.looks import LOOKS, look_of
 from camtrain.sinks import Scalars
 from camtrain.sinks.loggers import flush_sinks, run_folder, sinks_for
+from camtrain.swaps.looks import LOOKS, look_of
 
 CHECKPOINT = "last_layer.ckpt"
 

@@ -6,21 +6,22 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities import CombinedLoader, rank_zero_info, rank_zero_warn
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from camtrain.callbacks._attempt import Attempt
-from camtrain.callbacks._reliance_round import everywhere, progress_bar
-from camtrain.callbacks._trainer import (
+from camtrain.callbacks._lightning import (
+    Attempt,
+    Callback,
+    LightningModule,
+    SayOnce,
+    Trainer,
     builds_later,
     callable_network,
     denormalizer_of,
+    everywhere,
     names_of,
     network_of,
+    progress_bar,
     run_place,
     untouched,
 )
@@ -28,8 +29,8 @@ from camtrain.cam import find_logits
 from camtrain.cam.folding import quickened
 from camtrain.data.batches import Batch
 from camtrain.errors import ConfigurationError
+from camtrain.packages import overrides, part_of
 from camtrain.reliance import (
-    LOOKS,
     Census,
     Collecting,
     Count,
@@ -41,6 +42,7 @@ from camtrain.reliance import (
     Plan,
     Pool,
     Pools,
+    Progress,
     Samples,
     Verdict,
     concatenate,
@@ -52,20 +54,20 @@ from camtrain.reliance.pictures import alert, examples, strips
 from camtrain.reliance.places import LEAST
 from camtrain.sinks import Record, Verdicts
 from camtrain.sinks.loggers import flush_sinks, publish_run, sinks_for
+from camtrain.swaps import LOOKS
 
 _LOOKED_AT = 4  # times as many training images as are kept, outside of `fit`
 _GUESSING = (
-    "RelianceDetector finds no masks in the validation batches and guesses them{by}: its verdicts are 'reliant', "
-    "'suspect', 'undecided' or 'no evidence', never 'not reliant'. Masks, or boxes as masks, make it surer."
+    "finds no masks in the validation batches and guesses them{by}: its verdicts are 'reliant', 'suspect', 'undecided' "
+    "or 'no evidence', never 'not reliant'. Masks, or boxes as masks, make it surer"
 )
-
 _LEND_NOTHING = (
-    "RelianceDetector takes backgrounds from the judged images, since training images lend none: {why}. Where classes "
-    "go with their backgrounds less than in training, that hides what a class leans on."
+    "takes backgrounds from the judged images, since training images lend none: {why}. Where classes go with their "
+    "backgrounds less than in training, that hides what a class leans on"
 )
 _NOT_READ = (
-    "RelianceDetector could not read training images ({error}), so that those of {stage} lend their backgrounds. Where "
-    "classes go with these less than in training, that hides what a class leans on."
+    "could not read training images ({error}), so that those of {stage} lend their backgrounds. Where classes go with "
+    "these less than in training, that hides what a class leans on"
 )
 
 
@@ -200,7 +202,7 @@ class RelianceDetector(Callback):
         self._guesser = Guesser(segmenter)
         self._history = History()
         self._attempt = Attempt("RelianceDetector")
-        self._mentioned: set[str] = set()
+        self._say_once = SayOnce("RelianceDetector")
 
     # Lightning's hooks: a guard and one verb each.
 
@@ -209,30 +211,30 @@ class RelianceDetector(Callback):
         """Distinguishes detectors of other submodules or classes in one checkpoint."""
         return self._generate_state_key(model=self.model, classes=self.classes)
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what can be known before any batch."""
-        if stage == "fit" and not is_overridden("validation_step", pl_module):
+        if stage == "fit" and not overrides(pl_module, "validation_step"):
             raise ConfigurationError(
                 f"RelianceDetector judges validation images; {type(pl_module).__name__} has no validation_step."
             )
         if not builds_later(pl_module):
             callable_network(network_of(pl_module, self.model))
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the submodule where it was built late."""
         callable_network(network_of(pl_module, self.model))
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to collect the images that lend, in the first epoch only."""
         self._collecting.begin_training_epoch(self._new_samples(trainer))
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the training images that can lend."""
         self._collecting.add_training(batch)
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to collect."""
         if self.should_examine(trainer):
             if trainer.state.fn != "fit":
@@ -241,8 +243,8 @@ class RelianceDetector(Callback):
 
     def on_validation_batch_end(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -258,7 +260,7 @@ class RelianceDetector(Callback):
         else:
             self._collecting.add(batch)
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Examine what was collected, and log what is known."""
         if trainer.sanity_checking:
             return
@@ -266,13 +268,13 @@ class RelianceDetector(Callback):
             self._attempt(self._examine, trainer, pl_module)
         pl_module.log_dict(self._history.values, sync_dist=True)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wait until the verdicts and their pictures are written; write the report where no other callback did."""
         flush_sinks(trainer)
         if trainer.is_global_zero and self.verdicts:
             self._attempt(self._publish, trainer)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The same for what there is of them."""
         flush_sinks(trainer)
 
@@ -293,7 +295,7 @@ class RelianceDetector(Callback):
         """The epoch in which each class was first found reliant, by name."""
         return dict(self._history.flagged_since)
 
-    def should_examine(self, trainer: pl.Trainer) -> bool:
+    def should_examine(self, trainer: Trainer) -> bool:
         """Whether to examine: `every_n_epochs` after the last time, in the last epoch, and always outside `fit`."""
         if trainer.sanity_checking:
             return False
@@ -309,24 +311,23 @@ class RelianceDetector(Callback):
         if batch.masks is None and self._guesser.is_given:
             self._guesser.segment(batch.images)
 
-    def _new_samples(self, trainer: pl.Trainer) -> Samples:
+    def _new_samples(self, trainer: Trainer) -> Samples:
         per_class = -(-self.images_per_class // trainer.world_size)
         return Samples(per_class=per_class, most=-(-self.max_images // trainer.world_size), classes=self.classes)
 
-    def _collect_lenders(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _collect_lenders(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training images that lend in `validate` and `test`, each process its part; failing that the judged ones."""
         sources = (getattr(trainer, "datamodule", None), pl_module)
-        source = next((one for one in sources if one is not None and is_overridden("train_dataloader", one)), None)
+        source = next((one for one in sources if one is not None and overrides(one, "train_dataloader")), None)
         if source is None or self._collecting.lenders is not None or not self._collecting.lend:
             return
         self._collecting.begin_training_epoch(self._new_samples(trainer))
         most, looked_at = _LOOKED_AT * self.max_images, 0
         try:
-            with untouched(trainer, pl_module), progress_bar(trainer) as progress:
+            with untouched(trainer, pl_module), progress_bar(trainer, "Reliance") as progress:
                 torch.manual_seed(0)  # the order of a shuffled set: the same images each time
-                for index, (batch, _, _) in enumerate(
-                    iter(CombinedLoader(source.train_dataloader(), "max_size_cycle"))
-                ):
+                combined = part_of(trainer, "utilities.CombinedLoader")
+                for index, (batch, _, _) in enumerate(iter(combined(source.train_dataloader(), "max_size_cycle"))):
                     if index % trainer.world_size == trainer.global_rank:
                         moved = pl_module._apply_batch_transfer_handler(pl_module._on_before_batch_transfer(batch))
                         images = self._collecting.add_training(moved)
@@ -336,14 +337,14 @@ class RelianceDetector(Callback):
                         break
         except Exception as error:
             stage = "test" if trainer.testing else "validate"
-            rank_zero_warn(_NOT_READ.format(error=f"{type(error).__name__}: {error}", stage=stage))
+            self._say_once(_NOT_READ.format(error=f"{type(error).__name__}: {error}", stage=stage), warn=True)
 
-    def _examine(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _examine(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """One round: the images, the verdicts, where cues lie, and what is kept of it."""
         judged = self._collecting.take()
         if trainer.state.fn == "fit":
             self._history.examined_epoch = trainer.current_epoch
-        with untouched(trainer, pl_module), progress_bar(trainer) as progress:
+        with untouched(trainer, pl_module), progress_bar(trainer, "Reliance") as progress:
             pools = self._choose(trainer, pl_module, judged, progress)
             counts = everywhere(trainer, lambda: Count.of(pools.judged, pools.training))
             census = Census.of(counts, self.criteria.min_images)
@@ -383,7 +384,7 @@ class RelianceDetector(Callback):
         self._attempt(self._write, trainer, findings, pool, lenders or pool, names, windows, first)
 
     def _choose(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, judged: Samples | None, progress: Progress
+        self, trainer: Trainer, pl_module: LightningModule, judged: Samples | None, progress: Progress
     ) -> Pools:
         """The images of a round; no process waits for one that fails."""
         lenders = self._collecting.lenders
@@ -398,7 +399,7 @@ class RelianceDetector(Callback):
         self._guesser.forget()
         return pools[0]
 
-    def _plan_of(self, pools: Pools, pl_module: pl.LightningModule) -> Plan:
+    def _plan_of(self, pools: Pools, pl_module: LightningModule) -> Plan:
         return replace(
             self.plan,
             batch_size=pools.batch_size,
@@ -408,7 +409,7 @@ class RelianceDetector(Callback):
         )
 
     @contextmanager
-    def _predicting(self, pl_module: pl.LightningModule, pool: Pool) -> Iterator[Callable[[Tensor], Tensor]]:
+    def _predicting(self, pl_module: LightningModule, pool: Pool) -> Iterator[Callable[[Tensor], Tensor]]:
         """The module's logits, in many forwards of which each costs less."""
         network = callable_network(network_of(pl_module, self.model))
         dtype = self._collecting.dtype
@@ -417,28 +418,25 @@ class RelianceDetector(Callback):
 
     def _mention(self, pools: Pools, census: Census) -> None:
         """Each once a run: that classes are left out, that masks are guessed, that training images lend nothing."""
-        if pools.left_out and "left out" not in self._mentioned:
-            self._mentioned.add("left out")
-            rank_zero_warn(
-                f"RelianceDetector keeps max_images={self.max_images} and leaves {len(pools.left_out)} classes out, "
-                f"among them {sorted(pools.left_out)[:5]}: raise max_images, or choose with classes=[...]."
-            )
-        if pools.guessed and "guessing" not in self._mentioned:
-            self._mentioned.add("guessing")
-            rank_zero_info(_GUESSING.format(by=" with your segmenter" if self._guesser.is_given else ""))
-        if self._collecting.lenders is not None and not census.training_lends and "lending" not in self._mentioned:
-            self._mentioned.add("lending")
+        if pools.left_out:
+            listed = f"leaves {len(pools.left_out)} classes out, among them {sorted(pools.left_out)[:5]}"
+            remedy = "raise max_images, or choose with classes=[...]"
+            self._say_once(f"keeps max_images={self.max_images} and {listed}: {remedy}", key="left out", warn=True)
+        if pools.guessed:
+            by = " with your segmenter" if self._guesser.is_given else ""
+            self._say_once(_GUESSING.format(by=by), key="guessing")
+        if self._collecting.lenders is not None and not census.training_lends:
             usable = 0 if pools.training is None else len(pools.training.labels)
             few = f"{usable} are usable, and each class needs {self.criteria.min_images}, of the judged images' size"
-            rank_zero_info(_LEND_NOTHING.format(why=self._collecting.unreadable or few))
+            self._say_once(_LEND_NOTHING.format(why=self._collecting.unreadable or few), key="lending")
 
     @staticmethod
-    def _publish(trainer: pl.Trainer) -> None:
+    def _publish(trainer: Trainer) -> None:
         publish_run(trainer, run_place(trainer))
 
     def _write(
         self,
-        trainer: pl.Trainer,
+        trainer: Trainer,
         findings: Findings,
         pool: Pool,
         lenders: Pool,

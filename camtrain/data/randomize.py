@@ -5,11 +5,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from camtrain.cam import annotated
-from camtrain.compositing import dilate
 from camtrain.data.transforms import TwinBackgrounds
 from camtrain.errors import ConfigurationError
-from camtrain.reliance.infills import place
-from camtrain.reliance.looks import LOOKS, Look, look_of
+from camtrain.swaps.compositing import dilate, place
+from camtrain.swaps.looks import LOOKS, Look, look_of
 from camtrain.swaps.twins import choose_donors
 
 CUES = ("background", *LOOKS)

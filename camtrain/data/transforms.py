@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 
 from camtrain.data.batches import check_masks, read_batch
 from camtrain.errors import BatchError, ConfigurationError
-from camtrain.swaps.blending import Blend, Infill
+from camtrain.swaps import Blend, Infill
 from camtrain.swaps.twins import deal_backgrounds, make_masked_twins
 
 JointTransform = Callable[..., Any]

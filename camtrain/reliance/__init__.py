@@ -43,7 +43,7 @@ from camtrain.reliance.intervene import (
 from camtrain.reliance.locate import Evidence, gather_evidence, join_evidence
 from camtrain.reliance.places import Exemplars, Region, exemplars, locate, region_of, with_regions
 from camtrain.reliance.pool import Census, Collecting, Collector, Count, Pools, Samples, usable
-from camtrain.reliance.records import STICKER, Criteria, Design, Effects, Estimate, Pool, Verdict, concatenate
+from camtrain.reliance.records import STICKER, Criteria, Design, Effects, Estimate, Pool, Progress, Verdict, concatenate
 from camtrain.reliance.remedies import Advice, Remedy, advice_for, remedies_of
 from camtrain.reliance.retrain import Retrained, find_head, retrain_last_layer
 from camtrain.reliance.stickers import Placement, Stickers, find_stickers, placement
@@ -72,6 +72,7 @@ __all__ = [
     "Plan",
     "Pool",
     "Pools",
+    "Progress",
     "Region",
     "Remedy",
     "Retrained",

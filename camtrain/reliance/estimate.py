@@ -10,8 +10,8 @@ from scipy.special import stdtr, stdtrit
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
-from camtrain.reliance.looks import look_of
 from camtrain.reliance.records import STICKER, Criteria, Effects, Estimate, Test
+from camtrain.swaps.looks import look_of
 
 __all__ = [
     "Contrast",

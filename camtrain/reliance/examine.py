@@ -8,17 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from camtrain.compositing import fill_with_texture
 from camtrain.reliance.decide import FITTING, confirms, decide, decide_guessed, rejected
 from camtrain.reliance.design import choose_donors, restrict
 from camtrain.reliance.estimate import screen
 from camtrain.reliance.guess import guess_masks, overhang
-from camtrain.reliance.infills import Infill, noise_background
 from camtrain.reliance.instances import with_transplants
-from camtrain.reliance.intervene import FRAME, NEAR_OBJECT, bordered, intervene, predict_before
-from camtrain.reliance.looks import LOOKS, look_of
+from camtrain.reliance.intervene import FRAME, NEAR_OBJECT, Infill, bordered, intervene, predict_before
 from camtrain.reliance.records import STICKER, Criteria, Design, Effects, Estimate, Pool, Predict, Progress, Verdict
 from camtrain.reliance.stickers import Stickers, find_stickers, placement
+from camtrain.swaps.compositing import fill_with_texture
+from camtrain.swaps.infills import noise_background
+from camtrain.swaps.looks import LOOKS, look_of
 
 __all__ = ["Findings", "Gather", "Plan", "Shown", "examine", "guess_margins", "margins"]
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from camtrain.compositing import dilate
+from camtrain.swaps.compositing import dilate
 
 SIDE = 64  # pixels of the longer side that guessing works with
 LEAST = 0.02  # of the frame: a smaller object is taken for a failure

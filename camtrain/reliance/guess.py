@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from camtrain.compositing import dilate
 from camtrain.errors import MaskError
 from camtrain.reliance.pool import usable
 from camtrain.reliance.records import Pool, Progress
+from camtrain.swaps.compositing import dilate
 
 __all__ = ["Guesser", "guess_masks", "overhang"]
 

@@ -7,11 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from camtrain.compositing import blend, dilate, fill_with_texture
 from camtrain.errors import BatchError
-from camtrain.reliance.infills import Infill, kept_around
-from camtrain.reliance.looks import Look
 from camtrain.reliance.records import Design, Effects, Pool, Predict, Progress
+from camtrain.swaps.compositing import blend, dilate, fill_with_texture, kept_around
+from camtrain.swaps.looks import Look
 
 __all__ = [
     "FRAME",
@@ -28,6 +27,7 @@ FRAME = "frame"  # a ring along the border of the picture
 NEAR_OBJECT = "background close to the object"
 _RING = 1 / 12  # of the side
 
+Infill = Callable[[Tensor, Tensor], Tensor]  # donors' images and masks -> backgrounds without objects
 Mix = Callable[[Tensor, Tensor], Tensor]  # rows of the pool, rows of the lenders
 
 

@@ -9,11 +9,11 @@ from torch import Tensor
 from camtrain.reliance.examine import Findings
 from camtrain.reliance.instances import Instance, flagged, illustrate, pictured, sentence, transplanted
 from camtrain.reliance.intervene import FRAME, bordered, intervened
-from camtrain.reliance.looks import look_of
 from camtrain.reliance.places import Exemplars
 from camtrain.reliance.records import STICKER, Effects, Pool, Verdict
 from camtrain.render import region_strip, to_uint8
 from camtrain.sinks.records import Alert, Example, Strip
+from camtrain.swaps.looks import look_of
 
 MOST_EXAMPLES = 24
 MOST_WINDOWS = 8

@@ -15,9 +15,9 @@ from torch import Tensor
 from camtrain.reliance.examine import Findings
 from camtrain.reliance.instances import pictured
 from camtrain.reliance.locate import Evidence, gather_evidence, hottest, join_evidence, pointing
-from camtrain.reliance.looks import look_of
 from camtrain.reliance.records import Pool, Predict, Progress, Verdict
 from camtrain.reliance.windows import Fractions, fractions, place_name
+from camtrain.swaps.looks import look_of
 
 __all__ = ["Exemplars", "Region", "clusters", "exemplars", "likeness", "locate", "region_of", "with_regions"]
 
@@ -77,7 +77,8 @@ def locate(
 ) -> tuple[tuple[Verdict, ...], dict[int, Exemplars]]:
     """The verdicts with where the cues of reliant or suspect classes lie, and by class the windows that show it.
 
-    ``gather`` joins the evidence of several processes, each of which looks at so many ``images`` of a class; at none it does not look.
+    ``gather`` joins the evidence of several processes, each of which looks at so many ``images`` of a class,
+    or not at all.
     """
     regions, shown = [], {}
     for verdict in pictured(findings.verdicts)[: MOST_CLASSES if images else 0]:

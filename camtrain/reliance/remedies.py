@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from camtrain.reliance.looks import LOOKS, look_of
 from camtrain.reliance.records import STICKER
+from camtrain.swaps.looks import LOOKS, look_of
 
 __all__ = ["Advice", "Remedy", "advice_for", "remedies_of"]
 

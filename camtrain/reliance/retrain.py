@@ -15,8 +15,8 @@ from camtrain.cam.hooks import hooked
 from camtrain.errors import ConfigurationError
 from camtrain.reliance.design import choose_donors
 from camtrain.reliance.intervene import intervene
-from camtrain.reliance.looks import LOOKS, Look, look_of
 from camtrain.reliance.records import Design, Effects, Pool
+from camtrain.swaps.looks import LOOKS, Look, look_of
 
 __all__ = ["Retrained", "find_head", "fit_logistic", "retrain_last_layer"]
 

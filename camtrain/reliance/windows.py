@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from camtrain.compositing import feathered
+from camtrain.swaps.compositing import feathered
 
 __all__ = ["apart", "containing", "fractions", "place_name", "window_masks", "windows"]
 

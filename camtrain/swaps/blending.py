@@ -2,19 +2,15 @@
 
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from camtrain.compositing import composite, dilate, fill_objects, fill_with_texture
 from camtrain.errors import ConfigurationError
-
-Infill = Literal["swap", "inpaint", "noise", "shuffle"]
-INFILLS: tuple[str, ...] = get_args(Infill)
-_PATCHES = 8  # a shuffled background is cut into so many rows and columns
+from camtrain.swaps.compositing import composite, dilate, fill_with_texture
+from camtrain.swaps.infills import INFILLS, made_background
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class Blend:
             backgrounds = fill_with_texture(images[donors], dilate(lent, self.grow))
         else:
             own = masks[index] if self.infill == "inpaint" else dilate(masks[index], self.grow)  # no rim of what goes
-            backgrounds = _infilled(images[index], own, self.infill, generator)
+            backgrounds = made_background(images[index], own, self.infill, generator)
         objects, shapes = move_objects(images[index], kept, self.jitter, generator=generator)
         return composite(objects, shapes, backgrounds, feather=self.feather), shapes
 
@@ -123,32 +119,3 @@ def _boxes(masks: Tensor) -> Tensor:
         sides.append((torch.where(empty, 0, first) * 2 / length - 1, torch.where(empty, length, last) * 2 / length - 1))
     (left, right), (top, bottom) = sides
     return torch.stack([left, top, right, bottom], dim=1)
-
-
-def _infilled(images: Tensor, masks: Tensor, infill: str, generator: torch.Generator | None) -> Tensor:
-    """Backgrounds made of each image itself."""
-    if infill == "inpaint":
-        return fill_objects(images, 1 - masks)
-    if infill == "noise":
-        exact = images.to(torch.promote_types(images.dtype, torch.float32))  # sums of squares outgrow half precision
-        weights = (1 - masks).unsqueeze(1).to(exact.dtype)
-        total = weights.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-        mean = (weights * exact).sum(dim=(2, 3), keepdim=True) / total
-        deviation = ((weights * (exact - mean).square()).sum(dim=(2, 3), keepdim=True) / total).sqrt()
-        return (mean + deviation * torch.randn(images.shape, generator=generator).to(exact)).to(images.dtype)
-    return _shuffled(fill_objects(images, masks), generator)
-
-
-def _shuffled(images: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Each image cut into a grid of patches that change places; what does not fit the grid stays."""
-    count, channels, height, width = images.shape
-    rows, columns = (max(side // _PATCHES, 1) for side in (height, width))
-    down, across = height // rows, width // columns
-    order = torch.rand(count, down * across, generator=generator).argsort(dim=1).to(images.device)
-    whole = images[..., : down * rows, : across * columns]
-    patches = whole.reshape(count, channels, down, rows, across, columns).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
-    patches = patches[torch.arange(count, device=images.device).unsqueeze(1), order]
-    patches = patches.view(count, down, across, channels, rows, columns).permute(0, 3, 1, 4, 2, 5)
-    shuffled = images.clone()
-    shuffled[..., : down * rows, : across * columns] = patches.reshape_as(whole)
-    return shuffled

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from camtrain.callbacks.reliance_detector import RelianceDetector
-from camtrain.compositing import dilate
 from camtrain.errors import ConfigurationError, MaskError
 from camtrain.reliance import Criteria, Findings, examine
 from camtrain.sinks import read_history
 from camtrain.sinks.files import FilesSink
 from camtrain.sinks.loggers import run_folder
+from camtrain.swaps.compositing import dilate
 
 COLORS = torch.tensor([[1.0, 0.1, 0.1], [0.1, 1.0, 0.1], [0.1, 0.1, 1.0]])
 GRAYS = torch.tensor([0.1, 0.4, 0.7])

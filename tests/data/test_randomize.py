@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from camtrain.compositing import dilate
 from camtrain.data import RandomizeCue
 from camtrain.errors import ConfigurationError
-from camtrain.reliance.looks import LOOKS
+from camtrain.swaps.compositing import dilate
+from camtrain.swaps.looks import LOOKS
 
 
 def batch(count=60, classes=3):

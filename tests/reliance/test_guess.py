@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from camtrain.compositing import dilate
 from camtrain.errors import MaskError
 from camtrain.reliance import (
     Criteria,
@@ -23,6 +22,7 @@ from camtrain.reliance import (
 from camtrain.reliance.examine import Round
 from camtrain.reliance.grabcut import _salient, barrier_distance
 from camtrain.reliance.guess import overhang
+from camtrain.swaps.compositing import dilate
 
 ROUND = import_module("camtrain.reliance.examine")  # the package's attribute of that name is the function
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from camtrain.errors import BatchError
-from camtrain.reliance import Collector
+from camtrain.errors import BatchError, ConfigurationError
+from camtrain.reliance import Collecting, Collector, Samples
 
 
 def batch(labels: list[int], side: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -75,3 +75,61 @@ def test_collector__refuses_images_of_another_size():
     collector.add(*batch([0]))
     with pytest.raises(BatchError, match="one size"):
         collector.add(*batch([0], side=6))
+
+
+def samples() -> Samples:
+    return Samples(per_class=8, most=16)
+
+
+def batch_of(annotation: float = 1.0) -> dict[str, torch.Tensor]:
+    masks = torch.full((4, 8, 8), annotation)
+    masks[:, 4:] = min(0.0, annotation)
+    return {"image": torch.rand(4, 3, 8, 8).half(), "label": torch.arange(4), "mask": masks}
+
+
+def collecting(lend: bool = True) -> Collecting:
+    return Collecting(None, lend=lend)
+
+
+def test_collecting__lenders_are_those_of_the_first_epoch():
+    held = collecting()
+    held.begin_training_epoch(samples())
+    held.add_training(batch_of())
+    first = held.lenders
+    held.begin_training_epoch(samples())
+    held.add_training(batch_of())
+    assert held.lenders is first
+    assert len(first.annotated) == 4
+
+
+def test_collecting__nothing_lends_where_that_is_not_wanted():
+    held = collecting(lend=False)
+    held.begin_training_epoch(samples())
+    held.add_training(batch_of())
+    assert held.lenders is None
+
+
+def test_collecting__after_a_training_batch_that_cannot_be_read_no_further_one_is():
+    held = collecting()
+    held.begin_training_epoch(samples())
+    held.add_training([torch.rand(4, 7)])
+    held.add_training(batch_of())
+    assert len(held.lenders.annotated) == 0
+
+
+def test_collecting__what_an_epoch_brought_is_taken_once():
+    held = collecting()
+    held.add(batch_of())  # an epoch that is not examined
+    assert held.take() is None
+    held.begin_pass(samples())
+    held.add(batch_of())
+    assert len(held.take().annotated) == 4
+    assert held.take() is None
+    assert held.dtype == torch.float16
+
+
+def test_collecting__a_validation_batch_without_labels_is_refused():
+    held = collecting()
+    held.begin_pass(samples())
+    with pytest.raises(ConfigurationError, match="needs labels"):
+        held.add({"image": torch.rand(4, 3, 8, 8)})

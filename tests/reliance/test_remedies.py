@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from camtrain.reliance import STICKER, Verdict, remedies_of
-from camtrain.reliance.looks import LOOKS
 from camtrain.sinks import VerdictRow
+from camtrain.swaps.looks import LOOKS
 from tests.layout import ROOT
 
 VERDICT = Verdict(0, "boat", "reliant", 0.3, 0.2, 0.4, 0.0, 0.001, 30, "background", "")

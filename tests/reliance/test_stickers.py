@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from camtrain.compositing import dilate
 from camtrain.reliance import (
     STICKER,
     Criteria,
@@ -31,6 +30,7 @@ from camtrain.reliance import (
 )
 from camtrain.reliance.examine import Round
 from camtrain.reliance.stickers import FIRST, no_stickers
+from camtrain.swaps.compositing import dilate
 
 NAMES, SIDE, DOT = list("abc"), 36, 5
 

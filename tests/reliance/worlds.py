@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from camtrain.compositing import dilate, fill_with_texture
 from camtrain.reliance import Pool
-from camtrain.reliance.infills import place
+from camtrain.swaps.compositing import dilate, fill_with_texture, place
 
 SIDE = 16
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from camtrain.cam.passes import image_of
 from camtrain.cam.targets import Target
-from camtrain.compositing import fill_objects
 from camtrain.errors import BatchError, ConfigurationError
 from camtrain.metrics.functional.curves import pixel_ranks
 from camtrain.metrics.functional.faithfulness import class_probability
 from camtrain.metrics.functional.probing import heat_at, probing
+from camtrain.swaps.compositing import fill_objects
 
 __all__ = ["impute", "road"]
 

@@ -4,7 +4,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from camtrain.reliance import Pool, choose_donors, examine, intervene
-from camtrain.reliance.looks import LOOKS, sharpen
+from camtrain.swaps.looks import LOOKS, sharpen
 from tests.reliance.worlds import World, read_object
 
 NAMES = list("abcd")

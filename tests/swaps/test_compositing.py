@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from camtrain.compositing import composite, dilate, feathered, fill_objects, fill_with_texture
+from camtrain.swaps.compositing import composite, dilate, feathered, fill_objects, fill_with_texture
 
 
 def box(size=8, top=2, bottom=5):

@@ -1,8 +1,8 @@
 import torch
 
-from camtrain.compositing import fill_with_texture
 from camtrain.reliance import Pool
-from camtrain.reliance.infills import noise_background, place
+from camtrain.swaps.compositing import fill_with_texture, place
+from camtrain.swaps.infills import noise_background
 from tests.reliance.worlds import on_background
 
 

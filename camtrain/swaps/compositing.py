@@ -11,7 +11,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["blend", "composite", "cutout", "dilate", "feathered", "fill_objects", "fill_with_texture"]
+__all__ = [
+    "blend",
+    "composite",
+    "cutout",
+    "dilate",
+    "feathered",
+    "fill_objects",
+    "fill_with_texture",
+    "kept_around",
+    "place",
+]
 
 Images = Float[Tensor, "B C H W"]
 Masks = Float[Tensor, "B H W"]
@@ -53,6 +63,25 @@ def blend(images: Images, kept: Masks, backgrounds: Images) -> Images:
     """
     kept = kept.to(images.dtype).unsqueeze(1)
     return kept * images + (1 - kept) * backgrounds.to(images.dtype)
+
+
+def place(images: Images, masks: Masks, backgrounds: Images, *, margin: int = 1) -> Images:
+    """The objects on these backgrounds: kept whole with ``margin`` pixels around them, the last one blended.
+
+    >>> mask = torch.tensor([[[1.0, 1.0, 0.0, 0.0]]])
+    >>> place(torch.ones(1, 1, 1, 4), mask, torch.zeros(1, 1, 1, 4), margin=0).flatten().tolist()
+    [1.0, 1.0, 0.0, 0.0]
+    """
+    return blend(images, kept_around(masks, margin), backgrounds)
+
+
+def kept_around(masks: Masks, margin: int) -> Masks:
+    """How much of each pixel `place` keeps: all of the object and of ``margin`` pixels around it, the last one blended.
+
+    >>> kept_around(torch.tensor([[[1.0, 0.0]]]), 0).tolist()
+    [[[1.0, 0.0]]]
+    """
+    return cutout(dilate(masks, margin), feather=min(margin, 1))
 
 
 def fill_objects(images: Images, masks: Masks) -> Images:
