@@ -74,41 +74,24 @@ _NOT_READ = (
 class RelianceDetector(Callback):
     """Which class leans on its background, how much, and how sure that is, after every n-th validation epoch.
 
-    The objects of annotated validation images are put on the backgrounds of other images. A class is `reliant` if it
-    loses more on backgrounds of other classes than on those of its own (the placebo), in the median over classes; or if
-    its backgrounds win it probability on other classes' objects. What is found must hold with grown masks as well, else
-    it is `undecided`, for a mask that is too small looks the same. `not reliant` asks for an upper bound below `limit`;
-    all else is `undecided`, and the note says how many more images would settle it. Heatmaps have no say. A cue that
-    always lies on the object is not seen, and of two classes a cue of either counts for both.
-
-    Beside the whole background its tint and brightness are exchanged alone, which names the cue, and the sharpness of
-    the whole picture, which may be read from the object; of that only what it wins for a class counts.
-
-    Where no validation image has a mask (a box is one), masks are guessed, by `segmenter` or by GrabCut from the
-    border, and backgrounds are taken far off the guess of their own object, 12 % of the side away. What is found, and
-    again where images keep as much around their own guess, is `reliant`. What is not found again, or shows only in the
-    border or close to the guess, is `suspect`, for a person to look at: an object that was cut off looks the same. `no
-    evidence` takes the place of `not reliant`; its note says over which share of the frame. Images of which no guess
-    can be trusted are left out.
-
-    The backgrounds come from annotated training images where there are enough of them: a validation set may be balanced
-    on purpose, and then its classes do not go with their backgrounds as they did in training.
+    Objects of validation images are put on the backgrounds of other images; the whole procedure, with what its answers
+    mean and cost, is told in docs/suspect.md and `camtrain.reliance`. A class is `reliant` if it loses more on
+    backgrounds of other classes than on those of its own (the placebo), or if its backgrounds win it probability on
+    other classes' objects, and that holds with grown masks as well. `not reliant` asks for an upper bound below
+    `limit`; all else is `undecided`, and the note says why. Without any mask (a box is one) masks are guessed; then
+    `suspect` is for a person to look at, and `no evidence` takes the place of `not reliant`. Heatmaps have no say.
 
     Logged, and open to `ModelCheckpoint` and `EarlyStopping`: `reliance/flagged` (how many classes are reliant),
     `reliance/effect` (the largest effect, in probability; NaN before the first round), `reliance/effect/<class>`; the
-    last known values where a validation epoch is not examined. The verdicts with example pictures, and one alert at the
-    first flag, go to the run's sinks. So does where the cue of a reliant or suspect class lies, with a strip of the
-    windows that hold it and look alike: in one place, moving from image to image, or all over the background.
+    last known values where a validation epoch is not examined. Verdicts, example pictures, where cues lie, and one
+    alert at the first flag go to the run's sinks.
 
     Where nothing is there, `alpha` bounds the chance of any false flag in a whole run, over all rounds, classes, tests
-    and cues; where something is, the expected share of innocent classes among those that a round flags. Round j spends
-    `alpha / (j * (j + 1))`, see `camtrain.reliance.adjust_families`; with `spend_alpha=False` every round all of it.
+    and cues; where something is, the expected share of innocent classes among those that a round flags.
 
-    A round costs 21 forwards an image where nothing is found (less below 8 classes; 12 of them are for the looks), 22
-    to 24 where a background is and masks fit, and 48 at most; with guessed masks 29, 33 and 53; in batches of the
-    validation's size. Of several processes each judges its own images, and all reach the same verdict from all of them.
-    Where the cue of a class lies costs 20 to 127 forwards for each of `regions` images more, mostly 30 to 50, of at
-    most twelve reliant or suspect classes, those with the largest effects.
+    A round costs 21 forwards an image where nothing is found and 48 at most; with guessed masks 29 and 53. Where a cue
+    lies costs 30 to 50 more for each of `regions` images of at most twelve classes. Of several processes each judges
+    its own images, and all reach the same verdicts from all of them.
 
     Args:
         every_n_epochs: examine again after so many epochs; the last epoch of a fit always.
