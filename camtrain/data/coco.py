@@ -12,7 +12,7 @@ import torch
 from pycocotools import mask as rle_tools
 from torch import Tensor
 
-from camtrain.data.files import Sample, check_samples, image_size, require_folder
+from camtrain.data.files import Sample, image_size, require_folder
 from camtrain.data.folders import SampleDataset
 from camtrain.data.subsets import annotated_subset
 from camtrain.data.transforms import JointTransform
@@ -69,19 +69,19 @@ class CocoMasks(SampleDataset):
             for key, found in self.annotations.items()
         ]
         _require_images(samples, path)
-        kept = check_samples(samples, verify, skip_corrupt)
+        super().__init__(samples, [names[category] for category in chosen], (), transform)
+        self.check(verify, skip_corrupt)
         if verify != "none":
-            for sample in kept:
+            for sample in self.samples:
                 _require_size(sample, self.records[sample.id], path)
-        super().__init__(kept, [names[category] for category in chosen], (), transform)
         self.annotated = annotated_subset(len(self), mask_fraction)
 
-    def read_mask(self, sample: Sample) -> Tensor | None:
+    def draw_mask(self, sample: Sample) -> tuple[Any, bool] | None:
         """The union of the annotations of the image's category."""
         record = self.records[sample.id]
         size = (int(record["height"]), int(record["width"]))
         masks = [annotation_mask(found, size, self.boxes) for found in self.annotations[sample.id]]
-        return torch.stack(masks).amax(0)
+        return torch.stack(masks).amax(0).numpy(), False
 
 
 def annotation_mask(annotation: Record, size: tuple[int, int], boxes: bool = False) -> Tensor:

@@ -1,21 +1,33 @@
-"""Images and masks in files: what belongs to an image, how it is read, and how bad files are found early."""
+"""Images in files: opened upright, read as bytes, refused by name where they cannot be read."""
 
-import warnings
+import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from camtrain.errors import DataError, MaskError
+from camtrain.errors import CamtrainError, ConfigurationError, DataError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
-VERIFY = ("decode", "headers", "none")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".tif", ".tiff", ".gif", ".avif", ".jp2", ".j2k", ".tga"),
+)
+ORIENTATION = 0x0112  # the EXIF tag
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+_EXIF = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+
+Array = NDArray[Any]
+
+_log = logging.getLogger("camtrain")
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,7 @@ class Sample:
         group: group index; None in a dataset without groups.
         split: "train", "val" or "test" where the files say so.
         id: a name, unique in the dataset.
+        more_masks: further mask files of the image, united with the first.
     """
 
     image: Path
@@ -37,48 +50,102 @@ class Sample:
     group: int | None = None
     split: str | None = None
     id: str = ""
+    more_masks: tuple[Path, ...] = ()
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """All mask files."""
+        return () if self.mask is None else (self.mask, *self.more_masks)
 
 
-def read_image(path: Path) -> Tensor:
-    """RGB image uint8 `(3, H, W)`; gray images are repeated over the channels.
+@dataclass(frozen=True)
+class ImageRule:
+    """How image files are read.
+
+    Attributes:
+        channels: 1, 3 or 4: gray, RGB, RGB with alpha.
+        value_range: the values that are black and white in files of more than 8 bits; None for 0 and 65535 of 16 bits,
+            where the file makes use of them, and 0 and 1 of floating point.
+        upright: turn photographs as their EXIF orientation says, as every viewer does.
+    """
+
+    channels: int = 3
+    value_range: Sequence[int | float] | None = None
+    upright: bool = True
+
+    def __post_init__(self) -> None:
+        if self.channels not in _MODES:
+            raise ConfigurationError(f"channels is 1, 3 or 4; got {self.channels}.")
+        if self.value_range is not None and not (
+            len(self.value_range) == 2 and self.value_range[0] < self.value_range[1]
+        ):
+            raise ConfigurationError(f"image_range is [black, white], black below white; got {self.value_range}.")
+
+
+def read_image(path: Path, rule: ImageRule = ImageRule()) -> UInt8[Tensor, "C H W"]:
+    """Image as bytes, upright; gray images are repeated over the channels.
 
     Raises:
-        DataError: when the file is missing, truncated or no image, naming it.
+        DataError: when the file is missing, truncated, animated, too large or no image, or has more than 8 bits and
+            does not use their range, naming it.
     """
+    with opened(path, rule.upright) as image:
+        if image.mode in _WIDE:
+            pixels = _narrowed(image, path, rule.value_range)
+            image = Image.fromarray(pixels)
+        mode = _MODES[rule.channels]
+        pixels = np.array(image if image.mode == mode else image.convert(mode))
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).contiguous()
+
+
+def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
+    """Height and width from the file's header, as the image is shown."""
     with _naming(path), Image.open(path) as file:
-        pixels = np.array(file.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        turned = upright and file.format != "TIFF" and orientation_of(file) > 4  # Pillow itself turns a TIFF's
+        return (file.width, file.height) if turned else (file.height, file.width)
 
 
-def read_mask(path: Path, soft: bool = False) -> Tensor:
-    """Mask float `(H, W)`.
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 is upright."""
+    if not any(key in image.info for key in _EXIF):
+        return 1
+    value = image.getexif().get(ORIENTATION, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
-    Args:
-        path: an image file of any mode: bilevel, gray, palette (0 is the background), color.
-        soft: False reads every pixel that is not 0 as 1; True reads gray values 0..255 as 0..1.
 
-    Raises:
-        DataError: when the file is missing, truncated or no image, naming it.
-    """
+def check_image(path: Path, rule: ImageRule) -> tuple[tuple[int, int], int]:
+    """Height and width of a picture that can be read to its end, and its EXIF orientation."""
+    with opened(path, upright=False) as image:
+        if image.mode in _WIDE:
+            _narrowed(image, path, rule.value_range)
+        orientation = orientation_of(image)
+        turned = rule.upright and orientation > 4
+        return ((image.width, image.height) if turned else (image.height, image.width)), orientation
+
+
+@contextmanager
+def opened(path: Path, upright: bool = True) -> Iterator[Image.Image]:
+    """The decoded picture of a file, upright; whatever the decoder meets is a `DataError` that names the file."""
     with _naming(path), Image.open(path) as file:
-        values = np.array(file.convert("L") if soft else file)
-    if soft:
-        return torch.from_numpy(values.astype(np.float32) / 255)
-    colors = values.reshape(*values.shape[:2], -1)
-    opaque = colors.shape[-1] - (colors.shape[-1] in (2, 4))  # an alpha channel says nothing
-    return torch.from_numpy((colors[..., :opaque] != 0).any(-1).astype(np.float32))
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Height and width from the file's header."""
-    with _naming(path), Image.open(path) as file:
-        return file.height, file.width
+        # A phone's MPO holds the photograph first; an animation or a stack has no first among equals.
+        frames = getattr(file, "n_frames", 1) if file.format != "MPO" else 1
+        if frames > 1:
+            raise DataError(
+                f"{path} holds {frames} pictures (an animation, or a stack of pages): save the one that is meant, "
+                "remove the file, or set skip_corrupt=True."
+            )
+        file.load()
+        image: Image.Image = file
+        if upright and orientation_of(file) > 1:
+            image = ImageOps.exif_transpose(file)
+            image.format = file.format
+        yield image
 
 
 def list_images(folder: Path) -> list[Path]:
     """The image files below a folder, in a fixed order; hidden files are left out."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(path for path in found if not path.name.startswith("."))
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in files if not path.name.startswith("."))
 
 
 def require_folder(folder: Path, role: str) -> Path:
@@ -88,65 +155,61 @@ def require_folder(folder: Path, role: str) -> Path:
     return folder
 
 
-def check_samples(samples: Sequence[Sample], verify: str = "decode", skip_corrupt: bool = False) -> list[Sample]:
-    """Open every image and mask before they are needed.
-
-    Args:
-        samples: what to check.
-        verify: "decode" reads every file to its end, "headers" reads sizes only, "none" trusts them all.
-        skip_corrupt: leave corrupt images out, with a warning that counts and names them, instead of raising.
-
-    Returns:
-        The samples that can be read.
-
-    Raises:
-        DataError: for the first corrupt or missing image or mask, naming it.
-        MaskError: for a mask of another size than its image.
-    """
-    if verify not in VERIFY:
-        raise DataError(f"verify is one of {', '.join(VERIFY)}; got {verify!r}.")
-    if verify == "none":
-        return list(samples)
-    with ThreadPoolExecutor(4) as pool:
-        problems = list(pool.map(lambda sample: _problem(sample, verify), samples))
-    bad = [problem for problem in problems if problem is not None]
-    if bad and (not skip_corrupt or any(isinstance(problem, MaskError) for problem in bad)):
-        raise next((problem for problem in bad if isinstance(problem, MaskError)), bad[0])
-    if bad:
-        shown = "; ".join(str(problem).split(":")[0] for problem in bad[:3])
-        warnings.warn(f"Skipped {len(bad)} of {len(samples)} images: {shown}", UserWarning, stacklevel=2)
-    return [sample for sample, problem in zip(samples, problems, strict=True) if problem is None]
+def announce(line: str) -> None:
+    """Say a line that a person should see, by the logger "camtrain"; on the terminal where nobody set up logging."""
+    if not _log.handlers and not logging.getLogger().handlers:
+        _log.addHandler(logging.StreamHandler())
+    if not _log.isEnabledFor(logging.INFO) and _log.level == logging.NOTSET:
+        _log.setLevel(logging.INFO)
+    _log.info(line)
 
 
-def _problem(sample: Sample, verify: str) -> DataError | MaskError | None:
-    try:
-        size = _checked_size(sample.image, verify)
-        mask_size = size if sample.mask is None else _checked_size(sample.mask, verify)
-    except DataError as error:
-        return error
-    if mask_size == size:
-        return None
-    return MaskError(
-        f"A mask has the size of its image: {sample.mask} is {mask_size[1]}x{mask_size[0]}, {sample.image} is "
-        f"{size[1]}x{size[0]}. Resize the mask (nearest neighbor) or correct the pair."
+def _narrowed(image: Image.Image, path: Path, given: Sequence[int | float] | None) -> Array:
+    """Values of more than 8 bits as bytes."""
+    values = np.array(image)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite((low, high)).all():
+        raise DataError(f"{path} has values that are not finite. Replace them, or set skip_corrupt=True.")
+    black, white = given or _natural_range(values, image.format or "", path, low, high)
+    scaled = (values.astype(np.float32) - black) * (255 / (white - black))
+    clipped: Array = np.clip(scaled, 0, 255).round().astype(np.uint8)
+    return clipped
+
+
+def _natural_range(values: Array, kind: str, path: Path, low: float, high: float) -> Sequence[int | float]:
+    """What is black and white where nothing is given: only where the file leaves no doubt."""
+    if values.dtype.kind == "f":
+        if low >= 0 and high <= 1:
+            return 0, 1
+        held = f"floating point values from {low:g} to {high:g}, not from 0 to 1"
+    elif values.dtype.kind == "u" or (values.dtype == np.int32 and kind in ("PNG", "PPM") and low >= 0):
+        if high >= 1 << 15:
+            return 0, (1 << 16) - 1
+        held = f"16 bits, of which it uses values up to {high:.0f}"
+    else:
+        held = f"32 bits, and values from {low:.0f} to {high:.0f}"
+    bits = next((bits for bits in (8, 10, 12, 14, 16) if high < 1 << bits), 0)
+    guess = f"[0, {(1 << bits) - 1}]" if low >= 0 and bits and values.dtype.kind != "f" else f"[{low:g}, {high:g}]"
+    raise DataError(
+        f"{path} has {held}: set image_range to the values that are black and white in all files, for instance {guess}."
     )
-
-
-def _checked_size(path: Path, verify: str) -> tuple[int, int]:
-    if verify == "headers":
-        return image_size(path)
-    with _naming(path), Image.open(path) as file:
-        file.load()
-        return file.height, file.width
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
     try:
         yield
+    except CamtrainError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"There is no file {path}. Restore it or remove its entry.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Image.DecompressionBombError as error:
         raise DataError(
-            f"{path} cannot be read as an image: {error}. Replace or remove it, or set skip_corrupt=True."
+            f"{path} is too large: {error}. Scale it down, raise PIL.Image.MAX_IMAGE_PIXELS if you trust it, or set "
+            "skip_corrupt=True."
+        ) from error
+    except Exception as error:  # decoders raise nearly anything over a broken file
+        raise DataError(
+            f"{path} cannot be read as an image: {error or type(error).__name__}. Replace or remove it, or set "
+            "skip_corrupt=True."
         ) from error

@@ -1,37 +1,39 @@
 """A user's own images with masks: class folders, or one folder with an index file."""
 
 import copy
-import csv
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from camtrain.data.files import Sample, check_samples, list_images, read_image, read_mask, require_folder
-from camtrain.data.subsets import SPLITS, annotated_subset
+from camtrain.data.checking import Look, check_samples
+from camtrain.data.files import ImageRule, Sample, announce, read_image, require_folder
+from camtrain.data.layouts import Layout, MaskFinder, read_class_folders, read_index, say_splits
+from camtrain.data.masks import MaskFacts, MaskRule, Values, mask_facts, mask_rule, read_mask_array
+from camtrain.data.subsets import annotated_subset
 from camtrain.data.transforms import JointTransform, transform_pair
-from camtrain.errors import DataError
-
-_log = logging.getLogger("camtrain")
+from camtrain.errors import ConfigurationError, DataError, MaskError
 
 
 class SampleDataset(Dataset[dict[str, Any]]):
     """Images and masks read from files when asked for.
 
-    Items are `{"image", "label", "mask", "id"}` and `"group"` where there are groups: image float `(3, H, W)` in
-    [0, 1] unless a transform says otherwise, mask float `(H, W)`, all -1 where there is no annotation.
+    Items are `{"image", "label", "mask", "id"}` and `"group"` where there are groups: image float `(C, H, W)` in
+    [0, 1] unless a transform says otherwise, mask float `(H, W)`, -1 where a pixel is unknown, all -1 where there is no
+    annotation.
 
     Args:
         samples: the files.
         class_names: one per class.
         group_names: one per group; empty without groups.
         transform: joint `(image, mask) -> (image, mask)`; needed to batch images of different sizes.
+        image_rule: how images are read.
+        mask_rule: what the values of mask files mean.
     """
 
     def __init__(
@@ -40,10 +42,15 @@ class SampleDataset(Dataset[dict[str, Any]]):
         class_names: Sequence[str],
         group_names: Sequence[str] = (),
         transform: JointTransform | None = None,
+        *,
+        image_rule: ImageRule = ImageRule(),  # noqa: B008 - frozen
+        mask_rule: MaskRule = MaskRule(),  # noqa: B008 - frozen
     ) -> None:
         self.samples, self.class_names, self.group_names = list(samples), list(class_names), list(group_names)
         self.transform = transform
+        self.image_rule, self.mask_rule = image_rule, mask_rule
         self.annotated = torch.ones(len(self.samples), dtype=torch.bool)
+        self.looks: list[Look] = []
 
     @property
     def labels(self) -> Tensor:
@@ -62,18 +69,57 @@ class SampleDataset(Dataset[dict[str, Any]]):
         chosen.samples = [self.samples[index] for index in indices]
         chosen.annotated = annotated_subset(len(chosen.samples), mask_fraction, seed)
         chosen.transform = transform
+        chosen.looks = []
         return chosen
+
+    def check(self, verify: str, skip_corrupt: bool) -> None:
+        """Open every file, and keep the samples that can be read."""
+        self.looks = check_samples(self.samples, verify, skip_corrupt, self.image_rule, self.mask_facts)
+        self.samples = [look.sample for look in self.looks]
+        self.annotated = torch.ones(len(self.samples), dtype=torch.bool)
+        if verify == "decode":
+            self._require_the_object()
 
     def read_mask(self, sample: Sample) -> Tensor | None:
         """Mask float `(H, W)` of a sample, or None where it has no annotation."""
-        return None if sample.mask is None else read_mask(sample.mask)
+        drawn = self.draw_mask(sample)
+        return None if drawn is None else torch.from_numpy(drawn[0])
+
+    def draw_mask(self, sample: Sample) -> tuple[np.ndarray[Any, np.dtype[np.float32]], bool] | None:
+        """The mask as an array, the union where there are several, and whether values in between were cut at half."""
+        if sample.mask is None:
+            return None
+        name = self.class_names[sample.label]
+        mask, cut = read_mask_array(sample.mask, self.mask_rule, name)
+        for path in sample.more_masks:
+            other, other_cut = read_mask_array(path, self.mask_rule, name)
+            if other.shape != mask.shape:
+                raise MaskError(
+                    f"Masks of an image have one size: {sample.mask} has {mask.shape}, {path} {other.shape}."
+                )
+            mask, cut = union(mask, other), cut or other_cut
+        return mask, cut
+
+    def mask_facts(self, sample: Sample) -> MaskFacts | None:
+        """What the mask of a sample covers; None where it has no annotation."""
+        drawn = self.draw_mask(sample)
+        return None if drawn is None else mask_facts(*drawn)
+
+    def _require_the_object(self) -> None:
+        """Refuse values that no mask has: they are a mistake in the configuration."""
+        masks = [look.mask for look in self.looks if look.mask is not None]
+        if masks and self.mask_rule.values is not None and all(mask.covered == 0 for mask in masks):
+            raise MaskError(
+                f"mask_values {self.mask_rule.values} are in none of {len(masks)} masks. Correct them: camtrain masks "
+                "shows the values that the files have."
+            )
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.samples[index]
-        image = read_image(sample.image)
+        image = read_image(sample.image, self.image_rule)
         mask = self.read_mask(sample) if self.annotated[index] else None
         if mask is None:
             mask = torch.full(image.shape[1:], -1.0)
@@ -90,28 +136,44 @@ class MaskedImageFolder(SampleDataset):
     * class folders and a parallel tree: `images/dog/7.jpg` and `masks/dog/7.png`
       (`images="images", masks="masks"`);
     * masks beside images: `dog/7.jpg` and `dog/7_mask.png` (`mask_suffix="_mask"`);
-    * an index: a CSV file with the columns `file` (below `images`) and `label`, and where wanted `mask` (below
-      `masks`), `group` and `split`; without the column `mask`, masks are found by name.
+    * an index: a CSV file with a column for the image's file and one for its label, and where wanted for its mask,
+      group and split; without masks, these are found by name.
 
-    Class folders may lie in folders `train`, `val` and `test`. An image without a mask file has no annotation: its
-    mask is all -1. How many images have one is logged; that none has, in any split, is an error where there should be.
+    Class folders may lie in folders `train`, `val` and `test` (or `Training`, `valid`, ...). A mask has the name of its
+    image and the suffix of any image file. An image without a mask file has no annotation: its mask is all -1. How many
+    images have one is logged; that none has, in any split, is an error where there should be.
+
+    A mask file has two values, 0 and one other; what else there is has to be said, see `camtrain.data.masks`.
 
     Args:
         root: the folder of the dataset.
         images: folder of the images below root.
         masks: folder of the masks below root; None where they lie beside the images or there are none.
-        mask_suffix: what follows the image's stem in the mask's name.
+        mask_suffix: what follows the image's stem in the mask's name; `7_mask_1.png` joins `7_mask.png`.
         index: CSV file below root; None for class folders.
         split: "train", "val" or "test" for the part that the index or the folders call so; None for all.
         transform: joint `(image, mask) -> (image, mask)`, see `camtrain.data.transforms`.
-        soft_masks: read gray masks 0..255 as 0..1 instead of every value but 0 as 1.
+        soft_masks: read values as degrees, scaled by the file's bits.
         mask_fraction: share of images that keep their mask.
         verify: "decode" reads every file once at construction, "headers" only sizes, "none" nothing.
         skip_corrupt: leave corrupt images out, with a warning, instead of raising.
+        mask_values: the object's values in a mask file, numbers or colors as "#rrggbb"; by class name for label maps.
+        ignore_value: values of unknown pixels, which become -1: neither inside nor outside.
+        mask_channel: "alpha", "color", "red", "green" or "blue", where a file leaves doubt.
+        mask_from: "values", or "instances" where every value but 0 is an object.
+        channels: 1, 3 or 4: gray, RGB, RGB with alpha.
+        image_range: the values that are black and white in image files of more than 8 bits.
+        upright: turn photographs as their EXIF orientation says; False reads images and masks as stored.
+        exclude: patterns of file and folder names to leave out; None refuses what looks like masks among the images.
+        image_column: of the index, where its name is unusual.
+        label_column: of the index, where its name is unusual.
+        mask_column: of the index, where its name is unusual.
+        group_column: of the index; several make groups of their combinations.
+        split_column: of the index, where its name is unusual.
 
     Raises:
         DataError: a missing folder, index or file, no images, a corrupt image, masks of which none is an image's.
-        MaskError: a mask of another size than its image.
+        MaskError: a mask of another size than its image, or of values that have to be said.
     """
 
     def __init__(
@@ -127,126 +189,78 @@ class MaskedImageFolder(SampleDataset):
         mask_fraction: float = 1.0,
         verify: str = "decode",
         skip_corrupt: bool = False,
+        *,
+        mask_values: Values | Mapping[str, Values] | None = None,
+        ignore_value: Values | None = None,
+        mask_channel: str | None = None,
+        mask_from: str = "values",
+        channels: int = 3,
+        image_range: Sequence[int | float] | None = None,
+        upright: bool = True,
+        exclude: Sequence[str] | None = None,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        mask_column: str | None = None,
+        group_column: str | Sequence[str] | None = None,
+        split_column: str | None = None,
     ) -> None:
+        mask_words: dict[str, Any] = {
+            "mask_values": mask_values,
+            "ignore_value": ignore_value,
+            "mask_channel": mask_channel,
+            "mask_from": mask_from,
+            "soft_masks": soft_masks,
+        }
+        rule = mask_rule(**mask_words, upright=upright)
         base = require_folder(Path(root), "the dataset")
         folder = require_folder(base / images, "images")
         beside = folder if mask_suffix else None
         mask_folder = beside if masks is None else require_folder(base / masks, "masks")
         find_mask = MaskFinder(mask_folder, mask_suffix)
-        read = partial(read_class_folders, folder) if index is None else partial(read_index, base / index, folder)
-        samples, classes, groups = read(find_mask, split)
-        super().__init__(check_samples(samples, verify, skip_corrupt), classes, groups, transform)
-        if mask_folder is not None and not (_masked(samples) or _masked(read(find_mask)[0])):
-            raise _none_found(mask_folder, samples[0].id, find_mask.name_for(Path(samples[0].id)))
-        self.soft_masks = soft_masks
+        if index is None:
+            read = partial(read_class_folders, folder, find_mask, exclude=exclude)
+        else:
+            columns = {
+                "image": image_column,
+                "label": label_column,
+                "mask": mask_column,
+                "group": group_column,
+                "split": split_column,
+            }
+            read = partial(read_index, base / index, folder, find_mask, columns=columns)
+        layout: Layout = read(split=split)
+        image_rule = ImageRule(channels, image_range, upright)
+        super().__init__(
+            layout.samples, layout.class_names, layout.group_names, transform, image_rule=image_rule, mask_rule=rule
+        )
+        _require_classes(rule, self.class_names)
+        first = self.samples[0].id
+        self.check(verify, skip_corrupt)
+        if mask_folder is not None and not (_masked(layout.samples) or _masked(read(split=None).samples)):
+            raise _none_found(mask_folder, first, find_mask.name_for(Path(first)))
         self.annotated = annotated_subset(len(self), mask_fraction)
-        if mask_folder is not None:
-            kept = [sample for sample, keeps in zip(self.samples, self.annotated.tolist(), strict=True) if keeps]
-            _log.info("annotated: %d of %d images in %s", _masked(kept), len(self), folder)
-
-    def read_mask(self, sample: Sample) -> Tensor | None:
-        """The mask file, hard or soft."""
-        return None if sample.mask is None else read_mask(sample.mask, soft=self.soft_masks)
+        say_splits(self.samples)
+        if mask_folder is not None or _masked(self.samples):
+            chosen = [sample for sample, keeps in zip(self.samples, self.annotated.tolist(), strict=True) if keeps]
+            announce(f"annotated: {_masked(chosen)} of {len(self)} images in {folder}")
 
 
-@dataclass(frozen=True)
-class MaskFinder:
-    """From an image's path below the image folder to its mask file, or None.
+def union(mask: np.ndarray[Any, np.dtype[np.float32]], other: np.ndarray[Any, np.dtype[np.float32]]) -> Any:
+    """Inside either of two masks; unknown where one of them is and the other is not inside.
 
-    Attributes:
-        folder: of the masks; None where there are none.
-        suffix: what follows the image's stem in the mask's name.
+    >>> union(np.float32([1, -1, -1, 0]), np.float32([-1, 0, 1, 0])).tolist()
+    [1.0, -1.0, 1.0, 0.0]
     """
-
-    folder: Path | None
-    suffix: str = ""
-
-    def __call__(self, relative: Path, named: str | None = None) -> Path | None:
-        """The mask that the index names, or the one found by the image's name."""
-        if self.folder is None:
-            return None
-        if named:
-            return self.folder / named
-        path = self.folder / self.name_for(relative)
-        return path if path.is_file() else None
-
-    def name_for(self, relative: Path) -> Path:
-        """Where below the folder the mask of an image is looked for.
-
-        >>> MaskFinder(Path("masks"), "_mask").name_for(Path("dog/7.jpg")).as_posix()
-        'dog/7_mask.png'
-        """
-        return relative.with_name(f"{relative.stem}{self.suffix}.png")
-
-    def is_mask(self, path: Path) -> bool:
-        """Whether a file among the images is a mask by its name."""
-        return bool(self.suffix) and path.stem.endswith(self.suffix)
+    highest = np.maximum(mask, other)
+    return np.where((highest <= 0) & (np.minimum(mask, other) < 0), np.float32(-1), highest)
 
 
-def read_class_folders(
-    folder: Path, find_mask: MaskFinder, split: str | None = None
-) -> tuple[list[Sample], list[str], list[str]]:
-    """Samples, class names and (no) group names of a folder with one folder per class.
-
-    The class folders may lie in folders `train`, `val` and `test`; without `train` these would be classes.
-    """
-    named = [name for name in SPLITS if (folder / name).is_dir()]
-    roots: dict[str | None, Path] = {name: folder / name for name in named}
-    if "train" not in named:
-        roots = {None: folder}
-    classes = sorted({name for root in roots.values() for name in _folder_names(root)})
-    samples = [
-        Sample(path, classes.index(name), find_mask(path.relative_to(folder)), None, found_in, _id(path, folder))
-        for found_in, root in roots.items()
-        if split in (None, found_in)
-        for name in _folder_names(root)
-        for path in list_images(root / name)
-        if not find_mask.is_mask(path)
-    ]
-    if not samples:
-        raise DataError(
-            f"{folder} holds no images in class folders (like {folder / 'dog' / '1.jpg'})"
-            f"{'' if split is None else f' for the split {split!r}'}. "
-            "Set images to the folder of the class folders, or index to a CSV file with file and label."
+def _require_classes(rule: MaskRule, names: Sequence[str]) -> None:
+    """Values by class name are given for every class, and for no other."""
+    if isinstance(rule.values, Mapping) and set(rule.values) != set(names):
+        raise ConfigurationError(
+            f"mask_values has the classes {sorted(rule.values)}; the images have {sorted(names)}. Give values for each."
         )
-    return samples, classes, []
-
-
-def read_index(
-    index: Path, folder: Path, find_mask: MaskFinder, split: str | None = None
-) -> tuple[list[Sample], list[str], list[str]]:
-    """Samples, class names and group names of a CSV index; names are sorted over all its rows."""
-    rows, columns = _read_rows(index)
-    needed = {"file", "label"} | ({"split"} if split is not None else set())
-    if missing := needed - set(columns):
-        raise DataError(f"{index} has no column {sorted(missing)}; it has {columns}. Add or rename it.")
-    if unknown := sorted({row.get("split") or "train" for row in rows} - set(SPLITS)):
-        raise DataError(f"The column split of {index} holds train, val or test; got {unknown}. Rename them.")
-    classes = sorted({row["label"] for row in rows})
-    groups = sorted({row["group"] for row in rows}) if "group" in columns else []
-    samples = [
-        Sample(
-            folder / row["file"],
-            classes.index(row["label"]),
-            find_mask(Path(row["file"]), row.get("mask")),
-            groups.index(row["group"]) if groups else None,
-            row.get("split") or None,
-            row["file"],
-        )
-        for row in rows
-        if split is None or row["split"] == split
-    ]
-    if not samples:
-        raise DataError(f"{index} has no rows{'' if split is None else f' with split {split!r}'}. Add some.")
-    return samples, classes, groups
-
-
-def _read_rows(index: Path) -> tuple[list[dict[str, str]], list[str]]:
-    if not index.is_file():
-        raise DataError(f"There is no index file {index}. Set index to a CSV file with file and label.")
-    with index.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        return list(reader), list(reader.fieldnames or [])
 
 
 def _none_found(folder: Path, image: str, wanted: Path) -> DataError:
@@ -263,11 +277,3 @@ def _none_found(folder: Path, image: str, wanted: Path) -> DataError:
 def _masked(samples: Sequence[Sample]) -> int:
     """How many have a mask."""
     return sum(sample.mask is not None for sample in samples)
-
-
-def _folder_names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _id(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()

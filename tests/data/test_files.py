@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from camtrain.data.files import Sample, check_samples, read_image, read_mask
+from camtrain.data.checking import check_samples
+from camtrain.data.files import ImageRule, Sample, check_image, image_size, read_image
 from camtrain.data.folders import MaskedImageFolder
-from camtrain.errors import DataError, MaskError
+from camtrain.errors import ConfigurationError, DataError, MaskError
 
 
 def save(path, values, mode=None):
@@ -18,35 +19,6 @@ def save(path, values, mode=None):
 
 
 VALUES = np.array([[0, 1, 128, 255]], np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("values", "mode"),
-    [
-        (VALUES, None),
-        (VALUES > 0, None),
-        (VALUES.astype(np.uint16) * 256, None),
-        (np.stack([VALUES * 0, VALUES, VALUES * 0], -1), None),
-        (np.stack([VALUES, VALUES, VALUES, VALUES * 0 + 255], -1), None),
-        (np.stack([VALUES, VALUES * 0 + 255], -1), None),
-    ],
-    ids=["gray", "bilevel", "16 bit", "color", "color with alpha", "gray with alpha"],
-)
-def test_read_mask__every_value_but_zero_is_the_object(tmp_path, values, mode):
-    assert read_mask(save(tmp_path / "m.png", values, mode)).tolist() == [[0, 1, 1, 1]]
-
-
-def test_read_mask__of_a_palette_reads_indices_not_colors(tmp_path):
-    image = Image.new("P", (3, 1))
-    image.putdata([0, 1, 2])
-    image.putpalette([255, 255, 255, 0, 0, 0, 0, 0, 0])  # background white, objects black
-    image.save(tmp_path / "m.png")
-    assert read_mask(tmp_path / "m.png").tolist() == [[0, 1, 1]]
-
-
-def test_read_mask__soft_keeps_gray_values(tmp_path):
-    mask = read_mask(save(tmp_path / "m.png", VALUES), soft=True)
-    assert torch.allclose(mask, torch.tensor([[0, 1, 128, 255]]) / 255)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "RGBA", "P", "CMYK"])
@@ -80,7 +52,7 @@ def test_check_samples__skips_corrupt_images_only_if_asked_and_says_so(tmp_path)
     bad.write_bytes(b"no image")
     with pytest.warns(UserWarning, match=r"Skipped 1 of 2 images: .*bad\.png"):
         kept = check_samples([Sample(good, 0), Sample(bad, 1)], skip_corrupt=True)
-    assert [sample.image for sample in kept] == [good]
+    assert [look.sample.image for look in kept] == [good]
 
 
 @pytest.mark.parametrize("verify", ["decode", "headers"])
@@ -140,7 +112,7 @@ def test_masked_image_folder__reads_masks_beside_images(tmp_path):
 @pytest.mark.parametrize(
     ("name", "found"),
     [
-        ("{}.jpg", "cat/0.jpg, cat/1.jpg, cat/2.jpg, ..."),
+        ("{}.npy", "cat/0.npy, cat/1.npy, cat/2.npy, ..."),
         ("{}_mask.png", "cat/0_mask.png, "),
     ],
 )
@@ -212,7 +184,7 @@ def test_masked_image_folder__reads_folders_of_splits(tmp_path):
     [
         ("name,label\na,b\n", r"no column \['file'\].*\['name', 'label'\]"),
         ("file,label\n", "no rows"),
-        ("file,label,split\ncat/0.png,cat,training\n", r"\['training'\]"),
+        ("file,label,split\ncat/0.png,cat,somewhere\n", r"\['somewhere'\]"),
         ("file,label\ncat/9.png,cat\n", r"no file .*9\.png"),
         ("file,label,mask\ncat/0.png,cat,gone.png\n", r"no file .*gone\.png"),
     ],
@@ -255,3 +227,94 @@ def test_masked_image_folder__reads_real_sets(shared_data, name, classes):
     assert len(dataset.class_names) == classes
     assert all(sample.mask is not None for sample in dataset.samples)
     assert 0 < dataset[0]["mask"].mean() < 1
+
+
+RAMP = np.linspace(0, 65535, 400).reshape(20, 20)
+
+
+def test_read_image__of_16_bits_is_scaled_by_their_range(tmp_path):
+    expected = torch.from_numpy((RAMP.astype(np.uint16) / 257).round().astype(np.uint8))
+    for name in ("i.png", "i.tif", "i.pgm"):
+        assert torch.equal(read_image(save(tmp_path / name, RAMP.astype(np.uint16)))[1], expected)
+    assert torch.equal(read_image(save(tmp_path / "f.tif", (RAMP / 65535).astype(np.float32)))[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ((RAMP / 16).astype(np.uint16), r"16 bits, of which it uses values up to 4095.*image_range.*\[0, 4095\]"),
+        ((RAMP / 100).astype(np.float32), r"floating point values from 0 to 655.*image_range"),
+        ((RAMP - 1000).astype(np.int32), r"32 bits, and values from -1000 to 64535.*\[-1000, 64535\]"),
+        (np.full((4, 4), np.nan, np.float32), "not finite"),
+    ],
+)
+def test_read_image__of_more_than_8_bits_asks_where_the_range_is_in_doubt(tmp_path, values, words):
+    path = save(tmp_path / "i.tif", values)
+    with pytest.raises(DataError, match=words):
+        read_image(path)
+    with pytest.raises(DataError, match=words):
+        check_samples([Sample(path, 0)])
+
+
+def test_read_image__takes_the_range_that_is_named(tmp_path):
+    values = np.array([[-200, -160, 40, 240, 300]], np.int32)
+    rule = ImageRule(value_range=(-160, 240))
+    assert read_image(save(tmp_path / "ct.tif", values), rule)[0].tolist() == [[0, 0, 128, 255, 255]]
+
+
+@pytest.mark.parametrize(("channels", "shape"), [(1, (1, 4, 6)), (3, (3, 4, 6)), (4, (4, 4, 6))])
+def test_read_image__of_as_many_channels_as_asked_for(tmp_path, channels, shape):
+    path = save(tmp_path / "i.png", np.full((4, 6, 4), 7, np.uint8))
+    assert read_image(path, ImageRule(channels=channels)).shape == shape
+    with pytest.raises(ConfigurationError, match="channels is 1, 3 or 4; got 5"):
+        ImageRule(channels=5)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_read_image__is_upright(tmp_path, suffix, orientation):
+    stored = np.zeros((4, 6, 3), np.uint8)
+    stored[0, 0] = 255  # the first stored pixel; where it is shown is what the standard's table says
+    shown = {1: (0, 0), 2: (0, 5), 3: (3, 5), 4: (3, 0), 5: (0, 0), 6: (0, 3), 7: (5, 3), 8: (5, 0)}[orientation]
+    path = tmp_path / f"i.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(path, exif=exif, **({"lossless": True} if suffix == "webp" else {}))
+    image = read_image(path)
+    assert image.shape[1:] == image_size(path) == ((6, 4) if orientation > 4 else (4, 6))
+    assert check_image(path, ImageRule())[0] == image_size(path)
+    assert (image[0] == 255).nonzero().tolist() == [list(shown)]
+
+
+def test_masked_image_folder__says_that_photographs_were_turned(tmp_path, caplog):
+    image, mask = np.zeros((20, 30, 3), np.uint8), np.zeros((30, 20), np.uint8)
+    image[:, :10], mask[:10] = 255, 255
+    (tmp_path / "images/cat").mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(image).save(tmp_path / "images/cat/0.jpg", exif=exif)
+    save(tmp_path / "masks/cat/0.png", mask)
+    with caplog.at_level("INFO", "camtrain"):
+        item = MaskedImageFolder(tmp_path, "images", "masks")[0]
+    assert item["image"][:, item["mask"] == 1].mean() > 0.95
+    assert "1 of 1 photographs have an EXIF orientation and are turned upright" in caplog.text
+    save(tmp_path / "masks/cat/0.png", mask.T)  # drawn on the stored pixels
+    with pytest.raises(MaskError, match="drawn on the stored pixels: set upright: false"):
+        MaskedImageFolder(tmp_path, "images", "masks")
+    item = MaskedImageFolder(tmp_path, "images", "masks", upright=False)[0]
+    assert item["image"][:, item["mask"] == 1].mean() > 0.95
+
+
+def test_read_image__refuses_several_pictures_and_decompression_bombs(tmp_path):
+    frames = [Image.new("L", (8, 8), 50 * number) for number in range(3)]
+    for name in ("a.gif", "a.tif", "a.png", "a.webp"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        with pytest.raises(DataError, match=rf"{name} holds 3 pictures"):
+            read_image(tmp_path / name)
+    Image.new("1", (20000, 20000)).save(tmp_path / "bomb.png")
+    good = save(tmp_path / "good.png", np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(DataError, match=r"bomb\.png is too large.*400000000 pixels"):
+        check_samples([Sample(tmp_path / "bomb.png", 0)])
+    samples = [Sample(path, 0) for path in (tmp_path / "bomb.png", tmp_path / "a.gif", good)]
+    with pytest.warns(UserWarning, match="Skipped 2 of 3"):
+        assert [look.sample.image for look in check_samples(samples, skip_corrupt=True)] == [good]

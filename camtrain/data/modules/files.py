@@ -81,12 +81,12 @@ class ImageFolderDataModule(FilesDataModule):
         images: folder of the images below root.
         masks: folder of the masks below root; None where they lie beside the images or there are none.
         mask_suffix: what follows the image's stem in the mask's name.
-        index: CSV file below root with the columns file and label; None for class folders.
+        index: CSV file below root; None for class folders.
         image_size: side in pixels.
         val_fraction: share of every class held out for validation.
         test_fraction: share of every class held out for the test; 0 tests on the validation images.
         mask_fraction: share of the training images that keep their mask.
-        soft_masks: read gray masks 0..255 as 0..1 instead of every value but 0 as 1.
+        soft_masks: read the values of masks as degrees, scaled by the file's bits.
         verify: "decode" reads every file once in setup, "headers" only sizes, "none" nothing.
         skip_corrupt: leave corrupt images out, with a warning, instead of raising.
         seed: of the division.
@@ -96,6 +96,18 @@ class ImageFolderDataModule(FilesDataModule):
         num_workers: processes that load.
         batch_format: "mapping", "triple" or "pair".
         drop_last: leave out an incomplete last batch in training.
+        mask_values: the object's values in a mask file, numbers or colors as "#rrggbb"; by class name for label maps.
+        ignore_value: values of unknown pixels, which become -1: neither inside nor outside.
+        mask_channel: "alpha", "color", "red", "green" or "blue", where a file leaves doubt.
+        mask_from: "values", or "instances" where every value but 0 is an object.
+        image_range: the values that are black and white in image files of more than 8 bits.
+        upright: turn photographs as their EXIF orientation says; False reads images and masks as stored.
+        exclude: patterns of file and folder names to leave out.
+        image_column: of the index, where its name is unusual.
+        label_column: of the index, where its name is unusual.
+        mask_column: of the index, where its name is unusual.
+        group_column: of the index; several make groups of their combinations.
+        split_column: of the index, where its name is unusual.
     """
 
     def __init__(
@@ -119,6 +131,18 @@ class ImageFolderDataModule(FilesDataModule):
         num_workers: int = 2,
         batch_format: BatchFormat = "mapping",
         drop_last: bool = False,
+        mask_values: int | str | list[int | str] | dict[str, int | str | list[int | str]] | None = None,
+        ignore_value: int | str | list[int | str] | None = None,
+        mask_channel: Literal["alpha", "color", "red", "green", "blue"] | None = None,
+        mask_from: Literal["values", "instances"] = "values",
+        image_range: Sequence[int | float] | None = None,
+        upright: bool = True,
+        exclude: list[str] | None = None,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        mask_column: str | None = None,
+        group_column: str | list[str] | None = None,
+        split_column: str | None = None,
     ) -> None:
         super().__init__(
             image_size,
@@ -142,6 +166,18 @@ class ImageFolderDataModule(FilesDataModule):
             "soft_masks": soft_masks,
             "verify": verify,
             "skip_corrupt": skip_corrupt,
+            "mask_values": mask_values,
+            "ignore_value": ignore_value,
+            "mask_channel": mask_channel,
+            "mask_from": mask_from,
+            "image_range": image_range,
+            "upright": upright,
+            "exclude": exclude,
+            "image_column": image_column,
+            "label_column": label_column,
+            "mask_column": mask_column,
+            "group_column": group_column,
+            "split_column": split_column,
         }
 
     @cached_property
