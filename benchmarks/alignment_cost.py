@@ -16,7 +16,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,15 +25,10 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from camtrain.callbacks._alignment_batch import count
-from camtrain.callbacks._alignment_deal import Dealer
-from camtrain.callbacks._alignment_memory import Memory
-from camtrain.callbacks._alignment_recording import logits_call, recording
-from camtrain.callbacks._alignment_step import Recipe, compute_terms
-from camtrain.callbacks._alignment_terms import answer_twins, penalize
-from camtrain.cam import contribution_cam, log_probability, resolve_layers
+from camtrain.alignment import Alignment, Network, Penalty, Twins
+from camtrain.cam import Layer, resolve_layers
 from camtrain.data.batches import Batch
-from camtrain.losses import AlignmentLoss, InputGradientLoss
+from camtrain.losses import InputGradientLoss
 
 Loss = Callable[[], Tensor]
 
@@ -64,29 +58,16 @@ def plain_loss(net: nn.Module, batch: Batch) -> Tensor:
     return F.cross_entropy(net(batch.images), batch.labels)
 
 
-def aligned_loss(net: nn.Module, batch: Batch, layers: tuple, twins: float = 0.0, dealt: bool = False) -> Tensor:
-    """What AttentionAlignment does in one step, without Lightning around it."""
-    limit = 0 if dealt else max(1, len(batch) // 8)
-    count(batch, len(batch) if dealt else limit)
-    dealer = Dealer(batch, seed=0) if dealt else None
-    with ExitStack() as stack:
-        if dealer is not None:
-            stack.enter_context(dealer.dealing([net]))
-        calls = stack.enter_context(recording({"net": net}, layers))
-        loss = plain_loss(net, batch)
-    terms = partial(penalize, method=contribution_cam, target=log_probability, loss=AlignmentLoss())
-    recipe = Recipe(
-        weight=1.0,
-        twins=twins,
-        limit=limit,
-        generator=torch.Generator(),
-        memory=Memory(0),
-        penalize=terms,
-        answer_twins=answer_twins,
-        dealer=dealer,
-    )
-    added = compute_terms(recipe, logits_call(calls), layers, batch, loss).added
-    return loss if added is None else loss + added
+def aligned_loss(net: nn.Module, batch: Batch, layers: tuple[Layer, ...], twins: str | None = None) -> Tensor:
+    """What AttentionAlignment does in one step, without Lightning around it; its hooks are gone before the backward."""
+    term = None if twins is None else Twins(1.0, share=1 / 8, place=twins, memory=0)
+    alignment = Alignment(Penalty(1.0), term).attach(net)
+    alignment.penalty.proven = True  # looked at in the first step of a training only
+    alignment.first_batch_seen, alignment.network = True, Network("", net, layers)
+    step = alignment.begin(alignment.read(batch)[0])
+    loss = step.add(plain_loss(net, batch))
+    alignment.close()
+    return loss
 
 
 def rrr_loss(net: nn.Module, batch: Batch) -> Tensor:
@@ -145,8 +126,8 @@ def measure(name: str, size: int, batch_size: int, repeats: int, seed: int, devi
     plain = partial(plain_loss, net, batch)
     losses: dict[str, Loss] = {
         "penalty": partial(aligned_loss, net, batch, layers),
-        "penalty, twins exchanged": partial(aligned_loss, net, batch, layers, 1.0, dealt=True),
-        "penalty and twins of 1/8": partial(aligned_loss, net, batch, layers, 1.0),
+        "penalty, twins exchanged": partial(aligned_loss, net, batch, layers, "exchange"),
+        "penalty and twins of 1/8": partial(aligned_loss, net, batch, layers, "add"),
         "input gradients (RRR)": partial(rrr_loss, net, batch),
     }
     plain_memory = memory(plain, device)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
-from torch import Tensor, nn
+from torch import nn
 
 from camtrain.cam import evaluating, is_compiled, unwrap
 from camtrain.data.batches import class_names
@@ -131,16 +131,6 @@ def everywhere(trainer: Trainer, compute: Callable[[], T], lose: Callable[[str],
                 raise CamtrainError(text) from failure
             lose(text)
     return [each for _, share in shares for each in share]
-
-
-def mean_over_processes(trainer: Trainer, values: Tensor | None) -> list[float] | None:
-    """The mean over those processes that have values `(2,)`, the same in all of them; None where none has."""
-    if trainer.world_size == 1:
-        return None if values is None else values.tolist()
-    device = trainer.strategy.root_device
-    sums = torch.zeros(3, device=device) if values is None else torch.cat([values.float(), values.new_ones(1)])
-    *totals, processes = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
-    return [total / processes for total in totals] if processes else None
 
 
 # Passes.

@@ -1,44 +1,30 @@
 """AttentionAlignment: any LightningModule, taught to look at the object."""
 
-import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from camtrain.callbacks._alignment_arguments import check_arguments
-from camtrain.callbacks._alignment_auto import Maps
-from camtrain.callbacks._alignment_balance import Balance
-from camtrain.callbacks._alignment_batch import (
-    Census,
-    as_classes,
-    can_ask_twins,
-    count,
-    have_soft_labels,
-    outline_objects,
-    require_masks,
-    with_object_masks,
-)
-from camtrain.callbacks._alignment_deal import Dealer
-from camtrain.callbacks._alignment_dose import Dose, Plan
-from camtrain.callbacks._alignment_leaves import Leaves
-from camtrain.callbacks._alignment_memory import Memory
-from camtrain.callbacks._alignment_network import Network
-from camtrain.callbacks._alignment_notes import Notes
-from camtrain.callbacks._alignment_patch import DifferentiableAttention, patch
-from camtrain.callbacks._alignment_recording import Call, Calls, other_answers
-from camtrain.callbacks._alignment_start import factor, is_due, position, progress
-from camtrain.callbacks._alignment_step import AlignedStep, Recipe, Terms, compute_terms, scalars
-from camtrain.callbacks._alignment_terms import answer_twins, answers_again, images_among, penalize, require_gradient
-from camtrain.callbacks._lightning import Callback, LightningModule, Trainer, mean_over_processes, runs_compiled
-from camtrain.cam import Layer, find_layers, log_probability, resolve_method
-from camtrain.data.batches import Batch, check_masks, read_batch
+from camtrain.alignment import Alignment, Penalty, Processes, Step, Twins
+from camtrain.alignment.batch import require_masks
+from camtrain.alignment.step import add_to_loss, loss_in
+from camtrain.callbacks._conditions import Span, factor, not_logged, position
+from camtrain.callbacks._lightning import Callback, LightningModule, SayOnce, Trainer, runs_compiled
+from camtrain.callbacks._patching import patch, patched
+from camtrain.cam import log_probability
+from camtrain.checks import check_arguments
+from camtrain.data.batches import Batch, read_batch
 from camtrain.errors import ConfigurationError
-from camtrain.losses import AlignmentLoss, same_class_share
 from camtrain.swaps import Blend, Infill
+
+_MISSED = (
+    "added nothing to a manual step: it acts in self.manual_backward(loss), with a loss of the network's answers to "
+    "the batch's images"
+)
 
 
 class AttentionAlignment(Callback):
@@ -145,72 +131,36 @@ class AttentionAlignment(Callback):
         accumulate: int = 1,
         seed: int = 0,
     ) -> None:
+        check_arguments(**{name: value for name, value in locals().items() if name != "self"})
         super().__init__()
-        check_arguments(
-            weight=weight,
-            gradient_ratio=gradient_ratio,
-            twins=twins,
-            twins_share=twins_share,
-            twins_place=twins_place,
-            reuse=reuse,
-            memory=memory,
-            twins_loss=twins_loss,
-            mask_kind=mask_kind,
-            start_when=start_when,
-            stop_when=stop_when,
-            accumulate=accumulate,
-            loss=loss,
-            target=target,
-            schedule=schedule,
-            batch_adapter=batch_adapter,
+        self.schedule, self.batch_adapter, self.accumulate = schedule, batch_adapter, accumulate
+        self.span = Span(start_when, stop_when)
+        self.alignment = Alignment(
+            Penalty(
+                weight,
+                gradient_ratio=gradient_ratio,
+                method=method,
+                target=target,
+                loss=loss,
+                second_order=second_order,
+            ),
+            Twins(
+                twins,
+                share=twins_share,
+                place=twins_place,
+                reuse=reuse,
+                memory=memory,
+                loss=twins_loss,
+                blend=Blend(infill, jitter=jitter, fill_donors=mask_kind == "object"),
+            ),
             layers=layers,
             model=model,
-            second_order=second_order,
+            mask_kind=mask_kind,
             seed=seed,
         )
-        self.weight, self.schedule, self.twins = weight, schedule, twins
-        self.twins_share, self.reuse = twins_share, reuse
-        self.start_when, self.stop_when, self.mask_kind = start_when, stop_when, mask_kind
-        self.batch_adapter, self.accumulate, self.seed = batch_adapter, accumulate, seed
-        self.layers, self.model = layers, model
-        self._penalize = partial(
-            penalize,
-            method=resolve_method(method),
-            target=target,
-            second_order=second_order,
-        )
-        self._loss, self._second_order = loss, second_order
-        self._consistent = twins_loss == "consistency"
-        self._blend = Blend(infill, jitter=jitter, fill_donors=mask_kind == "object")
-        self._answer_twins = partial(answer_twins, blend=self._blend, consistent=self._consistent)
-        self._exchanges = twins_place == "exchange" and not self._consistent
-        self._needs_labels = twins not in (0, "auto") and not self._consistent
-        self._make_state = partial(Memory, memory, self._blend.fill_donors), partial(Balance, gradient_ratio)
-        self._attention = DifferentiableAttention()
-        self._leaves = Leaves()
-        self._maps = Maps()
-        self._compiled = self._loaded = False
+        self._compiled = self._loaded = self._metric_missed = False
         self._restore: Callable[[], None] | None = None
-        self._dealer: Dealer | None = None
-        self._begin_anew()
-
-    def _begin_anew(self) -> None:
-        """As if nothing had been trained yet."""
-        make_memory, make_balance = self._make_state
-        self._memory, self._balance = make_memory(), make_balance()
-        self._dose = Dose(self.twins, self.twins_share, self.reuse)
-        self.started_at: float | None = None  # the position in the training, in [0, 1]
-        self.stopped = False
-        self.steps = self.skipped = 0
-        self._network = Network()
-        self._twins_refused = self._refuses = False
-        self._plan = Plan(1.0, 0)
-        self._begin_fit()
-
-    def _begin_fit(self) -> None:
-        """What is found out in each fit."""
-        self._first_batch_seen = self._gradient_seen = self._in_batch = False
-        self._notes = Notes()
+        self._say_once = SayOnce("AttentionAlignment")
 
     @property
     def state_key(self) -> str:
@@ -222,23 +172,12 @@ class AttentionAlignment(Callback):
 
         Not the memory of annotated images: a run that goes on collects them anew.
         """
-        return {
-            "started_at": self.started_at,
-            "stopped": self.stopped,
-            "steps": self.steps,
-            "skipped": self.skipped,
-            "balance": self._balance.state(),
-            "seen": self._dose.state(),
-            **self._network.state(),
-        }
+        return {"started_at": self.span.started_at, "stopped": self.span.stopped, **self.alignment.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.started_at, self.steps, self.skipped = (state_dict[key] for key in ("started_at", "steps", "skipped"))
-        self.stopped = state_dict.get("stopped", False)
-        self._balance.restore(state_dict.get("balance", (0.0, 0.0, 0.0, 0.0)))
-        self._dose.restore(state_dict.get("seen", (0, 0)))
-        self._network.restore(state_dict)
+        self.span.started_at, self.span.stopped = state_dict["started_at"], state_dict.get("stopped", False)
+        self.alignment.restore(state_dict)
         self._loaded = True
 
     # Lightning's hooks
@@ -246,19 +185,23 @@ class AttentionAlignment(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work; begin anew in another training, unless a state was loaded."""
         if stage == "fit" and trainer.global_step == 0 and not self._loaded:
-            self._begin_anew()
+            self.span.begin_anew()
+            self.alignment.begin_anew()
         if stage == "fit" and sum(isinstance(c, AttentionAlignment) for c in trainer.callbacks) > 1:  # type: ignore[attr-defined]
             raise ConfigurationError("One Trainer takes one AttentionAlignment: give it several layers instead.")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find what was named, and put the penalty around `training_step`."""
-        self._maps = Maps(None if self.layers == "auto" else find_layers(pl_module, self.layers))
-        self._network.begin(pl_module, self.model)
-        self._begin_fit()
+        """Look for the network, and put the terms around `training_step`."""
+        total = partial(trainer.strategy.reduce, reduce_op="sum")
+        root = trainer.strategy.root_device
+        self.alignment.attach(pl_module, Processes(trainer.world_size, trainer.global_rank, total, root))
+        self._metric_missed, self._say_once = False, SayOnce("AttentionAlignment")
         self._compiled = runs_compiled(pl_module)
         if self._compiled:
             warnings.warn("AttentionAlignment runs the compiled training step eagerly while it is on.", stacklevel=2)
-        self._notes.look_ahead(trainer, self.start_when)
+        start, epochs = self.span.start_when, trainer.max_epochs
+        if not isinstance(start, str) and epochs is not None and 0 < epochs <= start:
+            self._say(f"begins in epoch {start}, and training ends after {epochs}: it will do nothing")
         self._restore = patch(pl_module, "training_step", partial(self._training_step, trainer, pl_module))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -267,28 +210,29 @@ class AttentionAlignment(Callback):
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Let the network have its images as they are: the backward pass, which may ask for them again, is over."""
-        self._stop_dealing()
-        self._memory.settle()
-        self.steps += self._in_batch
-        self._in_batch = False
+        self.alignment.end()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell where an epoch had nothing to align with."""
-        self._notes.end_epoch()
+        self._say(self.alignment.annotations.end_epoch())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin or end, if the metric that was just logged says so."""
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not self.span.conditions:
             return
-        waits = [w for w in (self.start_when, self.stop_when) if isinstance(w, str)]
-        if waits:
-            self._begin_or_end(trainer, new_epoch=False)
-        self._notes.after_validation(trainer, waits)
+        self._begin_or_end(trainer, new_epoch=False)
+        missing = not_logged(trainer, self.span.conditions)
+        if missing and not self._metric_missed:
+            self._metric_missed = True
+            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+            self._say(f"waits for {missing[0]!r}, which the validation did not log; known: {logged}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the module as it was."""
-        if self.started_at is None:
-            self._notes.after_fit(trainer, self.start_when)
+        start = self.span.start_when
+        waited = self.span.started_at is None and isinstance(start, str) and not self._metric_missed
+        if waited and not_logged(trainer, [str(start)]):
+            self._say(f"never began: nothing logged {start!r}")
         self._loaded = False
         self._unpatch()
 
@@ -300,280 +244,88 @@ class AttentionAlignment(Callback):
         """Leave the module as it was."""
         self._unpatch()
 
-    def _stop_dealing(self) -> None:
-        if self._dealer is not None:
-            self._dealer.stop()
-        self._dealer = None
-        self._attention.off()
-        self._leaves.stop()
-
     def _unpatch(self) -> None:
-        self._stop_dealing()
+        self.alignment.detach()
         if self._restore is not None:
             self._restore()
         self._restore = None
-        self._network.end()
+
+    def _say(self, *texts: str) -> None:
+        for text in filter(None, texts):
+            self._say_once(text, warn=True)
 
     def should_start(self, trainer: Trainer) -> bool:
         """Whether to begin now; with `should_stop`, the decisions to override. All processes decide alike."""
-        return self.started_at is None and self._is_due(trainer, self.start_when)
+        return self.span.should_start(trainer)
 
     def should_stop(self, trainer: Trainer) -> bool:
         """Whether to end now."""
-        started = self.started_at is not None and not self.stopped
-        return started and self.stop_when is not None and self._is_due(trainer, self.stop_when)
+        return self.span.should_stop(trainer)
 
     def _begin_or_end(self, trainer: Trainer, *, new_epoch: bool) -> None:
         if self.should_stop(trainer):
-            self.stopped = True
+            self.span.stopped = True
         if self.should_start(trainer):
-            self.started_at = position(trainer, new_epoch=new_epoch)
-
-    @staticmethod
-    def _is_due(trainer: Trainer, when: int | str) -> bool:
-        due = is_due(when, trainer.current_epoch, trainer.callback_metrics)
-        return trainer.strategy.reduce_boolean_decision(due, all=False) if isinstance(when, str) else due
+            self.span.started_at = position(trainer, new_epoch=new_epoch)
 
     # The training step
 
     def _training_step(
         self, trainer: Trainer, pl_module: LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        self._stop_dealing()
+        self.alignment.close()
         if not trainer.training:  # a validation step that calls it
             return original(*args, **kwargs)
-        scale = self._scale(trainer)
+        active = self.span.is_on and not self.alignment.off
+        scale = factor(self.schedule, self.span.progress(trainer)) if active else 0.0
         log = partial(pl_module.log, on_step=False, on_epoch=True)
         log("alignment/active", float(scale > 0), batch_size=1)
-        log("alignment/weight", self._weight * scale, batch_size=1)
+        log("alignment/weight", self.alignment.penalty.weight * scale, batch_size=1)
         batch = self._read(args[0] if args else next(iter(kwargs.values())))
         if scale == 0 or batch is None:
             return original(*args, **kwargs)
-        again, self._in_batch = self._in_batch, True  # an optimizer may ask for a batch's loss several times
-        plan = self._plan if again else self._dose.plan(len(batch), self._kin(batch))
-        self._plan = plan
-        limit = plan.added if plan.dealt is None else len(batch)
-        census = count(
-            batch,
-            limit,
-            trainer.strategy,
-            trainer.world_size,
-            remembered=len(self._memory) if plan.added else 0,
-            fill_donors=self._blend.fill_donors,
-            refused=self._refuses,
-        )
-        self._twins_refused |= census.refused  # alike in all processes, which log and reduce alike
-        if not again:
-            self._dose.see(len(batch) * trainer.world_size, census.all_eligible)
-            self._notes.count(len(batch) * trainer.world_size, census)
-        wanted = census.guiding or (self._wants_twins and census.twinned)
-        step = self._step(trainer, pl_module, batch, scale, census, plan) if wanted else None
-        output = step.run(original, *args, **kwargs) if step else original(*args, **kwargs)
-        terms = step.terms if step else None
-        if step and step.missed:
-            self._notes.tell(
-                "added nothing to a manual step: it acts in self.manual_backward(loss), with a loss of the network's "
-                "answers to the batch's images"
-            )
-        for scalar in scalars(terms, census, penalty=self.weight != 0, twins=self._wants_twins):
-            log(scalar.name, scalar.value, batch_size=scalar.images, sync_dist=True)
-        if not again:
-            self._measure(trainer, terms)
+        step = self.alignment.begin(batch, scale=scale)
+        run = self._automatic if pl_module.automatic_optimization else self._manual
+        with torch.compiler.set_stance("force_eager") if self._compiled and step.terms else nullcontext():
+            output = run(pl_module, step, partial(original, *args, **kwargs))
+        self._say(*self.alignment.settle(step))
+        for scalar in self.alignment.scalars(step):
+            log(f"alignment/{scalar.name}", scalar.value, batch_size=scalar.images, sync_dist=True)
         return output
-
-    @property
-    def _weight(self) -> float:
-        return self._balance.weight if isinstance(self.weight, str) else self.weight
-
-    @property
-    def _wants_twins(self) -> bool:
-        return self.twins != 0 and not self._twins_refused
-
-    @property
-    def _off(self) -> bool:
-        return self.weight == 0 and not self._wants_twins
-
-    def _measure(self, trainer: Trainer, terms: Terms | None) -> None:
-        """Take what this step measured into the automatic weights, alike in all processes."""
-        if not self._balance.is_due(self.steps):
-            return
-        if self.weight == "auto":
-            norms = mean_over_processes(trainer, terms.norms if terms is not None else None)
-            if norms is not None:
-                self._balance.add(*norms)
-        if self._compares:
-            losses = mean_over_processes(trainer, terms.losses if terms is not None else None)
-            if losses is not None:
-                self._dose.compare(*losses)
-
-    @property
-    def _compares(self) -> bool:
-        return self.twins == "auto" and self._wants_twins and not self._consistent
-
-    def _scale(self, trainer: Trainer) -> float:
-        if self.started_at is None or self.stopped or self._off:
-            return 0.0
-        return factor(self.schedule, progress(position(trainer), self.started_at))
 
     def _read(self, raw: Any) -> Batch | None:
         """The batch, where there is something to do; the first one is looked at before the start, too."""
-        if self._off or (self.started_at is None and self._first_batch_seen):
+        waiting = self.span.started_at is None and self.alignment.first_batch_seen
+        if self.alignment.off or waiting:
             return None
         batch = read_batch(raw, self.batch_adapter)
-        if not self._first_batch_seen:
-            require_masks(batch, raw, twins=self._needs_labels)
-            check_masks(batch)
-            self._first_batch_seen = True
-            if have_soft_labels(batch):
-                self._notes.tell(
-                    "reads labels (B, C) as several classes an image, each present or not, and these lie between 0 and "
-                    "1. For smoothed or mixed labels of one class give its index, in a batch_adapter, and twins=0"
-                )
-            if self.twins == "auto" and not outline_objects(batch):
-                self._refuse_twins("the masks are soft, and outline no object to cut out; twins=1 asks for them")
-        batch = with_object_masks(batch, forbidden=self.mask_kind == "forbidden")
-        if self.twins == "auto" and self._wants_twins:
-            problem = can_ask_twins(batch)
-            if problem:
-                self._refuse_twins(problem)
+        if not self.alignment.first_batch_seen:
+            require_masks(batch, raw, twins=self.alignment.twins.needs_labels)
+        batch, notes = self.alignment.read(batch)
+        self._say(*notes)
         return batch
 
-    def _refuse_twins(self, reason: str) -> None:
-        """From the next count on, which all processes make together."""
-        self._refuses = True
-        self._notes.tell(f"makes no twins: {reason}")
-
-    def _kin(self, batch: Batch) -> float | None:
-        """The share of the batch's images that are of one class, where its backgrounds are to be dealt anew."""
-        classes = as_classes(batch.labels)
-        if not (self._exchanges and self._wants_twins and self._network.root and classes is not None):
+    @staticmethod
+    def _automatic(pl_module: LightningModule, step: Step, original: Callable[[], Any]) -> Any:
+        """What the step returns, with the terms in its loss."""
+        output = original()
+        if output is None:  # Lightning's way to leave a batch out
+            step.end_forward()
             return None
-        return float(same_class_share(classes))
+        added = step.compute(loss_in(output))
+        return output if added is None else add_to_loss(output, added)
 
-    def _step(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Batch,
-        scale: float,
-        census: Census,
-        plan: Plan,
-    ) -> AlignedStep:
-        layers = self._maps.find(pl_module, batch.images, self._network.root) if self.weight != 0 else ()
-        if self.weight != 0 and self._second_order:
-            self._attention.on()
-        seed = (self.seed * 1_000_003 + self.steps) * 1_009 + trainer.global_rank
-        generator = torch.Generator().manual_seed(seed % 2**63)
-        loss = self._loss or AlignmentLoss(tolerance=plan.tolerance if self.steps else 0.0)
-        recipe = Recipe(
-            weight=self._weight * scale * census.penalty_share,
-            twins=plan.weight * self._wants_twins,
-            scale=scale,
-            limit=plan.added if self._can_add(trainer, pl_module) else 0,
-            generator=generator,
-            memory=self._memory,
-            penalize=None if self.weight == 0 else partial(self._penalize, loss=loss, generator=generator),
-            answer_twins=self._answer_twins,
-            measure=self.weight == "auto" and self._balance.is_due(self.steps),
-            compare=self._compares and self._balance.is_due(self.steps),
-            dealer=self._make_dealer(batch, plan, scale, seed % 2**63),
-        )
-        modules = self._network.modules(pl_module)
-        compute = partial(self._terms, pl_module, batch, recipe, layers)
-        if recipe.dealer is not None:
-            self._dealer = recipe.dealer
-            self._dealer.start(modules.values())
-        return AlignedStep(
-            pl_module,
-            modules,
-            layers,
-            compute,
-            dealer=recipe.dealer,
-            divide_by=self.accumulate,
-            compiled=self._compiled,
-            repeats=bool(self._network.takes_own),
-        )
+    def _manual(self, pl_module: LightningModule, step: Step, original: Callable[[], Any]) -> Any:
+        """What the step returns, with the terms in the losses that it is given to differentiate."""
 
-    def _make_dealer(self, batch: Batch, plan: Plan, scale: float, seed: int) -> Dealer | None:
-        if plan.dealt is None or not self._wants_twins:
-            return None
-        return Dealer(batch, seed, min(scale, 1.0), self._blend, own_only=bool(self._network.takes_own))
+        def manual_backward(backward: Callable[..., Any], loss: Tensor, *rest: Any, **options: Any) -> None:
+            if step.terms and (not step.done or step.repeats) and step.is_meant(loss):
+                added = step.compute(loss * self.accumulate, more=True)
+                loss = loss if added is None else loss + added / self.accumulate
+            backward(loss, *rest, **options)
 
-    def _can_add(self, trainer: Trainer, pl_module: LightningModule) -> bool:
-        """Not where a forward pass of one process waits for the others, which may add no twin in this step."""
-        synchronized = any(isinstance(module, nn.SyncBatchNorm) for module in pl_module.modules())
-        if trainer.world_size > 1 and synchronized and self._wants_twins:
-            self._notes.tell("adds no twins beside SyncBatchNorm, whose processes wait for each other")
-            return False
-        return True
-
-    def _terms(
-        self,
-        pl_module: LightningModule,
-        batch: Batch,
-        recipe: Recipe,
-        layers: tuple[Layer, ...],
-        calls: Calls,
-        task: Tensor | None,
-    ) -> Terms | None:
-        if recipe.dealer is not None:
-            recipe.dealer.close()
-        own = recipe.dealer.own if recipe.dealer is not None else [batch.images]
-        call = self._network.read(calls, own, len(batch), task)
-        if call is None:
-            return None
-        if self.steps == 0 and (said := other_answers(call)):
-            self._notes.tell(said)
-        if self.steps == 0 and self._exchanges and self._wants_twins and answers_again(calls.made, call, batch):
-            self._notes.tell(_COMPARED)
-        if recipe.twins > 0 and (self.twins == "auto" or recipe.dealer is not None):
-            recipe = self._with_possible_twins(recipe, call, batch, own)
-        if recipe.penalize is not None and not layers:  # the next step has them
-            self._maps.find_in(call.name, call.module, call.args, call.kwargs)
-            recipe = dataclasses.replace(recipe, penalize=None)
-        if recipe.penalize is not None:
-            self._leaves.start(layers, call.activations)
-            layers = self._maps.read(pl_module, batch.images, call.activations, self._network.root)
-        terms = compute_terms(recipe, call, layers, batch, task)
-        self._look_at(terms, pl_module)
-        return terms
-
-    def _with_possible_twins(self, recipe: Recipe, call: Call, batch: Batch, own: Sequence[Tensor]) -> Recipe:
-        """Without twins where the network was not given the images; an error where they were asked for."""
-        try:
-            images_among(call, batch, own)
-        except ConfigurationError:
-            if self.twins != "auto":
-                raise
-            self._refuse_twins(_NOT_GIVEN.format(part=call.name or "the module"))
-            return dataclasses.replace(recipe, twins=0.0)
-        return recipe
-
-    def _look_at(self, terms: Terms, pl_module: LightningModule) -> None:
-        """Refuse a penalty without a gradient, once; count terms that are not finite."""
-        if terms.penalty is not None and not self._gradient_seen:
-            self._gradient_seen = True
-            if not require_gradient(terms.penalty.value, pl_module) and self.steps == 0:
-                warnings.warn(_NO_EFFECT, stacklevel=2)
-        if terms.added is None:
-            self.skipped += 1
-            if self.skipped == 1:
-                warnings.warn(_NOT_FINITE, stacklevel=2)
-
-
-_NO_EFFECT = (
-    "The alignment penalty of the first step has a gradient of 0 for every parameter: every map is empty, or the layer "
-    "does not matter to the target. Watch alignment/dead_maps, or name an earlier layer."
-)
-_NOT_FINITE = (
-    "An alignment term, penalty or twins, was not finite: such a step trains without it, and alignment/skipped counts "
-    "it."
-)
-_COMPARED = (
-    "exchanges the batch's own images alone, and the step asks for answers to others as well. A loss that compares "
-    "both, image by image (consistency, distillation), wants twins_place='add'"
-)
-_NOT_GIVEN = (
-    "{part!r}, which returns the logits, is not given the batch's images. Call one module on them as they are, as "
-    "self(images) with a forward that holds all of the network, or name that one with model='...'"
-)
+        with patched(pl_module, "manual_backward", manual_backward):
+            output = original()
+        step.end_forward()
+        self._say(_MISSED if step.is_missed else "")
+        return output

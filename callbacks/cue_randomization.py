@@ -4,9 +4,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from camtrain.callbacks._alignment_patch import patch
-from camtrain.callbacks._alignment_start import is_due
+from camtrain.callbacks._conditions import Span, position
 from camtrain.callbacks._lightning import Callback, LightningModule, Trainer
+from camtrain.callbacks._patching import patch
+from camtrain.checks import check_arguments
 from camtrain.data.batches import check_masks, read_batch, with_images
 from camtrain.data.randomize import RandomizeCue
 from camtrain.errors import ConfigurationError
@@ -44,11 +45,8 @@ class CueRandomization(Callback):
         batch_adapter: Callable[..., Any] | None = None,
     ) -> None:
         self.transform = RandomizeCue(cue, p)
-        if isinstance(start_when, int) and start_when < 0:
-            raise ConfigurationError(f"start_when is an epoch from 0 on, or a condition on a metric; got {start_when}.")
-        self.start_when = start_when
-        self.batch_adapter = batch_adapter
-        self.active = False
+        check_arguments(start_when=start_when, batch_adapter=batch_adapter)
+        self.span, self.batch_adapter = Span(start_when), batch_adapter
         self._checked = False
         self._restore: Callable[[], None] | None = None
 
@@ -59,11 +57,11 @@ class CueRandomization(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Whether it has begun."""
-        return {"active": self.active}
+        return {"active": self.span.is_on}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.active = state_dict["active"]
+        self.span.started_at = 0.0 if state_dict["active"] else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put itself around `training_step`, outside of what other callbacks have put there."""
@@ -72,8 +70,8 @@ class CueRandomization(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin, if the epoch or the metric says so; all processes alike."""
-        due = is_due(self.start_when, trainer.current_epoch, trainer.callback_metrics)
-        self.active = self.active or trainer.strategy.reduce_boolean_decision(due, all=False)
+        if self.span.should_start(trainer):
+            self.span.started_at = position(trainer, new_epoch=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the module as it was."""
@@ -88,15 +86,14 @@ class CueRandomization(Callback):
     def _training_step(
         self, pl_module: LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        pl_module.log("randomization/active", float(self.active), on_step=False, on_epoch=True, batch_size=1)
+        pl_module.log("randomization/active", float(self.span.is_on), on_step=False, on_epoch=True, batch_size=1)
+        name, batch = (None, args[0]) if args else next(iter(kwargs.items()))
         if not self._checked:
-            self._check(args[0] if args else next(iter(kwargs.values())))
-        if not self.active:
+            self._check(batch)
+        if not self.span.is_on:
             return original(*args, **kwargs)
-        if args:
-            return original(self._changed(args[0]), *args[1:], **kwargs)
-        name = next(iter(kwargs))
-        return original(**{**kwargs, name: self._changed(kwargs[name])})
+        changed = self._changed(batch)
+        return original(changed, *args[1:], **kwargs) if name is None else original(**{**kwargs, name: changed})
 
     def _check(self, batch: Any) -> None:
         read = read_batch(batch, self.batch_adapter)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from camtrain.callbacks._alignment_start import is_due
+from camtrain.callbacks._conditions import is_due
 from camtrain.callbacks._lightning import (
     Attempt,
     Callback,

@@ -25,6 +25,15 @@ ONLY = {  # part of the library -> all that it may import beside itself and the 
     "camtrain.swaps": CORE,
     "camtrain.losses": (*CORE, "camtrain.swaps"),
     "camtrain.tasks": CORE,
+    "camtrain.alignment": (
+        *CORE,
+        "camtrain.swaps",
+        "camtrain.losses",
+        "camtrain.tasks",
+        "camtrain.checks",
+        "camtrain.packages",
+        "camtrain.data.batches",
+    ),
 }
 NEVER = {  # part of the library -> what it must not import
     **{

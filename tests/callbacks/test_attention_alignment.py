@@ -276,7 +276,7 @@ def test_checkpoint__of_a_module_with_other_parts_is_gone_on_from(make_trainer):
     callback.load_state_dict({**callback.state_dict(), "network": "backbone.gone"})
     trainer = fit(make_trainer, Foreign(), callback, pair(*samples(8)), max_epochs=2)
     assert trainer.callback_metrics["alignment/twins"] > 0
-    assert callback.steps == 2
+    assert callback.alignment.steps == 2
 
 
 def test_twins__are_exchanged_until_the_backward_pass_is_over_and_no_longer(make_trainer):
@@ -298,7 +298,7 @@ def test_twins__that_are_added_are_made_of_images_as_they_were_before_the_exchan
     masks[4:] = -1
     callback = AttentionAlignment(model="net", layers="net.2", memory=4)
     fit(make_trainer, Foreign(), callback, pair(images, labels, masks), max_epochs=3)
-    kept, _, _ = callback._memory.recall(4, torch.Generator())
+    kept, _, _ = callback.alignment.twins.memory.recall(4, torch.Generator())
     assert sorted(kept.flatten(1).sum(dim=1).tolist()) == sorted(images[:4].flatten(1).sum(dim=1).tolist())
 
 
@@ -315,14 +315,12 @@ def test_twins__that_are_added_follow_the_schedule(make_trainer):
 def test_twins__that_are_exchanged_follow_the_schedule(make_trainer):
     shares = []
 
-    class Spy(AttentionAlignment):
-        def _step(self, *args):
-            step = super()._step(*args)
-            shares.append(self._dealer.how["share"])
-            return step
+    class Spy(pl.Callback):
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            shares.append(callback.alignment._step.dealer.how["share"])
 
-    callback = Spy(model="net", schedule=lambda progress: 1 - progress)
-    fit(make_trainer, Foreign(), callback, pair(*samples(8)), max_epochs=4)
+    callback = AttentionAlignment(model="net", schedule=lambda progress: 1 - progress)
+    make_trainer(callbacks=[callback, Spy()], max_epochs=4).fit(Foreign(), loader(pair(*samples(8))))
     assert shares == [1, 0.75, 0.5, 0.25]
 
 
@@ -346,11 +344,11 @@ def test_twins__that_are_added_are_compared_with_images_for_their_dose(make_trai
     masks[2:] = -1
     callback = AttentionAlignment(twins=twins, twins_place="add")
     trainer = fit(make_trainer, Foreign(), callback, pair(images, labels, masks), max_epochs=2)
-    assert callback._dose.measured == measured
+    assert callback.alignment.twins.dose.measured == measured
     if measured:
-        assert callback._dose.twins_loss == pytest.approx(1.1, abs=0.3)
-        assert callback._dose.images_loss == pytest.approx(1.1, abs=0.3)
-        assert callback._dose.twins_loss != callback._dose.images_loss
+        assert callback.alignment.twins.dose.twins_loss == pytest.approx(1.1, abs=0.3)
+        assert callback.alignment.twins.dose.images_loss == pytest.approx(1.1, abs=0.3)
+        assert callback.alignment.twins.dose.twins_loss != callback.alignment.twins.dose.images_loss
     assert trainer.callback_metrics["alignment/twins"] > 0
 
 
@@ -374,7 +372,7 @@ def test_loss__by_default_tolerates_only_what_dealing_answers_for(
         tolerances.append(tolerance)
         return AlignmentLoss(tolerance=tolerance)
 
-    monkeypatch.setattr("camtrain.callbacks.attention_alignment.AlignmentLoss", spy)
+    monkeypatch.setattr("camtrain.alignment.penalty.AlignmentLoss", spy)
     callback = AttentionAlignment(**arguments)
     batches = [samples(8, seed) for seed in range(2)]
     for _, _, masks in batches:
@@ -403,9 +401,9 @@ def test_reuse__bounds_how_often_a_twin_is_made_of_one_image(make_trainer):
 
 def test_reuse__goes_on_from_a_checkpoint():
     callback, after = (aligned(weight=0.0, twins=1.0, reuse=2.0) for _ in range(2))
-    callback._dose.see(80, annotated=10)
+    callback.alignment.twins.dose.see(80, annotated=10)
     after.load_state_dict(callback.state_dict())
-    assert after._dose.limit(8) == callback._dose.limit(8) == 2
+    assert after.alignment.twins.dose.limit(8) == callback.alignment.twins.dose.limit(8) == 2
 
 
 def test_weight__follows_the_schedule_from_the_start(make_trainer):
@@ -457,15 +455,15 @@ def test_stop_when__ends_it_for_good(make_trainer):
 def test_weight__auto_keeps_the_penaltys_gradient_at_its_ratio_of_the_tasks(make_trainer):
     norms, weights = [], []
 
-    class Spy(AttentionAlignment):
-        def _terms(self, *args):
-            terms = super()._terms(*args)
-            weights.append(self._weight)
-            norms.append(terms.norms)
-            return terms
+    class Spy(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            weights.append(callback.alignment.penalty.weight)
 
-    callback = Spy(gradient_ratio=0.5, twins=0.0)
-    fit(make_trainer, Foreign(), callback, pair(*samples()), max_epochs=6)
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            norms.append(callback.alignment._step.norms)
+
+    callback = AttentionAlignment(gradient_ratio=0.5, twins=0.0)
+    make_trainer(callbacks=[callback, Spy()], max_epochs=6).fit(Foreign(), loader(pair(*samples())))
     assert weights[0] == 0  # the first step only measures
     task, penalty = norms[0].tolist()
     assert weights[1] == pytest.approx(0.5 * (task / penalty) ** 0.5)
@@ -537,8 +535,8 @@ def test_checkpoint__goes_on_where_it_stopped(make_trainer, tmp_path, place):
     trainer.fit(half, loader(*batches))
     resumed, after = Foreign(), callback()
     make_trainer(callbacks=[after], max_epochs=4).fit(resumed, loader(*batches), ckpt_path=tmp_path / "half.ckpt")
-    assert after.started_at == 0.25
-    assert after.steps == 6
+    assert after.span.started_at == 0.25
+    assert after.alignment.steps == 6
     for key, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[key], value)
 
@@ -560,7 +558,7 @@ def test_penalty__that_is_not_finite_is_left_out_and_counted(make_trainer):
     callback = aligned(weight=3.0, loss=lambda heatmaps, masks: heatmaps.sum() * torch.inf)
     with pytest.warns(UserWarning, match="not finite"):
         poisoned, _ = trained(make_trainer, callback, *batches, kind=Foreign)
-    assert callback.skipped == 4
+    assert callback.alignment.skipped == 4
     assert all(torch.equal(plain[key], poisoned[key]) for key in plain)
 
 
@@ -720,3 +718,17 @@ class _Other(AttentionAlignment):
     @property
     def state_key(self):
         return "other"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed", "32-true"])
+def test_precision__on_a_gpu_trains_without_skipping(make_trainer, precision):
+
+    data = loader(*[pair(*samples(8))] * 4)
+    callback = AttentionAlignment(weight=3.0, twins=1.0)
+    trainer = make_trainer(accelerator="gpu", precision=precision, callbacks=[callback], max_epochs=2)
+    trainer.fit(Foreign(), data)
+    assert callback.skipped == 0
+    assert trainer.callback_metrics["alignment/penalty"].isfinite()

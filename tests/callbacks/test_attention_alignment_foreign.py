@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from camtrain.alignment.batch import Processes, count
 from camtrain.callbacks import AttentionAlignment
-from camtrain.callbacks._alignment_batch import count
 from camtrain.data.batches import Batch
 from camtrain.errors import ConfigurationError
 from camtrain.losses import AlignmentLoss
@@ -187,7 +187,7 @@ def test_manual__accumulation_leaves_the_automatic_weight_as_it_is(make_trainer)
         callback = aligned(weight="auto", accumulate=accumulate)
         trainer = fit(make_trainer, module, callback, *[pair(*samples())] * 2, accumulate_grad_batches=1)
         weights.append(trainer.callback_metrics["alignment/weight"].item())
-        assert callback.steps == 2
+        assert callback.alignment.steps == 2
     assert weights[0] > 0
     assert weights[1] == pytest.approx(weights[0], rel=1e-4)
 
@@ -447,7 +447,7 @@ def test_masks__that_cover_all_are_no_objects_to_make_twins_of(make_trainer):
         masks[1:] = others
         callback = AttentionAlignment(weight=0.0, model="net")
         fit(make_trainer, Foreign(), callback, *[pair(images, labels, masks)] * 3)
-        plans.append(callback._dose.plan(8, kin=0.3))
+        plans.append(callback.alignment.twins.dose.plan(8, kin=0.3))
     assert plans[0] == plans[1]
     assert plans[0].added > 0
 
@@ -516,37 +516,26 @@ def test_twins__a_single_one_passes_batch_norm(make_trainer):
 
 
 def test_census__a_refusal_of_one_process_is_everybodys():
-    class TwoProcesses:
-        def reduce(self, counts, reduce_op):
-            return counts + torch.tensor([0, 0, 0, 0, 0, 0, 1])
-
+    two = Processes(2, total=lambda counts: counts + torch.tensor([0, 0, 0, 0, 0, 0, 1]))
     images, labels, masks = samples()
-    assert count(Batch(images, labels, masks), 4, TwoProcesses(), processes=2).refused
+    assert count(Batch(images, labels, masks), 4, two).refused
     assert not count(Batch(images, labels, masks), 4).refused
-
-
-def test_twins__are_not_added_where_processes_wait_for_each_other(make_trainer, monkeypatch):
-    callback, module = AttentionAlignment(), Foreign(nn.Sequential(nn.SyncBatchNorm(3), network()))
-    assert callback._can_add(make_trainer(), module)
-    monkeypatch.setattr(pl.Trainer, "world_size", property(lambda trainer: 2))
-    with pytest.warns(UserWarning, match="adds no twins beside SyncBatchNorm"):
-        assert not callback._can_add(make_trainer(), module)
 
 
 def test_fits__begin_anew_unless_a_state_was_loaded(make_trainer):
     callback = aligned(weight="auto", start_when=1, stop_when=2)
     for _ in range(2):
         target = Explained()
-        callback._penalize.keywords["target"] = target
+        callback.alignment.penalty.target = target
         fit(make_trainer, Foreign(), callback, pair(*samples()), max_epochs=3)
         assert len(target.logits) == 1
-        assert callback.steps == 1
+        assert callback.alignment.steps == 1
     state = callback.state_dict()
     target = Explained()
     resumed = aligned(weight="auto", start_when=1, stop_when=2, target=target)
     resumed.load_state_dict(state)
     fit(make_trainer, Foreign(), resumed, pair(*samples()), max_epochs=3)
-    assert resumed.stopped
+    assert resumed.span.stopped
     assert target.logits == []
 
 
@@ -557,6 +546,18 @@ def test_fits__of_one_trainer_go_on(make_trainer):
     trainer.fit_loop.max_epochs = 5
     trainer.fit(module, loader(pair(*samples())))
     assert len(target.logits) == 1
+
+
+def test_state__of_an_earlier_version_is_gone_on_from(make_trainer):
+    callback, older = aligned(weight="auto"), aligned(weight="auto")
+    state = {"started_at": 0.25, "stopped": False, "steps": 12, "skipped": 1, "network": "net", "takes_own": True}
+    state |= {"balance": [3.0, 4.0, 1.0, 1.0], "seen": [96.0, 48.0, 0.5, 1.0, 2.0]}
+    callback.load_state_dict(state)
+    assert callback.state_dict() == state
+    assert callback.alignment.penalty.weight == 2
+    older.load_state_dict({"started_at": None, "steps": 3, "skipped": 0})  # as the first ones were
+    fit(make_trainer, Foreign(), older, pair(*samples()))
+    assert older.state_dict()["steps"] == 4
 
 
 def test_state__knows_the_network_after_the_fit_too(make_trainer):

@@ -98,7 +98,7 @@ def test_twins_loss__of_consistency_is_zero_where_the_background_does_not_matter
     divergences = []
     for net in (network(), nn.Sequential(Crop(), network())):
         callback = AttentionAlignment(weight=0.0, twins=1.0, twins_loss="consistency", twins_share=1.0, layers="net")
-        callback._answer_twins.keywords["blend"] = Blend(feather=0)
+        callback.alignment.twins.blend = Blend(feather=0)
         trainer = fit(make_trainer, Blinkered(net), callback, pair(images, labels, masks))
         divergences.append(trainer.callback_metrics["alignment/twins"].item())
     assert divergences[0] > 1e-6

@@ -45,6 +45,24 @@ def aligned(**arguments):
     return AttentionAlignment(**{"weight": 2.0, "twins": 0.0, **arguments})
 
 
+class Watch(pl.Callback):
+    """Sees each step once its loss is known."""
+
+    def __init__(self, callback):
+        self.alignment, self.plans = callback.alignment, []
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer):
+        (layer,) = self.alignment.network.layers
+        self.layer = layer.name
+        self.plans.append(self.alignment._step.plan)
+
+
+def watched(make_trainer, module, callback, *batches):
+    watch = Watch(callback)
+    make_trainer(callbacks=[callback, watch]).fit(module, loader(*batches))
+    return watch
+
+
 @pytest.mark.parametrize(
     ("what", "pick"),
     [
@@ -61,7 +79,7 @@ def test_outputs__hold_logits_beside_other_things(make_trainer, what, pick):
     callback = aligned(target=target, layers="net.body.2", twins=1.0)
     fit(make_trainer, module, callback, pair(*samples()), pair(*samples(seed=1)))
     assert [logits.shape for logits in target.logits] == [(4, 3)] * 2
-    assert callback.skipped == 0
+    assert callback.alignment.skipped == 0
 
 
 def test_outputs__of_a_single_logit_may_be_one_number_an_image(make_trainer):
@@ -138,7 +156,7 @@ def test_validation__that_calls_the_training_step_is_not_aligned(make_trainer):
     module, callback = Both(), AttentionAlignment()
     trainer = make_trainer(callbacks=[callback], max_epochs=3)
     trainer.fit(module, loader(pair(*samples())), loader(samples(seed=3)[:2]))  # no masks there
-    assert callback.steps == 3
+    assert callback.alignment.steps == 3
     torch.testing.assert_close(trainer.callback_metrics["val"], module.expected)
 
 
@@ -179,7 +197,7 @@ def test_labels__of_several_classes_may_be_unknown(make_trainer, unknown):
     module, before = Stepping(step), network()[-1]
     callback = aligned(weight=0.0, twins=1.0, twins_place="add")
     fit(make_trainer, module, callback, pair(images, labels, masks))
-    assert callback.skipped == 0
+    assert callback.alignment.skipped == 0
     assert torch.equal(module.net[-1].bias[2], before.bias[2])
     assert not torch.equal(module.net[-1].bias[:2], before.bias[:2])
 
@@ -189,8 +207,8 @@ def test_batches__of_one_class_get_twins_of_earlier_ones_and_no_tolerance(make_t
     batches = [pair(images + shift, torch.full((4,), shift), masks) for shift in (0, 1, 2)] * 2
     module = Foreign(Given())
     callback = AttentionAlignment()
-    fit(make_trainer, module, callback, *batches)
-    assert callback._plan.tolerance == 0
+    watch = watched(make_trainer, module, callback, *batches)
+    assert all(plan.tolerance == 0 for plan in watch.plans)
     assert sum(map(len, module.net.given)) > 6 * 4
 
 
@@ -215,9 +233,9 @@ def test_steps__whose_loss_is_asked_for_several_times_see_the_same_twins(make_tr
     batches = [pair(images + 0.1 * shift, labels, masks) for shift in range(4)]
     module, callback = Thrice(), AttentionAlignment(weight=0.0)
     fit(make_trainer, module, callback, *batches)
-    assert callback.steps == 4
+    assert callback.alignment.steps == 4
     assert callback.state_dict()["seen"][0] == 16
-    assert len(callback._memory) == 12
+    assert len(callback.alignment.twins.memory) == 12
     for at in range(0, 12, 3):
         assert module.losses[at] == module.losses[at + 1] == module.losses[at + 2]
 
@@ -260,7 +278,7 @@ def test_second_order__that_a_part_does_not_have_names_the_first(make_trainer, m
         fit(make_trainer, Foreign(made()), aligned(weight=weight), pair(*samples()))
     callback = aligned(weight=weight, second_order=False)
     fit(make_trainer, Foreign(made()), callback, pair(*samples()))
-    assert callback.steps == 1
+    assert callback.alignment.steps == 1
 
 
 @pytest.mark.parametrize("layers", ["auto", "net.net.1"])
@@ -288,9 +306,9 @@ def test_layers__of_a_network_that_takes_other_images_than_the_batch_holds(make_
     module = Stepping(lambda self, x, y: F.cross_entropy(self.net(x.expand(-1, 3, -1, -1)), y))
     target = Explained()
     callback = aligned(target=target)
-    fit(make_trainer, module, callback, *batches)
+    watch = watched(make_trainer, module, callback, *batches)
     assert len(target.logits) == 2  # the first step finds the layer
-    assert callback._maps._layers[0].name == "net.2"
+    assert watch.layer == "net.2"
 
 
 def test_layers__say_what_a_network_without_a_map_answered(make_trainer):
@@ -299,7 +317,7 @@ def test_layers__say_what_a_network_without_a_map_answered(make_trainer):
         fit(make_trainer, Foreign(net), aligned(), pair(*samples()))
     callback = aligned(weight=0.0, twins=1.0)
     fit(make_trainer, Foreign(net), callback, pair(*samples()))  # twins need no map
-    assert callback.steps == 1
+    assert callback.alignment.steps == 1
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
@@ -320,7 +338,7 @@ def test_modules__that_are_lazy_have_their_layers_found(make_trainer):
     net = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(3))
     callback = aligned()
     fit(make_trainer, Foreign(net), callback, pair(*samples()))
-    assert callback.steps == 1
+    assert callback.alignment.steps == 1
 
 
 @pytest.mark.parametrize("teacher", [False, True])
@@ -352,8 +370,7 @@ def test_heatmaps__of_a_convolutional_head_are_not_of_its_classes(make_trainer):
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
     callback = aligned()
-    fit(make_trainer, Squeezed(), callback, pair(*samples()))
-    assert callback._maps._layers[0].name.startswith("classifier.")
+    assert watched(make_trainer, Squeezed(), callback, pair(*samples())).layer.startswith("classifier.")
 
 
 class Chained(Foreign):
@@ -369,8 +386,7 @@ class Chained(Foreign):
 
 def test_layers__of_a_head_are_those_of_what_feeds_it(make_trainer):
     callback = aligned(model="head")
-    fit(make_trainer, Chained(), callback, pair(*samples()))
-    assert callback._maps._layers[0].name == "backbone.2"
+    assert watched(make_trainer, Chained(), callback, pair(*samples())).layer == "backbone.2"
 
 
 def test_resume__of_backbone_and_head_finds_the_layer_again(make_trainer, tmp_path):
@@ -379,8 +395,9 @@ def test_resume__of_backbone_and_head_finds_the_layer_again(make_trainer, tmp_pa
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     target = Explained()
     resumed = aligned(target=target)
-    make_trainer(callbacks=[resumed], max_epochs=2).fit(
+    watch = Watch(resumed)
+    make_trainer(callbacks=[resumed, watch], max_epochs=2).fit(
         Chained(), loader(pair(*samples())), ckpt_path=tmp_path / "one.ckpt"
     )
-    assert resumed._maps._layers[0].name == "backbone.2"
+    assert watch.layer == "backbone.2"
     assert len(target.logits) == 1

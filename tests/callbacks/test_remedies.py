@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from camtrain.callbacks import AttentionAlignment, CueRandomization, LastLayerRetraining, RelianceDetector
-from camtrain.callbacks._alignment_patch import patch
+from camtrain.callbacks._patching import patch, patched
 from camtrain.data.batches import MaskedPair, with_images
 from camtrain.errors import BatchError, ConfigurationError
 from camtrain.sinks import read_history
@@ -142,9 +142,9 @@ def test_randomization__works_beside_alignment_in_any_order(make_trainer, first)
 
 def test_randomization__remembers_over_a_checkpoint():
     one, other = CueRandomization("tint"), CueRandomization("tint")
-    one.active = True
+    one.span.started_at = 0.5
     other.load_state_dict(one.state_dict())
-    assert other.active
+    assert other.span.is_on
     assert one.state_key != CueRandomization("sharpness").state_key
 
 
@@ -245,3 +245,21 @@ def test_with_images__keeps_the_type_and_everything_else():
     assert sample.x is images
     with pytest.raises(BatchError, match="does not hold the images as they were read"):
         with_images((images, labels), images.clone(), others)
+
+
+def test_patch__restores_class_methods_and_instance_attributes():
+    class Thing:
+        def step(self, value):
+            return value
+
+    thing = Thing()
+    with patched(thing, "step", lambda original, value: original(value) + 1):
+        assert thing.step(1) == 2
+        assert thing.step.__wrapped__.__func__ is Thing.step
+    assert "step" not in vars(thing)
+    thing.step = own = lambda value: 10 * value
+    restore = patch(thing, "step", lambda original, value: original(value) + 1)
+    assert thing.step(1) == 11
+    restore()
+    restore()
+    assert thing.step is own

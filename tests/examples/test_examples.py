@@ -80,3 +80,10 @@ def test_counterfactual__covering_the_rival_raises_the_class(run):
     assert numbers["counterfactual_on_the_rival"] > 2 * numbers["counterfactual_on_the_object"]
     assert numbers["probability_with_the_rival_covered"] > numbers["probability_before"] + 0.02
     assert numbers["probability_with_another_place_covered"] < numbers["probability_with_the_rival_covered"] - 0.02
+
+
+def test_plain_loop__learns_the_object_with_alignment_alone(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    accuracies = importlib.import_module("plain_loop").main(["--steps", "100"])
+    assert accuracies["plain"] < 0.7 < 0.95 < accuracies["both"]
+    assert accuracies["twins"] > 0.9

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils.hooks import RemovableHandle
 
-from camtrain.callbacks._alignment_batch import as_classes
-from camtrain.callbacks._alignment_recording import is_same
+from camtrain.alignment.batch import as_classes
+from camtrain.alignment.calls import find_images, is_same
+from camtrain.cam.hooks import hooked
 from camtrain.data.batches import Batch
-from camtrain.losses import deal_backgrounds
-from camtrain.swaps.blending import Blend
+from camtrain.swaps import Blend, deal_backgrounds
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,6 @@ class Dealer:
         self._own: list[Tensor] = [batch.images]
         self._given: list[Tensor] = []
         self._closed = False
-        self._hooks: list[RemovableHandle] = []
 
     def __deepcopy__(self, memo: Any) -> "Dealer":
         return _idle()
@@ -68,16 +66,9 @@ class Dealer:
 
     @contextmanager
     def dealing(self, modules: Iterable[nn.Module]) -> Iterator[None]:
-        """`start`, then `stop`."""
-        self.start(modules)
-        try:
+        """Exchange what these modules are given, for the duration of the block."""
+        with hooked(module.register_forward_pre_hook(self._exchange, with_kwargs=True) for module in modules):
             yield
-        finally:
-            self.stop()
-
-    def start(self, modules: Iterable[nn.Module]) -> None:
-        """Exchange what these modules are given."""
-        self._hooks += [module.register_forward_pre_hook(self._exchange, with_kwargs=True) for module in modules]
 
     def close(self) -> Deal | None:
         """From now on exchange only what the backward pass asks for again; what was dealt, if anything."""
@@ -87,11 +78,6 @@ class Dealer:
     def reopen(self) -> None:
         """Exchange again."""
         self._closed = False
-
-    def stop(self) -> None:
-        """Leave the modules as they were."""
-        while self._hooks:
-            self._hooks.pop().remove()
 
     def _exchange(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         if self.batch.masks is None:
@@ -123,23 +109,3 @@ class Dealer:
 def _idle() -> Dealer:
     """One that deals nothing: what a copy of a network has."""
     return Dealer(Batch(torch.zeros(0)), seed=0)
-
-
-def find_images(args: Any, kwargs: Any, batch: Batch, own: Sequence[Tensor] = ()) -> Tensor | None:
-    """The images among what a module is given, or None.
-
-    They are the batch's own tensor, or one of `own`; else the first tensor of the batch's number and size of images,
-    rather one with as many channels than one in gray or RGB.
-    """
-    given = [v for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, Tensor) and _could_be(v, batch.images)]
-    kept = [v for v in given if any(is_same(v, image) for image in (batch.images, *own))]
-    alike = [v for v in given if v.shape[1] == batch.images.shape[1]]
-    return next(iter([*kept, *alike, *given]), None)
-
-
-def _could_be(value: Tensor, images: Tensor) -> bool:
-    """Whether these are the images, as the module took them: gray may have become RGB, a feature map is no image."""
-    if value.ndim != 4 or not value.is_floating_point():
-        return False
-    same_size = (len(value), *value.shape[2:]) == (len(images), *images.shape[2:])
-    return same_size and value.shape[1] in (1, 3, images.shape[1])

@@ -1,5 +1,6 @@
 """What a batch holds for alignment, counted with one look at the device, and refused where it cannot work."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
@@ -8,7 +9,33 @@ from torch import Tensor
 
 from camtrain.data.batches import Batch, MaskedPair, check_masks
 from camtrain.errors import ConfigurationError
-from camtrain.losses import can_have_twin
+from camtrain.swaps import can_have_twin
+
+
+def _same(values: Tensor) -> Tensor:
+    return values
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Those that train together, by default one: how many, which one this is, how a tensor is summed over all."""
+
+    count: int = 1
+    rank: int = 0
+    total: Callable[[Tensor], Tensor] = _same
+    device: torch.device | str = "cpu"
+
+    def mean(self, values: Tensor | None) -> list[float] | None:
+        """The mean over those that have values `(2,)`, the same in all of them; None where none has.
+
+        >>> Processes().mean(torch.tensor([1.0, 2.0]))
+        [1.0, 2.0]
+        """
+        if self.count == 1:
+            return None if values is None else values.tolist()
+        mine = torch.zeros(3, device=self.device) if values is None else torch.cat([values.float(), values.new_ones(1)])
+        *sums, having = self.total(mine).tolist()
+        return [each / having for each in sums] if having else None
 
 
 @dataclass(frozen=True)
@@ -41,17 +68,48 @@ class Census:
         return self.twinned * self.processes / self.all_twinned if self.all_twinned else 1.0
 
 
+class Annotations:
+    """What an epoch had to align with.
+
+    >>> annotations = Annotations()
+    >>> annotations.count(8, Census(annotated=2, all_annotated=2))
+    >>> annotations.end_epoch()
+    ''
+    """
+
+    def __init__(self) -> None:
+        self.images = self.annotated = self.empty = 0
+
+    def count(self, images: int, census: Census) -> None:
+        """Take a batch into the epoch, all processes' images."""
+        self.images += images
+        self.annotated += census.all_annotated
+        self.empty += census.all_empty
+
+    def end_epoch(self) -> str:
+        """What there is to say of the epoch; empty where it had enough."""
+        images, annotated, empty = self.images, self.annotated, self.empty
+        self.images = self.annotated = self.empty = 0
+        if images and not annotated:
+            return f"saw no annotation on any of the {images} images of an epoch: it does nothing"
+        if empty > annotated / 2:
+            return (
+                f"saw {annotated} masks in an epoch, {empty} of them empty. An empty mask says that nothing may "
+                "matter; give an image without an annotation a mask of all -1"
+            )
+        return ""
+
+
 def count(
     batch: Batch,
     limit: int,
-    strategy: Any = None,
-    processes: int = 1,
+    processes: Processes = Processes(),
     *,
     remembered: int = 0,
     fill_donors: bool = True,
     refused: bool = False,
 ) -> Census:
-    """The census of a batch that makes at most `limit` twins; with several processes, `strategy` sums up.
+    """The census of a batch that makes at most `limit` twins, summed over the processes.
 
     `remembered` images of earlier batches are there to make twins of too; `fill_donors` is that of `make_twins`.
 
@@ -70,11 +128,11 @@ def count(
     counts[2] += remembered
     counts[2].clamp_(max=limit if len(batch) + remembered > 1 else 0)  # a single image has nobody's background
     counts[6] = refused
-    totals = counts if processes == 1 else strategy.reduce(counts.clone(), reduce_op="sum")
+    totals = counts if processes.count == 1 else processes.total(counts.clone())
     (annotated, guiding, twinned, _, _, bad, _), sums = counts.tolist(), totals.tolist()
     if bad:
         check_masks(batch)  # raises
-    return Census(annotated, guiding, twinned, sums[0], sums[2], sums[3], sums[4], sums[6] > 0, processes)
+    return Census(annotated, guiding, twinned, sums[0], sums[2], sums[3], sums[4], sums[6] > 0, processes.count)
 
 
 def _counts(masks: Tensor, fill_donors: bool) -> Tensor:
@@ -161,6 +219,15 @@ def as_classes(labels: Tensor | None) -> Tensor | None:
     tensor([[1, 0]])
     """
     return labels if labels is None else (labels > 0.5 if labels.ndim > 1 else labels).long()
+
+
+def are_multi_hot(labels: Tensor | None) -> bool:
+    """Whether labels are `(B, C)`, several classes an image.
+
+    >>> are_multi_hot(torch.tensor([[0, 1]])), are_multi_hot(torch.tensor([1]))
+    (True, False)
+    """
+    return labels is not None and labels.ndim == 2
 
 
 def have_soft_labels(batch: Batch) -> bool:

@@ -1,8 +1,8 @@
 """What a training step calls: activations, and the call whose output holds the logits."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from camtrain.cam import Activations, Layer, find_logits, logits_candidates, record_activations
-from camtrain.errors import BatchError, ConfigurationError, LayerError
+from camtrain.cam.hooks import hooked
+from camtrain.data.batches import Batch
+from camtrain.errors import BatchError, ConfigurationError
 
 _BEHIND = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Sigmoid, nn.LogSigmoid, nn.modules.loss._Loss)
 
@@ -49,8 +51,8 @@ class Call:
 
     def took(self, tensors: Sequence[Tensor], *, all_of_them: bool = False) -> bool:
         """Whether the module was given any of these; or all of them."""
-        known = [any(is_same(mine, tensor) for mine in self.tensors) for tensor in tensors]
-        return all(known) if all_of_them else any(known)
+        given = [any(is_same(mine, tensor) for mine in self.tensors) for tensor in tensors]
+        return all(given) if all_of_them else any(given)
 
 
 class Calls:
@@ -59,10 +61,16 @@ class Calls:
     A copy of a network that is made meanwhile (a moving average of it) has hooks too; they do nothing.
     """
 
-    def __init__(self, activations: Any) -> None:  # a run-time check of `Activations` would index it unfilled
+    def __init__(self, activations: Any = ()) -> None:  # a run-time check of `Activations` would index it unfilled
         self.activations: Activations = activations
         self.made: list[Call] = []
         self.depth = 0
+
+    def handles(self, modules: Mapping[str, nn.Module]) -> Iterator[Any]:
+        """Register the hooks, one after the other."""
+        for name, module in modules.items():
+            yield module.register_forward_pre_hook(_Entering(self))
+            yield module.register_forward_hook(_Leaving(self, name), with_kwargs=True, always_call=True)
 
 
 class _Entering:
@@ -104,16 +112,12 @@ class _Leaving:
 
 
 @contextmanager
-def recording(modules: dict[str, nn.Module], layers: Sequence[Layer]) -> Iterator[Calls]:
+def recording(modules: Mapping[str, nn.Module], layers: Sequence[Layer]) -> Iterator[Calls]:
     """Record the outermost calls of some modules, and what the layers put out; every hook goes at the end."""
-    recorded = record_activations(layers) if layers else nullcontext(Activations([]))
-    with recorded as activations, ExitStack() as stack:
+    with record_activations(layers) if layers else nullcontext(Activations([])) as activations:
         calls = Calls(activations)
-        for name, module in modules.items():
-            stack.callback(module.register_forward_pre_hook(_Entering(calls)).remove)
-            leaving = module.register_forward_hook(_Leaving(calls, name), with_kwargs=True, always_call=True)
-            stack.callback(leaving.remove)
-        yield calls
+        with hooked(calls.handles(modules)):
+            yield calls
 
 
 def find_answers(output: Any) -> list[Tensor]:
@@ -127,8 +131,8 @@ def find_answers(output: Any) -> list[Tensor]:
     >>> [tuple(answer.shape) for answer in find_answers((features, features[:, :3]))]
     [(2, 3)]
     """
-    found = [v for v in logits_candidates(output) if isinstance(v, Tensor) and v.is_floating_point() and v.ndim]
-    flat = [v for v in found if v.ndim > 1 and math.prod(v.shape[2:]) == 1] or [v for v in found if v.ndim == 1]
+    tensors = [v for v in logits_candidates(output) if isinstance(v, Tensor) and v.is_floating_point() and v.ndim]
+    flat = [v for v in tensors if v.ndim > 1 and math.prod(v.shape[2:]) == 1] or [v for v in tensors if v.ndim == 1]
     if len(flat) > 1:
         flat = [v for v in flat if v.requires_grad] or flat
         flat = [v for v in flat if not any(other is not v and depends_on(other, v) for other in flat)]
@@ -162,18 +166,18 @@ def logits_call(
     made = list(filter(holds_logits, calls.made))
     for call in [call for call in made if call.answer.ndim > 1] or made:  # (B,) may also be losses
         by_module.setdefault(call.module, []).append(call)
-    found = [_one_of(made, own, rows) for made in by_module.values()]
-    if len(found) > 1:
-        used = found if loss is None else [call for call in found if depends_on(loss, call.answer)]
-        found = [call for call in used or found if _is_behind(call)]
-        found = [call for call in found if not (isinstance(call.module, _BEHIND) and _is_fed(call, found))]
-        found = [call for call in found if not any(_feeds(call, other) for other in found)]
-    if len(found) == 1:
-        return found[0]
-    called = ", ".join(map(_said, found or calls.made)) or "none"
+    candidates = [_of_one_module(made, own, rows) for made in by_module.values()]
+    if len(candidates) > 1:
+        used = candidates if loss is None else [call for call in candidates if depends_on(loss, call.answer)]
+        behind = [call for call in used or candidates if _is_behind(call)]
+        heads = [call for call in behind if not (isinstance(call.module, _BEHIND) and _is_fed(call, behind))]
+        candidates = [call for call in heads if not any(_feeds(call, other) for other in heads)]
+    if len(candidates) == 1:
+        return candidates[0]
+    called = ", ".join(map(_describe, candidates or calls.made)) or "none"
     raise ConfigurationError(
         f"The training step must call one module that returns logits (B, C) after the layer; it called "
-        f"{'several' if found else 'none'} ({called}). Name the one to read with model='...'."
+        f"{'several' if candidates else 'none'} ({called}). Name the one to read with model='...'."
     )
 
 
@@ -183,7 +187,7 @@ def _is_behind(call: Call) -> bool:
 
 
 def other_answers(call: Call) -> str:
-    """What else in its output may be the logits, of another width: said, and empty where there is nothing.
+    """What else in its output may be the logits, of another width, as a sentence; empty where there is nothing.
 
     The first is read: a tuple starts with the logits.
     """
@@ -196,13 +200,13 @@ def other_answers(call: Call) -> str:
     )
 
 
-def _said(call: Call) -> str:
+def _describe(call: Call) -> str:
     tensors = [v for v in pytree.tree_leaves(call.output) if isinstance(v, Tensor)]
     shapes = ", ".join(str(tuple(v.shape)) for v in tensors[:3]) or type(call.output).__name__
     return f"{call.name or 'the module itself'!r} gave {shapes}"
 
 
-def _one_of(made: Sequence[Call], own: Sequence[Tensor], rows: int | None) -> Call:
+def _of_one_module(made: Sequence[Call], own: Sequence[Tensor], rows: int | None) -> Call:
     """The call to read among those of one module."""
     given = [call for call in made if call.took(own)]
     if given:
@@ -282,11 +286,27 @@ def graph_of(tensor: Tensor) -> Iterator[Any]:
         stack.extend(parent for parent, _ in node.next_functions)
 
 
-def named_module(pl_module: nn.Module, model: str | nn.Module) -> dict[str, nn.Module]:
-    """The module that `model` names, or is. LayerError if the LightningModule has no such part."""
-    for name, module in pl_module.named_modules():
-        if model in (name, module):
-            return {name: module}
-    shown = repr(model) if isinstance(model, str) else type(model).__name__
-    parts = ", ".join(repr(name) for name, _ in pl_module.named_children())
-    raise LayerError(f"model={shown} is no part of {type(pl_module).__name__}, which holds {parts}.")
+def find_images(args: Any, kwargs: Any, batch: Batch, own: Sequence[Tensor] = ()) -> Tensor | None:
+    """The images among what a module is given, or None.
+
+    They are the batch's own tensor, or one of `own`; else the first tensor of the batch's number and size of images,
+    rather one with as many channels than one in gray or RGB.
+    """
+    given = [v for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, Tensor) and _could_be(v, batch.images)]
+    kept = [v for v in given if any(is_same(v, image) for image in (batch.images, *own))]
+    alike = [v for v in given if v.shape[1] == batch.images.shape[1]]
+    return next(iter([*kept, *alike, *given]), None)
+
+
+def _could_be(value: Tensor, images: Tensor) -> bool:
+    """Whether these are the images, as the module took them: gray may have become RGB, a feature map is no image."""
+    if value.ndim != 4 or not value.is_floating_point():
+        return False
+    same_size = (len(value), *value.shape[2:]) == (len(images), *images.shape[2:])
+    return same_size and value.shape[1] in (1, 3, images.shape[1])
+
+
+def answers_again(others: Sequence[Call], call: Call, batch: Batch) -> bool:
+    """Whether another call answered as many images, of the batch's size, with logits of as many classes."""
+    alike = (other for other in others if find_images(other.args, other.kwargs, batch) is not None)
+    return any(as_rows(answer).shape == call.logits.shape for other in alike for answer in other.answers)

@@ -1,4 +1,4 @@
-"""How many twins a batch gets and what each counts, by how many images have been annotated so far."""
+"""How much of each term a batch gets: the weight that balances the penalty, how many twins, what each counts."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +9,13 @@ _TWINS = 2.0
 _ROUNDING = 1e-6
 _STEEP = 4  # twins that are answered with half the loss of images are added a sixteenth as often
 _KEPT = 0.9  # of the running means, at each measurement
+_FIRST, _EVERY = 10, 10  # steps that are all measured, then each so many-th
+_MOST = 100.0
+
+
+def is_measured(step: int) -> bool:
+    """Whether this step measures what the automatic weights go by."""
+    return step < _FIRST or step % _EVERY == 0
 
 
 @dataclass(frozen=True)
@@ -122,3 +129,48 @@ class Dose:
     def _expected(self, images: int) -> float:
         """How many of so many images are annotated; all of them as long as none was seen."""
         return images * (self.annotated / self.images if self.images else 1.0)
+
+
+class Balance:
+    """Running means of two squared gradient norms per image at the feature layer, and the weight that balances them.
+
+    Both are measured where the penalty is read, at the activations: only the head is differentiated. Counted for one
+    image each, they give the same weight whether all images of a batch are annotated or a few. Of the penalty's running
+    mean the highest so far counts: a penalty that is nearly satisfied fades, and is not blown up again. Source: the
+    idea of gradient normalization (Chen et al. 2018, GradNorm), with one fixed ratio and no training of the weight.
+
+    >>> balance = Balance(0.5)
+    >>> balance.add(task=4.0, penalty=1.0)
+    >>> balance.weight
+    1.0
+    """
+
+    def __init__(self, ratio: float) -> None:
+        self.ratio = ratio
+        self.measured = 0
+        self._task = self._penalty = self._highest = 0.0
+
+    @property
+    def weight(self) -> float:
+        """Of the penalty; 0 before the first measurement, at most 100."""
+        if self._highest <= 0 or self._task <= 0:
+            return 0.0
+        return min(self.ratio * math.sqrt(self._task / self._highest), _MOST)
+
+    def add(self, task: float, penalty: float) -> None:
+        """Take a measurement of the squared norms into the means; one that is not finite is left out."""
+        if not (0 <= task < float("inf") and 0 <= penalty < float("inf")) or task + penalty == 0:
+            return
+        kept = min(_KEPT, self.measured / (self.measured + 1))
+        self._task = kept * self._task + (1 - kept) * task
+        self._penalty = kept * self._penalty + (1 - kept) * penalty
+        self._highest = max(self._highest, self._penalty)
+        self.measured += 1
+
+    def state(self) -> list[float]:
+        """For a checkpoint."""
+        return [float(self.measured), self._task, self._penalty, self._highest]
+
+    def restore(self, state: Sequence[float]) -> None:
+        """From a checkpoint."""
+        self.measured, (self._task, self._penalty, self._highest) = int(state[0]), state[1:]

@@ -1,4 +1,4 @@
-"""When alignment begins, and how far training has come since."""
+"""When something begins and ends, and how far training has come: one dialect for every callback."""
 
 import math
 import operator
@@ -11,6 +11,51 @@ from camtrain.errors import ConfigurationError
 
 _COMPARISONS = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le, "==": operator.eq}
 _CONDITION = re.compile(r"(?P<name>.+?)\s*(?P<sign>>=|<=|==|>|<)\s*(?P<bound>[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)")
+
+
+class Span:
+    """From when until when something is on: from an epoch, or from a condition on a logged metric. It begins once.
+
+    >>> span = Span(2)
+    >>> span.is_on, span.started_at
+    (False, None)
+    """
+
+    def __init__(self, start_when: int | str, stop_when: int | str | None = None) -> None:
+        self.start_when, self.stop_when = start_when, stop_when
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """As if nothing had been trained yet."""
+        self.started_at: float | None = None  # the position in the training, in [0, 1]
+        self.stopped = False
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self.started_at is not None and not self.stopped
+
+    @property
+    def conditions(self) -> list[str]:
+        """Those of its ends that wait for a metric."""
+        return [when for when in (self.start_when, self.stop_when) if isinstance(when, str)]
+
+    def should_start(self, trainer: Trainer) -> bool:
+        """Whether to begin now. All processes decide alike."""
+        return self.started_at is None and _is_due_for_all(trainer, self.start_when)
+
+    def should_stop(self, trainer: Trainer) -> bool:
+        """Whether to end now. All processes decide alike."""
+        return self.is_on and self.stop_when is not None and _is_due_for_all(trainer, self.stop_when)
+
+    def progress(self, trainer: Trainer) -> float:
+        """The part of what was left at the start that is over now, in [0, 1]."""
+        return 0.0 if self.started_at is None else progress(position(trainer), self.started_at)
+
+
+def _is_due_for_all(trainer: Trainer, when: int | str) -> bool:
+    due = is_due(when, trainer.current_epoch, trainer.callback_metrics)
+    return bool(trainer.strategy.reduce_boolean_decision(due, all=False)) if isinstance(when, str) else due
 
 
 def is_due(when: int | str, epoch: int, metrics: Mapping[str, Any]) -> bool:
@@ -33,10 +78,15 @@ def parse_condition(condition: str) -> tuple[str, Callable[[float, float], bool]
     >>> parse_condition("reliance/flagged")[::2], parse_condition("val/loss<0.5")[::2]
     (('reliance/flagged', 0.0), ('val/loss', 0.5))
     """
-    found = _CONDITION.fullmatch(condition.strip())
-    if found is None:
+    parts = _CONDITION.fullmatch(condition.strip())
+    if parts is None:
         return condition.strip(), operator.gt, 0.0
-    return found["name"], _COMPARISONS[found["sign"]], float(found["bound"])
+    return parts["name"], _COMPARISONS[parts["sign"]], float(parts["bound"])
+
+
+def not_logged(trainer: Trainer, conditions: list[str]) -> list[str]:
+    """The metrics among the conditions that nobody has logged."""
+    return [name for name, _, _ in map(parse_condition, conditions) if name not in trainer.callback_metrics]
 
 
 def position(trainer: Trainer, *, new_epoch: bool = False) -> float:

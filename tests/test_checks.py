@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from torch import nn
 
-from camtrain.callbacks._alignment_arguments import check_arguments
 from camtrain.cam import true_class
+from camtrain.checks import check_arguments
 from camtrain.errors import ConfigurationError
 from camtrain.losses import AlignmentLoss
 

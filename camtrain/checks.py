@@ -1,4 +1,4 @@
-"""Which arguments of `AttentionAlignment` can be meant."""
+"""Which arguments can be meant: one table for every callback, by the name of the argument."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,21 +12,23 @@ from camtrain.errors import ConfigurationError
 
 
 class _Rule(NamedTuple):
-    """What an argument has to be, and how that is said."""
+    """What an argument has to be, and that in words."""
 
     holds: Callable[[Any], bool]
-    said: str
+    text: str
 
 
 def check_arguments(**arguments: Any) -> None:
     """ConfigurationError for an argument that cannot be meant, with its name, its value and what it can be.
 
+    Arguments without a rule are left to whoever uses them.
+
     >>> check_arguments(weight="auto", start_when=1, stop_when=None)
     """
     for name, value in arguments.items():
-        rule = _RULES[name]
-        if not rule.holds(value):
-            raise ConfigurationError(f"{name} {rule.said}; got {value!r}.")
+        rule = _RULES.get(name)
+        if rule is not None and not rule.holds(value):
+            raise ConfigurationError(f"{name} {rule.text}; got {value!r}.")
     start, stop = arguments.get("start_when"), arguments.get("stop_when")
     if isinstance(start, Integral) and isinstance(stop, Integral) and stop <= start:
         raise ConfigurationError(
@@ -74,17 +76,21 @@ def _called(example: str, *, needed: bool = False) -> _Rule:
 
 
 _FACTOR = _Rule(_is_factor, "is 'auto' or a finite number of at least 0 (0 switches it off)")
+_SHARE = _Rule(lambda value: _is_number(value) and 0 < value <= 1, "is a part of the batch in (0, 1]")
+_PLACE = _one_of("exchange", "add")
 _RULES = {
     "weight": _FACTOR,
     "twins": _FACTOR,
     "gradient_ratio": _Rule(lambda value: _is_number(value) and value > 0, "is a finite number above 0"),
-    "twins_share": _Rule(lambda value: _is_number(value) and 0 < value <= 1, "is a part of the batch in (0, 1]"),
+    "twins_share": _SHARE,
+    "share": _SHARE,
     "reuse": _Rule(
         lambda value: isinstance(value, Real) and float(value) > 0,
         "counts twins per annotated image and epoch and is above 0",
     ),
     "memory": _Rule(_is_count, "counts images and is a whole number of at least 0"),
-    "twins_place": _one_of("exchange", "add"),
+    "twins_place": _PLACE,
+    "place": _PLACE,
     "twins_loss": _one_of("cross_entropy", "consistency"),
     "mask_kind": _one_of("object", "forbidden"),
     "accumulate": _Rule(

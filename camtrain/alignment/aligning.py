@@ -1,0 +1,214 @@
+"""Alignment of any network, in any loop: look for the network, then align one step after the other."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from torch import nn
+
+from camtrain.alignment.batch import Annotations, Census, Processes, count, have_soft_labels, with_object_masks
+from camtrain.alignment.budget import Plan
+from camtrain.alignment.network import Looking, Network
+from camtrain.alignment.penalty import Penalty
+from camtrain.alignment.step import Scalar, Step
+from camtrain.alignment.twins import Twins
+from camtrain.data.batches import Batch, check_masks
+from camtrain.errors import ConfigurationError
+
+_NOT_FINITE = (
+    "An alignment term, penalty or twins, was not finite: such a step trains without it, and alignment/skipped counts "
+    "it."
+)
+_SOFT_LABELS = (
+    "reads labels (B, C) as several classes an image, each present or not, and these lie between 0 and 1. For smoothed "
+    "or mixed labels of one class give its index, in a batch_adapter, and twins=0"
+)
+
+
+class Alignment:
+    """The two terms, the network that they teach, and what is known of the data; one step after the other.
+
+    Args:
+        penalty: on evidence outside the masks; None for none.
+        twins: counterfactual ones; None for none.
+        layers: whose maps are penalized: "auto" (the last map), a name in the module, a module, or a list of these.
+        model: the part of the module that returns the logits, by name or as a module; None to find it.
+        mask_kind: "object" for masks of where the evidence should be, "forbidden" for masks of where it must not be.
+        seed: of the terms' own random numbers.
+
+    >>> import torch
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    >>> masks = torch.zeros(4, 8, 8)
+    >>> masks[:, 2:6, 2:6] = 1
+    >>> batch = Batch(torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 0, 1]), masks)
+    >>> alignment = Alignment(Penalty(weight=1.0), Twins()).attach(net)
+    >>> with alignment.step(batch) as step:
+    ...     loss = nn.functional.cross_entropy(net(batch.images), batch.labels)
+    ...     step.add(loss).backward()
+    >>> alignment.steps
+    1
+    """
+
+    def __init__(
+        self,
+        penalty: Penalty | None = None,
+        twins: Twins | None = None,
+        *,
+        layers: Any = "auto",
+        model: str | nn.Module | None = None,
+        mask_kind: Literal["object", "forbidden"] = "object",
+        seed: int = 0,
+    ) -> None:
+        self.penalty, self.twins = penalty or Penalty(0.0), twins or Twins(0.0)
+        self.layers, self.model, self.mask_kind, self.seed = layers, model, mask_kind, seed
+        self.processes = Processes()
+        self.module: nn.Module | None = None
+        self.network: Looking | Network | None = None
+        self.first_batch_seen = False
+        self._step: Step | None = None  # of the batch that is trained on
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """As if nothing had been trained yet."""
+        self.steps = self.skipped = 0
+        self._name: str | None = None
+        self._takes_own: bool | None = None
+        self.penalty.begin_anew()
+        self.twins.begin_anew()
+
+    def attach(self, module: nn.Module, processes: Processes | None = None) -> "Alignment":
+        """Look for the network in a module, from now on."""
+        self.module, self.processes = module, processes or Processes()
+        self.network = Looking(module, model=self.model, layers=self.layers, name=self._name, takes_own=self._takes_own)
+        self.penalty.proven = False  # it is to be shown once more that it has a gradient
+        self.annotations = Annotations()
+        self.first_batch_seen, self._step = False, None
+        return self
+
+    def detach(self) -> None:
+        """Leave the module as it was, and hold it no longer."""
+        self.close()
+        self.module = self.network = self._step = None
+        self.processes = Processes()
+
+    @property
+    def off(self) -> bool:
+        """Whether neither term has anything to do."""
+        return not (self.penalty.on or self.twins.on)
+
+    @contextmanager
+    def step(self, batch: Batch, *, scale: float = 1.0) -> Iterator[Step]:
+        """A step of a plain loop: within it the forward pass, `Step.add` and the backward pass."""
+        batch, notes = self.read(batch)
+        step = self.begin(batch, scale=scale)
+        try:
+            yield step
+            notes += self.settle(step)
+            self.end()
+        finally:
+            self.close()
+        for note in notes:
+            warnings.warn(f"Alignment {note}.", stacklevel=3)
+
+    def read(self, batch: Batch) -> tuple[Batch, list[str]]:
+        """A batch with masks of where the evidence may be, and what there is to say of it. MaskError for bad masks."""
+        notes = []
+        if not self.first_batch_seen:
+            check_masks(batch)
+            self.first_batch_seen = True
+            notes = [_SOFT_LABELS if have_soft_labels(batch) else "", self.twins.look(batch)]
+        batch = with_object_masks(batch, forbidden=self.mask_kind == "forbidden")
+        return batch, [note for note in (*notes, self.twins.accept(batch)) if note]
+
+    def begin(self, batch: Batch, *, scale: float = 1.0) -> Step:
+        """A step, with its hooks on where there is anything to align. Of one batch it may begin several times.
+
+        Args:
+            batch: as `read` returns it.
+            scale: the schedule's factor on both terms.
+        """
+        if self.module is None or self.network is None:
+            raise ConfigurationError("An alignment needs a network before its first step: call attach(network).")
+        earlier = self._step
+        self.close()
+        step = self._step = Step(
+            self.module,
+            self.network,
+            batch,
+            number=self.steps,
+            scale=scale,
+            seed=((self.seed * 1_000_003 + self.steps) * 1_009 + self.processes.rank) % 2**63,
+            processes=self.processes,
+            again=earlier is not None,
+        )
+        step.plan = earlier.plan if earlier else self.twins.plan(step)
+        step.census = self._count(batch, step.plan)
+        self.twins.refused |= step.census.refused  # alike in all processes, which log and reduce alike
+        if not step.again:
+            images = len(batch) * self.processes.count
+            self.twins.dose.see(images, step.census.all_eligible)
+            self.annotations.count(images, step.census)
+        terms = [term for term in (self.penalty, self.twins) if term.on]
+        if any(term.wants(step) for term in terms):
+            if self.penalty.on and isinstance(self.network, Looking):
+                self.network.look_ahead(batch.images)
+            step.open(terms, self.network.layers if self.penalty.on else ())
+        return step
+
+    def _count(self, batch: Batch, plan: Plan) -> Census:
+        return count(
+            batch,
+            plan.added if plan.dealt is None else len(batch),
+            self.processes,
+            remembered=len(self.twins.memory) if plan.added else 0,
+            fill_donors=self.twins.blend.fill_donors,
+            refused=self.twins.refuses,
+        )
+
+    def settle(self, step: Step) -> list[str]:
+        """The step's loss is known: learn of it, and return what there is to say. All processes are here together."""
+        if isinstance(step.network, Network):
+            self.network, self._name, self._takes_own = step.network, step.network.name, step.network.takes_own
+        if step.skips and not self.skipped:
+            warnings.warn(_NOT_FINITE, stacklevel=2)
+        self.skipped += step.skips
+        if not step.again:
+            for term in (self.penalty, self.twins):
+                term.settle(step)
+        return step.notes
+
+    def scalars(self, step: Step) -> list[Scalar]:
+        """For the log: the same names and numbers of images in every process, which reduce them together."""
+        terms = [term for term in (self.penalty, self.twins) if term.on]
+        return [Scalar("skipped", float(step.skipped), 1), *(each for term in terms for each in term.scalars(step))]
+
+    def end(self) -> None:
+        """The backward pass of a batch is over."""
+        self.close()
+        self.twins.memory.settle()
+        self.steps += self._step is not None
+        self._step = None
+
+    def close(self) -> None:
+        """Take all hooks away."""
+        if self._step is not None:
+            self._step.close()
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: its steps, what the automatic weights measured, the network's name; no image."""
+        return {
+            "steps": self.steps,
+            "skipped": self.skipped,
+            "balance": self.penalty.balance.state(),
+            "seen": self.twins.dose.state(),
+            "network": self._name,
+            "takes_own": self._takes_own,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """From a checkpoint; an older one may lack all but the first two."""
+        self.steps, self.skipped = state["steps"], state["skipped"]
+        self.penalty.balance.restore(state.get("balance", (0.0, 0.0, 0.0, 0.0)))
+        self.twins.dose.restore(state.get("seen", (0, 0)))
+        self._name, self._takes_own = state.get("network"), state.get("takes_own")

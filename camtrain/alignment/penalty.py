@@ -1,0 +1,270 @@
+"""The penalty: evidence for the label that lies outside the mask, as a term of the loss."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from camtrain.alignment.batch import are_multi_hot
+from camtrain.alignment.budget import Balance
+from camtrain.alignment.calls import Call, graph_of
+from camtrain.alignment.step import Outside, Scalar, Step
+from camtrain.cam import (
+    Layer,
+    annotated,
+    gradients_of,
+    is_empty,
+    log_probability,
+    resolve_method,
+    sampled_positive,
+)
+from camtrain.cam.hooks import first_tensor, hooked, replace_first
+from camtrain.checks import check_arguments
+from camtrain.data.batches import Batch
+from camtrain.errors import BatchError, GradientError
+from camtrain.losses import AlignmentLoss
+
+_HALF_SCALE = 1024.0  # float16 gradients of a confident answer, or at a feature map, would vanish below 6e-8
+_NO_EFFECT = (
+    "The alignment penalty of the first step has a gradient of 0 for every parameter: every map is empty, or the layer "
+    "does not matter to the target. Watch alignment/dead_maps, or name an earlier layer."
+)
+
+
+class Penalty:
+    """Evidence outside the masks, penalized during a network's own training step; a term of an `Alignment`.
+
+    Args:
+        weight: at least 0; "auto" keeps the penalty's gradient at `gradient_ratio` of the task's, see `Balance`.
+        gradient_ratio: see `weight`.
+        method: the map, by name or as a function of activations and gradients.
+        target: what is explained, a function `(logits, labels) -> scores`.
+        loss: `(heatmaps, masks) -> scalar`. If None, `AlignmentLoss()`, which tolerates some evidence outside where
+            twins answer for it.
+        second_order: differentiate through the gradient as well; False treats it as a constant.
+    """
+
+    def __init__(
+        self,
+        weight: float | Literal["auto"] = "auto",
+        *,
+        gradient_ratio: float = 1.0,
+        method: str | Callable[..., Any] = "contribution_cam",
+        target: Callable[..., Any] = log_probability,
+        loss: Callable[..., Any] | None = None,
+        second_order: bool = True,
+    ) -> None:
+        check_arguments(
+            weight=weight, gradient_ratio=gradient_ratio, target=target, loss=loss, second_order=second_order
+        )
+        self.given, self.gradient_ratio = weight, gradient_ratio
+        self.method, self.target, self.loss, self.second_order = resolve_method(method), target, loss, second_order
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """As if nothing had been trained yet."""
+        self.balance = Balance(self.gradient_ratio)
+        self.proven = False  # that it has a gradient
+
+    @property
+    def on(self) -> bool:
+        """Whether it is asked for at all."""
+        return self.given != 0
+
+    @property
+    def weight(self) -> float:
+        """As it is now."""
+        return self.balance.weight if isinstance(self.given, str) else self.given
+
+    def wants(self, step: Step) -> bool:
+        """Whether any mask of the batch leaves a background."""
+        return self.on and step.census.guiding > 0
+
+    def before(self, step: Step) -> None:
+        """While the step lasts, attention runs as plain operations: its fused kernels have no second derivative."""
+        if self.second_order:
+            step.hold(sdpa_kernel(SDPBackend.MATH))
+
+    def after(self, step: Step) -> Tensor | None:
+        """The weighted penalty of the recorded call; None where no image is annotated, or no layer was recorded."""
+        call, census, batch = step.call, step.census, step.batch
+        if not (census.annotated and call.activations):
+            return None
+        step.hold(frozen_as_leaves(step.layers, call.activations))
+        layers = step.read_layers()
+        # the first step is strict: what is tolerated has no gradient, and it is to tell whether there is any
+        loss = self.loss or AlignmentLoss(tolerance=step.plan.tolerance if step.number else 0.0)
+        outside = penalize(
+            call,
+            layers,
+            batch if step.deal is None else replace(batch, masks=step.deal.masks),
+            method=self.method,
+            target=self.target,
+            loss=loss,
+            second_order=self.second_order,
+            generator=step.generator,
+        )
+        if self.given == "auto" and step.measures and step.task is not None:
+            with twice_differentiable():
+                norms = squared_norms(step.task, outside.value, call.activations)
+            step.norms = norms * norms.new_tensor([len(batch), census.annotated])  # of a mean over so many: of one
+        step.outside = outside
+        return self.weight * step.scale * census.penalty_share * outside.value
+
+    def check(self, step: Step) -> None:
+        """GradientError for a penalty without a gradient, looked at once."""
+        if not self.proven and step.outside is not None:
+            self.proven = True
+            if not require_gradient(step.outside.value, step.module) and step.number == 0:
+                warnings.warn(_NO_EFFECT, stacklevel=2)
+
+    def settle(self, step: Step) -> None:
+        """Take what the step measured into the weight, alike in all processes."""
+        if self.given == "auto" and step.measures:
+            norms = step.processes.mean(step.norms)
+            if norms is not None:
+                self.balance.add(*norms)
+
+    def scalars(self, step: Step) -> list[Scalar]:
+        """The mean penalty and the fraction of dead maps."""
+        share, images = step.census.penalty_share, 0 if step.is_mute else step.census.all_annotated
+        outside = None if step.skipped else step.outside
+        return [
+            Scalar("penalty", outside.value.detach() * share if outside else 0.0, images),
+            Scalar("dead_maps", outside.dead * share if outside else 0.0, images),
+        ]
+
+
+def penalize(
+    call: Call,
+    layers: Sequence[Layer],
+    batch: Batch,
+    *,
+    method: Callable[..., Tensor],
+    target: Callable[..., Tensor],
+    loss: Callable[..., Tensor],
+    second_order: bool = True,
+    generator: torch.Generator | None = None,
+) -> Outside:
+    """The loss of each layer's heatmaps against the masks, averaged over layers, in at least float32.
+
+    Of multi-hot labels one class present in each image is drawn, where the target is the log-probability of a label.
+    """
+    assert batch.masks is not None
+    keep = annotated(batch.masks)
+    batch = replace(batch, labels=known_labels(batch.labels, keep))
+    if target is log_probability and are_multi_hot(batch.labels) and call.logits.shape[1] > 1:
+        target = partial(sampled_positive, generator=generator)
+    gradients = score_gradients(call, batch, target, second_order)
+    maps = [
+        method(layer.to_map(a), layer.to_map(g))
+        for layer, a, g in zip(layers, call.activations, gradients, strict=True)
+    ]
+    dead = torch.stack([is_empty(heatmaps.detach()[keep]).float().mean() for heatmaps in maps]).mean()
+    return Outside(torch.stack([loss(heatmaps, batch.masks) for heatmaps in maps]).mean(), dead)
+
+
+def known_labels(labels: Tensor | None, keep: Tensor) -> Tensor | None:
+    """Class indices, 0 for images that are left out: theirs may be none (-100 is left out of a cross-entropy).
+
+    >>> known_labels(torch.tensor([3, -100]), torch.tensor([True, False])).tolist()
+    [3, 0]
+    """
+    if labels is None or labels.ndim != 1 or labels.is_floating_point():
+        return labels
+    return torch.where(keep.to(labels.device), labels, 0)
+
+
+def score_gradients(call: Call, batch: Batch, target: Callable[..., Tensor], second_order: bool) -> list[Tensor]:
+    """`d score / d A` per layer, outside autocast, unscaled and in float32 where it was less.
+
+    Raises BatchError where the call saw another number of images than the batch holds, GradientError where the logits
+    have no graph.
+    """
+    logits = call.logits
+    if len(logits) != len(batch):
+        raise BatchError(
+            f"Masks belong to the images in their order; the batch holds {len(batch)} images and "
+            f"{call.name or 'the module'} returned {len(logits)} rows. Read the batch with batch_adapter as the module "
+            "sees it."
+        )
+    scale = _HALF_SCALE if any(a.dtype == torch.float16 for a in call.activations) else 1.0
+    with torch.autocast(logits.device.type, enabled=False):
+        scores = target(logits.to(torch.promote_types(logits.dtype, torch.float32)), batch.labels)
+        gradients = gradients_of(scores * scale, call.activations, create_graph=second_order, retain_graph=True)
+    return [g.to(torch.promote_types(g.dtype, torch.float32)) / scale for g in gradients]
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """GradientError, with the remedy, where a part of the network has no second derivative."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "twice" not in str(error) and "double" not in str(error) and "derivative" not in str(error):
+            raise
+        raise GradientError(
+            f"The alignment penalty cannot be differentiated: {error}. Set second_order=False, which takes the map's "
+            "gradient for a constant, or name a layer behind the part that cannot be differentiated twice."
+        ) from error
+
+
+def require_gradient(penalty: Tensor, pl_module: nn.Module) -> bool:
+    """Whether any trainable parameter has a gradient other than 0; GradientError if none is in the graph at all."""
+    parameters = [p for p in pl_module.parameters() if p.requires_grad]
+    gradients: Sequence[Tensor | None] = ()
+    if penalty.requires_grad and parameters:
+        with twice_differentiable():
+            if any(type(node).__name__ == "Error" for node in graph_of(penalty)):  # where `once_differentiable` waits
+                raise RuntimeError("a part of the network is marked with @once_differentiable, not twice")
+            gradients = torch.autograd.grad(penalty, parameters, retain_graph=True, allow_unused=True)
+    used = [g for g in gradients if g is not None]
+    if not used:
+        raise GradientError(
+            "The alignment penalty does not depend on any trainable parameter, so it would change nothing: the layer "
+            "and all that feeds it are frozen, or the method detaches. Unfreeze the layer, name another, or choose "
+            "another method."
+        )
+    return any(bool(g.count_nonzero()) for g in used)
+
+
+def squared_norms(task: Tensor, penalty: Tensor, activations: Sequence[Tensor]) -> Tensor:
+    """The squared norms of the gradients of both at the activations, summed over layers: `(2,)`, on their device.
+
+    Zero where one does not depend on them. The graph is kept.
+    """
+    scale = _HALF_SCALE if any(a.dtype == torch.float16 for a in activations) else 1.0
+    return torch.stack([_squared_norm(value, activations, scale) for value in (task, penalty)])
+
+
+def _squared_norm(value: Tensor, activations: Sequence[Tensor], scale: float) -> Tensor:
+    none = torch.zeros((), device=activations[0].device)
+    if not value.requires_grad:
+        return none
+    gradients: Any = torch.autograd.grad(value * scale, activations, retain_graph=True, allow_unused=True)
+    squares = [(g.float() / scale).square().sum() for g in gradients if g is not None]
+    return torch.stack(squares).sum() if squares else none
+
+
+@contextmanager
+def frozen_as_leaves(layers: Sequence[Layer], activations: Sequence[Tensor]) -> Iterator[None]:
+    """The outputs of frozen layers are made leaves still, as they were while their activations were recorded.
+
+    Activation checkpointing computes them again in the backward pass, and would save another number of tensors.
+    """
+    frozen = [layer for layer, activation in zip(layers, activations, strict=True) if activation.is_leaf]
+    with hooked(layer.module.register_forward_hook(_make_leaf) for layer in frozen):
+        yield
+
+
+def _make_leaf(module: nn.Module, args: Any, output: Any) -> Any:
+    tensor = first_tensor(output)
+    if tensor is None or tensor.requires_grad or not (torch.is_grad_enabled() and tensor.is_floating_point()):
+        return None
+    return replace_first(output, tensor.detach().requires_grad_().clone())

@@ -1,0 +1,400 @@
+"""Counterfactual twins in training: exchanged for their images or added to them, and asked for their labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from camtrain.alignment.batch import are_multi_hot, as_classes, can_ask_twins, outline_objects
+from camtrain.alignment.budget import Dose, Plan
+from camtrain.alignment.calls import Call, answers_again, find_images
+from camtrain.alignment.exchange import Deal, Dealer
+from camtrain.alignment.step import Scalar, Step
+from camtrain.checks import check_arguments
+from camtrain.data.batches import Batch
+from camtrain.errors import BatchError, ConfigurationError
+from camtrain.swaps import Blend, can_have_twin, make_masked_twins, same_class_share
+
+_COMPARED = (
+    "exchanges the batch's own images alone, and the step asks for answers to others as well. A loss that compares "
+    "both, image by image (consistency, distillation), wants twins_place='add'"
+)
+_NOT_GIVEN = (
+    "{part!r}, which returns the logits, is not given the batch's images. Call one module on them as they are, as "
+    "self(images) with a forward that holds all of the network, or name that one with model='...'"
+)
+
+
+class Twins:
+    """Annotated objects in front of other images' backgrounds, asked for their labels; a term of an `Alignment`.
+
+    Args:
+        weight: of a twin's cross-entropy, where that of an image of the batch is 1; at least 0, or "auto", see `Dose`.
+        share: at most this share of a batch is added as twins, in (0, 1].
+        place: "exchange" deals the backgrounds anew on their way into the network, and adds what that leaves to do;
+            "add" leaves every image as it is.
+        reuse: on average at most so many twins are added of an annotated image in an epoch.
+        memory: so many annotated images of earlier batches are kept to make added twins of.
+        loss: "cross_entropy" of the label, or "consistency" with the answer to the image.
+        blend: how a twin is put together.
+    """
+
+    def __init__(
+        self,
+        weight: float | Literal["auto"] = "auto",
+        *,
+        share: float = 0.5,
+        place: Literal["exchange", "add"] = "exchange",
+        reuse: float = 10.0,
+        memory: int = 256,
+        loss: Literal["cross_entropy", "consistency"] = "cross_entropy",
+        blend: Blend = Blend(),  # noqa: B008  frozen
+    ) -> None:
+        check_arguments(twins=weight, share=share, place=place, reuse=reuse, memory=memory, twins_loss=loss)
+        self.weight, self.blend, self.consistent = weight, blend, loss == "consistency"
+        self.exchanges = place == "exchange" and not self.consistent
+        self.share, self.reuse, self.memory_size = share, reuse, memory
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """As if nothing had been trained yet."""
+        self.dose = Dose(self.weight, self.share, self.reuse)
+        self.memory = Memory(self.memory_size, self.blend.fill_donors)
+        self.refused = self.refuses = False  # agreed on by all processes; wanted by this one
+
+    @property
+    def on(self) -> bool:
+        """Whether they are asked for, and can be."""
+        return self.weight != 0 and not self.refused
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether a batch without labels is an error."""
+        return self.weight not in (0, "auto") and not self.consistent
+
+    def look(self, batch: Batch) -> str:
+        """Why twins of data such as in the first batch are not made by default; empty where they are."""
+        if self.weight != "auto" or outline_objects(batch):
+            return ""
+        return self._refuse("the masks are soft, and outline no object to cut out; twins=1 asks for them")
+
+    def accept(self, batch: Batch) -> str:
+        """Why twins of this batch are not made by default; empty where they are."""
+        problem = can_ask_twins(batch) if self.weight == "auto" and self.on else ""
+        return self._refuse(problem) if problem else ""
+
+    def _refuse(self, reason: str) -> str:
+        """From the next census on, which all processes make together."""
+        self.refuses = True
+        return f"makes no twins: {reason}"
+
+    def plan(self, step: Step) -> Plan:
+        """How many twins the batch gets, and what each counts."""
+        classes = as_classes(step.batch.labels)
+        deals = self.exchanges and self.on and step.network.is_named
+        kin = float(same_class_share(classes)) if deals and classes is not None else None
+        return self.dose.plan(len(step.batch), kin)
+
+    def wants(self, step: Step) -> bool:
+        """Whether any twin can be made."""
+        return self.on and step.census.twinned > 0
+
+    def before(self, step: Step) -> None:
+        """Deal the backgrounds of what the network is given anew, until the backward pass is over."""
+        if step.plan.dealt is not None:
+            step.dealer = Dealer(
+                step.batch, step.seed, min(step.scale, 1.0), self.blend, own_only=bool(step.network.takes_own)
+            )
+            step.hold(step.dealer.dealing(step.network.parts.values()))
+
+    def after(self, step: Step) -> Tensor | None:
+        """What dealt and added twins add to the loss. Those dealt are in the module's own loss and count once there."""
+        if step.is_first and self.exchanges and answers_again(step.others, step.call, step.batch):
+            step.notes.append(_COMPARED)
+        if not self._is_given_images(step):
+            return None
+        parts = [part for part in (self._dealt(step), self._added(step)) if part is not None]
+        count = sum(part.count for part in parts)
+        if count:
+            step.entropy = torch.stack([part.count / count * part.entropy for part in parts]).sum()
+        terms = [part.extra * part.count / len(step.batch) * part.entropy for part in parts if part.extra != 0]
+        return torch.stack(terms).sum() if terms else None
+
+    def _is_given_images(self, step: Step) -> bool:
+        """Whether the network takes the batch's images; an error where it does not and twins were asked for."""
+        if self.weight != "auto" and step.dealer is None:
+            return True  # who makes them will tell
+        try:
+            images_among(step.call, step.batch, step.own)
+        except ConfigurationError:
+            if self.weight != "auto":
+                raise
+            step.notes.append(self._refuse(_NOT_GIVEN.format(part=step.call.name or "the module")))
+            return False
+        return True
+
+    def _dealt(self, step: Step) -> "_Part | None":
+        deal, labels = step.deal, step.batch.labels
+        if deal is None or labels is None or len(deal.index) == 0:
+            return None
+        extra = max(0.0, step.plan.weight - 1)
+        logits = step.call.logits if extra != 0 else step.call.logits.detach()
+        return _Part(len(deal.index), cross_entropy(logits[deal.index], labels[deal.index]), extra)
+
+    def _added(self, step: Step) -> "_Part | None":
+        if step.plan.added == 0 or not self._can_add(step):
+            return None
+        answered = answer_twins(
+            step.call,
+            step.batch,
+            self.memory,
+            step.generator,
+            step.plan.added,
+            blend=self.blend,
+            deal=step.deal,
+            consistent=self.consistent,
+        )
+        if answered is None:
+            return None
+        entropy = answered.loss
+        if self._compares and step.measures and step.batch.labels is not None:
+            own = cross_entropy(step.call.logits.detach(), step.batch.labels)
+            step.losses = torch.stack([entropy.detach(), own])
+        return _Part(len(answered.batch), entropy, step.plan.weight * step.scale)
+
+    @staticmethod
+    def _can_add(step: Step) -> bool:
+        """Not where a forward pass of one process waits for the others, which may add no twin in this step."""
+        synchronized = any(isinstance(module, nn.SyncBatchNorm) for module in step.module.modules())
+        if step.processes.count > 1 and synchronized:
+            step.notes.append("adds no twins beside SyncBatchNorm, whose processes wait for each other")
+            return False
+        return True
+
+    @property
+    def _compares(self) -> bool:
+        return self.weight == "auto" and self.on and not self.consistent
+
+    def check(self, step: Step) -> None:
+        """Nothing to refuse."""
+
+    def settle(self, step: Step) -> None:
+        """Take what the step measured into the dose, alike in all processes."""
+        if self._compares and step.measures:
+            losses = step.processes.mean(step.losses)
+            if losses is not None:
+                self.dose.compare(*losses)
+
+    def scalars(self, step: Step) -> list[Scalar]:
+        """The mean loss of twins."""
+        entropy = 0.0 if step.entropy is None or step.skipped else step.entropy.detach() * step.census.twins_share
+        return [Scalar("twins", entropy, 0 if step.is_mute else step.census.all_twinned)]
+
+
+class Memory:
+    """The last `size` images that can have a twin, as the network took them, on their device; a ring.
+
+    It starts anew where images of another size or device come. `fill_donors` is that of `make_twins`.
+
+    >>> memory = Memory(2)
+    >>> memory.remember(torch.rand(3, 1, 4, 4), torch.eye(4).expand(3, 4, 4), torch.arange(3))
+    >>> len(memory), sorted(memory.recall(5, torch.Generator())[2].tolist())
+    (2, [1, 2])
+    """
+
+    def __init__(self, size: int, fill_donors: bool = True) -> None:
+        self.size, self.fill_donors = size, fill_donors
+        self._kept: tuple[Tensor, Tensor, Tensor] | None = None
+        self._noted: tuple[Tensor, Tensor, Tensor] | None = None
+        self._next = self._filled = 0
+
+    def __len__(self) -> int:
+        return self._filled
+
+    def note(self, images: Tensor, masks: Tensor, labels: Tensor) -> None:
+        """Remember these once the step is over, and in place of what was noted before."""
+        self._noted = images, masks, labels
+
+    def settle(self) -> None:
+        """The step is over."""
+        if self._noted is not None:
+            self.remember(*self._noted)
+        self._noted = None
+
+    def remember(self, images: Tensor, masks: Tensor, labels: Tensor) -> None:
+        """Keep the rows that can have a twin, in place of the oldest."""
+        if not self.size:
+            return
+        rows = can_have_twin(masks, fill_donors=self.fill_donors).nonzero().flatten()[-self.size :]
+        if len(rows) == 0:
+            return
+        if not self.fits(images):
+            self._kept = tuple(part.new_zeros(self.size, *part.shape[1:]) for part in (images, masks, labels))  # type: ignore[assignment]
+            self._next = self._filled = 0
+        assert self._kept is not None
+        slots = (torch.arange(len(rows), device=images.device) + self._next) % self.size
+        for kept, part in zip(self._kept, (images, masks, labels), strict=True):
+            kept[slots] = part[rows].detach().to(kept.dtype)
+        self._next = (self._next + len(rows)) % self.size
+        self._filled = min(self._filled + len(rows), self.size)
+
+    def recall(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """At most `count` of the kept images with their masks and labels, at random without repetition."""
+        assert self._kept is not None
+        chosen = torch.randperm(self._filled, generator=generator)[:count].to(self._kept[0].device)
+        images, masks, labels = (part[chosen] for part in self._kept)
+        return images, masks, labels
+
+    def fits(self, images: Tensor) -> bool:
+        """Whether it keeps images of such a size, on the same device."""
+        kept = self._kept
+        return kept is not None and kept[0].shape[1:] == images.shape[1:] and kept[0].device == images.device
+
+
+@dataclass(frozen=True)
+class _Part:
+    """So many twins, their mean cross-entropy, and what each is to weigh beside what it weighs already."""
+
+    count: int
+    entropy: Tensor
+    extra: float
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Counterfactual twins with their labels, the call that answered, and what their images were answered with.
+
+    `expected` are the logits of the images that they were made of, without a graph; None where labels are asked for.
+    """
+
+    batch: Batch
+    call: Call
+    expected: Tensor | None = None
+
+    @property
+    def loss(self) -> Tensor:
+        """The cross-entropy of the labels, binary where they are multi-hot; or the divergence from what is expected."""
+        logits = self.call.logits[: len(self.batch)]
+        if self.expected is None:
+            return cross_entropy(logits, self.batch.labels)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        expected = self.expected.to(logits.dtype)
+        if are_multi_hot(self.batch.labels) or logits.shape[1] == 1:
+            return F.binary_cross_entropy_with_logits(logits, expected.sigmoid())
+        answers, wanted = logits.log_softmax(dim=1), expected.log_softmax(dim=1)
+        return F.kl_div(answers, wanted, reduction="batchmean", log_target=True)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor | None) -> Tensor:
+    """The mean over twins, in at least float32; binary where labels are multi-hot. BatchError for other labels.
+
+    Class indices below 0, and multi-hot labels off [0, 1], are not known and left out.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    assert labels is not None
+    if logits.shape[1] == 1 and labels.numel() == len(logits):
+        return F.binary_cross_entropy_with_logits(logits.squeeze(1), labels.reshape(-1).to(logits.dtype))
+    if are_multi_hot(labels) and labels.shape == logits.shape:
+        known = (labels >= 0) & (labels <= 1)  # -1 or NaN: not known
+        wanted = torch.where(known, labels, 0).to(logits.dtype)
+        total = F.binary_cross_entropy_with_logits(logits, wanted, known.to(logits.dtype), reduction="sum")
+        return total / known.sum().clamp(min=1)
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise BatchError(
+            f"Twins need a class index per image, or multi-hot labels of the logits' shape {tuple(logits.shape)}; "
+            f"got {labels.dtype} of shape {tuple(labels.shape)}. Convert them in a batch_adapter, or set twins=0."
+        )
+    return F.cross_entropy(logits, torch.where(labels < 0, -100, labels).long())
+
+
+def answer_twins(
+    call: Call,
+    batch: Batch,
+    memory: Memory,
+    generator: torch.Generator,
+    limit: int,
+    *,
+    blend: Blend | None = None,
+    deal: Deal | None = None,
+    consistent: bool = False,
+) -> Answered | None:
+    """Twins of what the module was given, run through it once more; None where there is nobody to make one of.
+
+    They are made of the module's own input, so whatever was done to the images before holds for them as well, and of
+    images of earlier batches where this one has too few annotated. They run through the module in the mode it is in,
+    and BatchNorm sees them. If they shall be `consistent` with their images' answers, they are made of this batch
+    alone. `deal` holds the images before some of them were exchanged. A single twin that BatchNorm does not take goes
+    with an image of the batch, whose answer is not read.
+    """
+    images = images_among(call, batch, () if deal is None else [deal.mixed])
+    alone = not _travels_with_others(call, images)
+    blend = blend or Blend()
+    pool = _material(
+        images if deal is None else deal.originals,
+        batch,
+        memory if alone and not consistent else Memory(0, blend.fill_donors),
+        generator,
+        2 * limit,
+    )
+    known = None if batch.labels is None or are_multi_hot(batch.labels) else pool[2].long()
+    twins, masks, index = make_masked_twins(*pool[:2], known, blend, generator=generator, limit=limit)
+    if len(twins) == 0:
+        return None
+
+    def answered(shown: Tensor, rows: Tensor) -> Call:
+        def exchanged(value: Tensor) -> Tensor:
+            if value is images:
+                return shown
+            return value[rows] if not alone and value.ndim > 0 and len(value) == len(images) else value
+
+        args, kwargs = pytree.tree_map_only(Tensor, exchanged, (call.args, call.kwargs))
+        return Call(call.name, call.module, args, kwargs, call.module(*args, **kwargs), ())
+
+    try:
+        answer = answered(twins, index)
+    except ValueError:  # BatchNorm wants more than one value a channel
+        if len(twins) > 1:
+            raise
+        other = (index + 1) % len(images)
+        answer = answered(torch.cat([twins, images[other].detach().to(twins.dtype)]), torch.cat([index, other]))
+    return Answered(Batch(twins, pool[2][index], masks), answer, call.logits.detach()[index] if consistent else None)
+
+
+def _material(
+    images: Tensor, batch: Batch, memory: Memory, generator: torch.Generator, wanted: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, masks and labels to make twins of: the batch's, which the memory keeps once the step is over.
+
+    Where fewer than `wanted` are annotated, only these, with some of the memory; then nobody with its object there
+    lends a background.
+    """
+    assert batch.masks is not None
+    labels = torch.zeros(len(images), dtype=torch.long, device=images.device) if batch.labels is None else batch.labels
+    pool = images.detach(), batch.masks, labels
+    rows = can_have_twin(batch.masks, fill_donors=memory.fill_donors).nonzero().flatten()
+    if len(rows) < wanted and len(memory) > 1 and memory.fits(images):
+        recalled = memory.recall(wanted - len(rows), generator)
+        pool = tuple(torch.cat([a[rows], b.to(a.dtype)]) for a, b in zip(pool, recalled, strict=True))  # type: ignore[assignment]
+    memory.note(images, batch.masks, labels)
+    return pool
+
+
+def _travels_with_others(call: Call, images: Tensor) -> bool:
+    """Whether the module takes more per image than the image, which images of earlier batches do not have."""
+    given = [v for v in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(v, Tensor) and v is not images]
+    return any(value.ndim > 0 and len(value) == len(images) for value in given)
+
+
+def images_among(call: Call, batch: Batch, own: Sequence[Tensor] = ()) -> Tensor:
+    """The images that a module was given, of the batch's number and size. ConfigurationError if it was given none."""
+    images = find_images(call.args, call.kwargs, batch, own)
+    if images is None:
+        raise ConfigurationError(
+            f"Twins need a module that takes images of shape {tuple(batch.images.shape)} and returns logits; the one "
+            "read takes none. Name the whole network with model='...', or set twins=0."
+        )
+    return images
