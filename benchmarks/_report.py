@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from camtrain.sinks.environment import versions
+from camtrain.records.run_info import versions
 
 Row = Mapping[str, Any]
 

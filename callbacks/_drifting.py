@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camtrain.callbacks._kept import Kept
+from camtrain.records import Drift, Panel
 from camtrain.sinks.drift import drift
-from camtrain.sinks.panels import Drift, Panel
 
 Heat = NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from camtrain.callbacks._explained import ExplainedBatch
 from camtrain.callbacks._ledger import GROUNDED, lookup
-from camtrain.sinks.records import CELLS, RIGHT_UNGROUNDED
+from camtrain.records import CELLS, RIGHT_UNGROUNDED
 
 CANDIDATES = 4  # for each failure case that is shown
 USUAL = 0.5  # a rise of the loss up to this surprises nobody

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from camtrain.callbacks._explained import ExplainedBatch
-from camtrain.sinks.records import CELLS, ClassRow
+from camtrain.records import CELLS, ClassRow
 
 BINS = 20
 MOST_PAIRS = 4000

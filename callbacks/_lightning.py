@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -17,7 +16,6 @@ from camtrain.cam import evaluating, is_compiled, unwrap
 from camtrain.data.batches import class_names
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.packages import joined, overrides, part_of
-from camtrain.sinks.loggers import run_folder
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
@@ -147,12 +145,6 @@ def is_due_pass(trainer: Trainer, every_n_epochs: int) -> bool:
         return False
     last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
     return trainer.state.fn != "fit" or trainer.current_epoch % every_n_epochs == 0 or last
-
-
-def run_place(trainer: Trainer) -> Path:
-    """The folder of the run's own files; what `validate` or `test` writes lies in a folder of that name inside it."""
-    folder = run_folder(trainer)
-    return folder if trainer.state.fn in (None, "fit") else folder / str(trainer.state.fn.value)
 
 
 def evaluation_dataset(trainer: Trainer) -> Any:

@@ -22,8 +22,7 @@ from camtrain.callbacks._kept import (
 )
 from camtrain.callbacks._ledger import Ledger, Table, class_rows, confusion, histograms, joined, remembered
 from camtrain.callbacks._pictures import Naming, panels
-from camtrain.sinks.panels import Panel
-from camtrain.sinks.records import FAILURES, HEATMAPS, Classes, Histograms, Panels, Record
+from camtrain.records import FAILURES, HEATMAPS, Classes, Histograms, Panel, Panels, Record
 
 WRONG, LUCKY, SURPRISE = "confidently wrong", "right for the wrong reason", "surprise"
 

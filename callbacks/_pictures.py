@@ -10,9 +10,8 @@ from torch import Tensor
 
 from camtrain.callbacks._kept import Kept
 from camtrain.cam import is_empty, normalize, resize
+from camtrain.records import CELLS, Panel
 from camtrain.render import overlay, to_uint8
-from camtrain.sinks.panels import Panel
-from camtrain.sinks.records import CELLS
 
 HALF = 0.5  # of a heatmap's height: what W&B shows as a mask
 

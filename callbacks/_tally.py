@@ -9,7 +9,7 @@ from torch import Tensor
 from camtrain.callbacks._explained import ExplainedBatch
 from camtrain.cam import is_empty
 from camtrain.metrics import NanMean, ReasonCells
-from camtrain.sinks.records import CELLS
+from camtrain.records import CELLS
 
 
 class GroundingTally:

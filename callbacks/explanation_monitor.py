@@ -22,12 +22,10 @@ from camtrain.callbacks._lightning import (
     names_of,
     network_of,
     rank_zero_info,
-    run_place,
     stage_of,
 )
 from camtrain.callbacks._observations import Observations, records_of
 from camtrain.callbacks._pictures import Naming
-from camtrain.callbacks._reporting import Reporter
 from camtrain.callbacks._tally import GroundingTally
 from camtrain.cam import (
     Capture,
@@ -43,9 +41,11 @@ from camtrain.cam import (
 from camtrain.data.batches import Batch, check_masks, read_batch
 from camtrain.errors import ConfigurationError
 from camtrain.explanation import DEFAULT_METHODS, resolve_methods
-from camtrain.sinks.environment import versions
-from camtrain.sinks.loggers import PictureFormat, choose_pictures, guard_loggers, sinks_for, unguard_loggers
-from camtrain.sinks.records import FourCells, Setup
+from camtrain.records import FourCells, Setup
+from camtrain.records.run_info import versions
+from camtrain.sinks.loggers import PictureFormat
+from camtrain.sinks.run import Run
+from camtrain.sinks.watch import Alarms
 
 
 class ExplanationMonitor(Callback):
@@ -121,7 +121,7 @@ class ExplanationMonitor(Callback):
         self.model = model
         self.dataloader_idx = dataloader_idx
         self._seen: dict[str, Observations] = {}
-        self._reporter = Reporter()
+        self._alarms = Alarms()
         self._tally: GroundingTally | None = None
         self._resolved: tuple[Layer, ...] = ()
         self._ride: Ride | None = None
@@ -142,8 +142,9 @@ class ExplanationMonitor(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the layers' names where the modules exist already."""
-        choose_pictures(trainer, self.pictures)
-        guard_loggers(trainer)
+        run = Run.of(trainer)
+        run.pictures = self.pictures
+        run.guard_loggers()
         if not builds_later(pl_module):
             self._check_layers(pl_module)
 
@@ -183,16 +184,15 @@ class ExplanationMonitor(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the epoch's scalars, those of the module too, in the local files."""
-        if self._tally is not None and not trainer.sanity_checking:
-            self._attempt(self._reporter.keep_scalars, trainer)
-            self._attempt(self._reporter.watch, trainer)
-            if trainer.state.fn != "fit":
-                self._attempt(self._reporter.finish, trainer)
+        if not trainer.sanity_checking:
+            Run.of(trainer).end_validation()
+            if self._tally is not None:
+                self._attempt(self._tell, trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the epoch's training scalars, which are known only now."""
         if self._passes:
-            self._attempt(self._reporter.keep_scalars, trainer)
+            self._attempt(Run.of(trainer).write_scalars)
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_start = on_validation_batch_start
@@ -203,31 +203,31 @@ class ExplanationMonitor(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the report."""
         if self._passes:
-            self._attempt(self._reporter.finish, trainer)
+            self._attempt(Run.of(trainer).publish)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no hook behind, and write what there is of the report."""
         self._dismount()
         if self._passes:
-            self._attempt(self._reporter.finish, trainer)
+            self._attempt(Run.of(trainer).publish)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave no hook behind, on loggers neither."""
         self._dismount()
-        unguard_loggers(trainer)
+        Run.of(trainer).release_loggers()
 
     def state_dict(self) -> dict[str, Any]:
         """The identities of the probes and how they looked, so that a resumed run follows the same images."""
         return {
             "seen": {stage: seen.state_dict() for stage, seen in self._seen.items()},
-            "reporter": self._reporter.state_dict(),
+            "reporter": self._alarms.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the probes of the run that is resumed."""
         for stage, seen in state_dict["seen"].items():
             self._seen_in(stage).load_state_dict(seen)
-        self._reporter.load_state_dict(state_dict["reporter"])
+        self._alarms.load_state_dict(state_dict["reporter"])
 
     @property
     def images(self) -> Table | None:
@@ -352,7 +352,16 @@ class ExplanationMonitor(Callback):
         records = records_of(self._images, probes, failed, naming.classes, epoch, step)
         cells = [FourCells(counts, epoch, step)] if counts else []
         setup = [Setup(self._setup(), epoch, step)] if self._passes == 1 else []
-        sinks_for(trainer, run_place(trainer)).write(*records, *cells, *setup)
+        Run.of(trainer).write(*records, *cells, *setup)
+
+    def _tell(self, trainer: Trainer) -> None:
+        """Keep the numbers of the pass; in a fit raise what is wrong with them, else write the report."""
+        run = Run.of(trainer)
+        values = run.write_scalars()
+        if trainer.state.fn == "fit":
+            run.write(*self._alarms.hear(values, epoch=trainer.current_epoch, step=trainer.global_step))
+        else:
+            run.publish()
 
     def _true_heatmaps(self, trainer: Trainer, pl_module: LightningModule, images: Tensor, labels: Tensor) -> Tensor:
         network = callable_network(network_of(pl_module, self.model))

@@ -24,7 +24,7 @@ from camtrain.data.batches import read_batch
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.reliance import Collector, Pool, find_head, retrain_last_layer
 from camtrain.sinks import Scalars
-from camtrain.sinks.loggers import flush_sinks, run_folder, sinks_for
+from camtrain.sinks.run import Run
 from camtrain.swaps.looks import LOOKS, look_of
 
 CHECKPOINT = "last_layer.ckpt"
@@ -147,8 +147,9 @@ class LastLayerRetraining(Callback):
         )
         numbers = {"reliance/last_layer_before": found.worst_before, "reliance/last_layer_after": found.worst_after}
         last = max(0, trainer.current_epoch - 1)  # the next one is counted already
-        sinks_for(trainer).write(Scalars(numbers, last, trainer.global_step, logged=False))
-        flush_sinks(trainer)
+        run = Run.of(trainer)
+        run.write(Scalars(numbers, last, trainer.global_step, logged=False))
+        run.flush()
         trainer.save_checkpoint(checkpoint_path(trainer))
 
     def _pool(self, trainer: Trainer) -> Pool | None:
@@ -162,4 +163,4 @@ class LastLayerRetraining(Callback):
 
 def checkpoint_path(trainer: Trainer) -> Path:
     """Where the retrained network is kept: beside the run's own files."""
-    return run_folder(trainer).parent / "checkpoints" / CHECKPOINT
+    return Run.of(trainer).home / "checkpoints" / CHECKPOINT

@@ -22,7 +22,6 @@ from camtrain.callbacks._lightning import (
     names_of,
     network_of,
     progress_bar,
-    run_place,
     untouched,
 )
 from camtrain.cam import find_logits
@@ -53,7 +52,7 @@ from camtrain.reliance import (
 from camtrain.reliance.pictures import alert, examples, strips
 from camtrain.reliance.places import LEAST
 from camtrain.sinks import Record, Verdicts
-from camtrain.sinks.loggers import flush_sinks, publish_run, sinks_for
+from camtrain.sinks.run import Run
 from camtrain.swaps import LOOKS
 
 _LOOKED_AT = 4  # times as many training images as are kept, outside of `fit`
@@ -253,13 +252,13 @@ class RelianceDetector(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wait until the verdicts and their pictures are written; write the report where no other callback did."""
-        flush_sinks(trainer)
+        Run.of(trainer).flush()
         if trainer.is_global_zero and self.verdicts:
-            self._attempt(self._publish, trainer)
+            self._attempt(Run.of(trainer).publish)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The same for what there is of them."""
-        flush_sinks(trainer)
+        Run.of(trainer).flush()
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end
@@ -413,10 +412,6 @@ class RelianceDetector(Callback):
             few = f"{usable} are usable, and each class needs {self.criteria.min_images}, of the judged images' size"
             self._say_once(_LEND_NOTHING.format(why=self._collecting.unreadable or few), key="lending")
 
-    @staticmethod
-    def _publish(trainer: Trainer) -> None:
-        publish_run(trainer, run_place(trainer))
-
     def _write(
         self,
         trainer: Trainer,
@@ -437,7 +432,7 @@ class RelianceDetector(Callback):
         records: list[Record] = [Verdicts.of(findings.verdicts, epoch, step, shown, placed)]
         if first:
             records.append(alert(findings.verdicts, epoch, step))
-        sinks_for(trainer, run_place(trainer)).write(*records)
+        Run.of(trainer).write(*records)
 
 
 def _require_least(arguments: dict[str, tuple[int, int]]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from camtrain.sinks.report import write_report
+from camtrain.report import write_report
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "images"
 SECTIONS = {"verdicts": 735, "films": 640, "classes": 420, "confusion": 420, "failures": 780}  # most rows

@@ -48,15 +48,15 @@ images = batch["image"][:4] if isinstance(batch, dict) else batch[0][:4]
 explanation = explain(module, images, methods=["grad_cam", "layer_cam"])
 explanation""",
     "## Read what was recorded\n\nEverything in the report is in plain files beside it.",
-    """history = read_history("tutorial/camtrain")
+    """history = read_history("tutorial/camtrain_logs")
 for epoch, one in history.panels[FAILURES].items():
     for case in one.items[:2]:
         print(epoch, case["reason"], "|", case["group_name"], "taken for", case["predicted_name"])""",
     """for row in history.classes[max(history.classes)]["rows"]:
     energy = row["inside_energy"]
     print(f"{row['class_name']:5} {row['right']:3} of {row['images']:3} right, inside energy {energy:.2f}")""",
-    "The page itself is `tutorial/camtrain/report.html`; in a notebook `ReportPage(path)` shows it:\n\n"
-    '```python\nfrom camtrain.sinks.report import ReportPage\n\nReportPage("tutorial/camtrain/report.html")\n```\n\n'
+    "The page itself is `tutorial/camtrain_logs/report.html`; in a notebook `ReportPage(path)` shows it:\n\n"
+    '```python\nfrom camtrain.report import ReportPage\n\nReportPage("tutorial/camtrain_logs/report.html")\n```\n\n'
     "Next: [suspect](suspect.md) asks by interventions which class leans on its background, and "
     "[correct](correct.md) makes it stop.",
 ]

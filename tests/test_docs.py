@@ -22,7 +22,7 @@ def test_tutorial__runs_on_fewer_images(tmp_path, monkeypatch, capsys):
             "train_size=400, val_size=400 // 2", "train_size=32, val_size=16, test_size=1, image_size=48"
         )
         exec(small.replace("max_epochs=3", "max_epochs=1"), names)
-    assert (tmp_path / "tutorial" / "camtrain" / "report.html").is_file()
+    assert (tmp_path / "tutorial" / "camtrain_logs" / "report.html").is_file()
     assert "right, inside energy" in capsys.readouterr().out
     assert names["explanation"]._repr_html_().count("<img") == 12
 

@@ -15,7 +15,7 @@ def test_python_blocks__run_one_after_another(tmp_path, monkeypatch, make_traine
     for block in blocks:
         exec(block.replace("pl.Trainer(", "quiet_trainer("), names)
     assert names["explanation"].heatmaps["grad_cam"].shape == (4, 30, 30)
-    assert (tmp_path / "camtrain" / "report.html").is_file()
+    assert (tmp_path / "camtrain_logs" / "report.html").is_file()
 
 
 def test_commands__name_files_that_exist():

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.loggers import WandbLogger
 
 from camtrain.callbacks import AttentionAlignment, ExplanationMonitor, RelianceDetector, RunSummary
-from camtrain.sinks.loggers import run_folder
+from camtrain.sinks.run import Run
 from tests.callbacks.test_reliance_detector import Net, loaders
 
 
@@ -48,7 +48,7 @@ def story(tmp_path_factory):
             ],
         )
         trainer.fit(Net(), *loaders("background"))
-        folder = run_folder(trainer)
+        folder = Run.of(trainer).folder
         sync_dir = logger.experiment.sync_dir
         wandb.finish()
         read = read_run(sync_dir)

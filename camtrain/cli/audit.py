@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from camtrain.callbacks import ExplanationMonitor, RelianceDetector
-from camtrain.callbacks.run_summary import advised, summary_table
 from camtrain.cam import find_logits
 from camtrain.cli.images import Relabeled, open_folder
 from camtrain.cli.options import AuditOptions
@@ -27,13 +26,13 @@ from camtrain.errors import ConfigurationError
 from camtrain.explanation import explain
 from camtrain.loading import device_of, load_model, model_names, read_names
 from camtrain.metrics.suite import CURVES, FAITHFUL, ON_MASKS, Suite, interval_of
+from camtrain.records import Curve, MetricRow, Metrics, read_history
+from camtrain.records.run_info import write_run_info
+from camtrain.report import REPORT_FILE, write_report
+from camtrain.report.summary import latest_verdicts, summary_of
+from camtrain.report.terminal import advised, summary_table
 from camtrain.sinks import FilesSink
-from camtrain.sinks.environment import write_run_info
-from camtrain.sinks.history import read_history
-from camtrain.sinks.publishing import summary_of
-from camtrain.sinks.records import Curve, MetricRow, Metrics
-from camtrain.sinks.report import REPORT_FILE, write_report
-from camtrain.sinks.story import latest_verdicts
+from camtrain.sinks.run import Run
 
 RELIANT_FOUND = 3
 
@@ -137,7 +136,7 @@ def _trainer(options: AuditOptions, callbacks: list[pl.Callback]) -> pl.Trainer:
     place = options.out / "camtrain" / "validate"
     write_run_info(place, _words(options), title=f"Audit of {options.model}")
     kind = {"auto": "auto", "cpu": "cpu"}.get(options.device, "gpu")
-    return pl.Trainer(
+    trainer = pl.Trainer(
         accelerator=kind,
         devices=options.devices,
         logger=False,
@@ -146,6 +145,8 @@ def _trainer(options: AuditOptions, callbacks: list[pl.Callback]) -> pl.Trainer:
         enable_model_summary=False,
         callbacks=callbacks,
     )
+    Run.of(trainer).folder = options.out / "camtrain"
+    return trainer
 
 
 def _tell(options: AuditOptions, columns: dict[str, list[Any]], metrics: Sequence[MetricRow]) -> int:

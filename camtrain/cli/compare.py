@@ -8,7 +8,7 @@ from rich.table import Table
 
 from camtrain.cli.options import CompareOptions
 from camtrain.errors import DataError
-from camtrain.sinks.comparison import (
+from camtrain.report.comparison import (
     Run,
     comparison_of,
     read_run,
@@ -17,7 +17,7 @@ from camtrain.sinks.comparison import (
     verdicts_of,
     write_comparison,
 )
-from camtrain.sinks.formatting import signed
+from camtrain.report.formatting import signed
 
 
 def run(options: CompareOptions) -> int:

@@ -18,8 +18,8 @@ from camtrain.errors import ConfigurationError, DataError
 from camtrain.explanation import Explanation
 from camtrain.explanation import explain as explain_images
 from camtrain.loading import device_of, load_model, model_names, read_names
+from camtrain.records.images import jpeg, png, to_pixels
 from camtrain.render import overlay
-from camtrain.sinks.images import jpeg, png, to_pixels
 
 
 def run(options: ExplainOptions) -> int:

@@ -15,11 +15,10 @@ from camtrain.data.transforms import eval_transform, transform_pair
 from camtrain.errors import ConfigurationError, DataError
 from camtrain.explanation import explain
 from camtrain.loading import device_of, load_model
+from camtrain.records import HEATMAPS, read_history
+from camtrain.records.images import read_pixels
 from camtrain.render import overlay
 from camtrain.render.video import frame_rate, read_video, write_video
-from camtrain.sinks.history import read_history
-from camtrain.sinks.images import read_pixels
-from camtrain.sinks.records import HEATMAPS
 
 
 def run(options: FilmOptions) -> int:

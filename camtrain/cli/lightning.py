@@ -13,7 +13,7 @@ import camtrain.data.modules
 import camtrain.module  # noqa: F401  loaded, a class is found by its bare name: --model ImageClassifier
 from camtrain.cli.resume import continue_run, locate_last
 from camtrain.errors import CamtrainError
-from camtrain.sinks.loggers import run_folder
+from camtrain.sinks.run import Run
 
 _TEST_AFTER_FIT = "test when training ends: the last weights, or those of the best checkpoint"
 
@@ -30,7 +30,7 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the file; Lightning calls this on rank zero, before training."""
-        folder = run_folder(trainer)
+        folder = Run.of(trainer).folder
         folder.mkdir(parents=True, exist_ok=True)
         self.parser.save(self.config, str(folder / self.config_filename), skip_none=False, overwrite=True)
         configuration = yaml.safe_load(self.parser.dump(self.config, skip_none=False))

@@ -6,13 +6,13 @@ from itertools import chain, zip_longest
 import torch
 from torch import Tensor
 
+from camtrain.records import Alert, Example, Strip
 from camtrain.reliance.examine import Findings
 from camtrain.reliance.instances import Instance, flagged, illustrate, pictured, sentence, transplanted
 from camtrain.reliance.intervene import FRAME, bordered, intervened
 from camtrain.reliance.places import Exemplars
 from camtrain.reliance.records import STICKER, Effects, Pool, Verdict
 from camtrain.render import region_strip, to_uint8
-from camtrain.sinks.records import Alert, Example, Strip
 from camtrain.swaps.looks import look_of
 
 MOST_EXAMPLES = 24

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from camtrain.sinks.images import data_uri, jpeg, to_pixels
+from camtrain.records.images import data_uri, jpeg, to_pixels
 
 SIDE = 160
 CELL = "padding:2px 8px 2px 0;text-align:left;vertical-align:top"

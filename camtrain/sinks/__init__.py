@@ -1,15 +1,13 @@
 """Where records go."""
 
-from camtrain.sinks.files import FilesSink
-from camtrain.sinks.history import History, read_history
-from camtrain.sinks.protocol import Sink, SinkGroup
-from camtrain.sinks.records import (
+from camtrain.records import (
     CELLS,
     FAILURES,
     HEATMAPS,
     Alert,
     Example,
     FourCells,
+    History,
     Panel,
     Panels,
     Record,
@@ -17,7 +15,10 @@ from camtrain.sinks.records import (
     Strip,
     VerdictRow,
     Verdicts,
+    read_history,
 )
+from camtrain.sinks.base import Sink, SinkGroup
+from camtrain.sinks.files import FilesSink
 
 __all__ = [
     "CELLS",

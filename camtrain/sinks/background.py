@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
-from camtrain.sinks.protocol import Sink
-from camtrain.sinks.records import Panels, Record, Verdicts
+from camtrain.records import Panels, Record, Verdicts
+from camtrain.sinks.base import Sink
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,8 @@ class Background:
     What the sink raises in the thread is kept, and raised by the next `write` or `flush`. At the end of the process
     whatever waits is still written.
 
-    >>> from camtrain.sinks.protocol import SinkGroup
-    >>> from camtrain.sinks.records import Scalars
+    >>> from camtrain.sinks.base import SinkGroup
+    >>> from camtrain.records import Scalars
     >>> sink = Background(SinkGroup())
     >>> sink.write(Scalars({}, epoch=0, step=0))
     >>> sink.flush()

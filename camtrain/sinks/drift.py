@@ -5,7 +5,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from camtrain.sinks.panels import Drift
+from camtrain.records import Drift
 
 Heat = NDArray[np.float32]
 

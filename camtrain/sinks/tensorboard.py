@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 
+from camtrain.records import Alert, Histograms, Panel, Panels, Record, Scalars, Verdicts
 from camtrain.render import side_by_side
-from camtrain.sinks.formatting import number, signed
-from camtrain.sinks.panels import Panel, Panels
-from camtrain.sinks.records import Alert, Histograms, Record, Scalars, Verdicts
+from camtrain.report.formatting import number, signed
 
 
 class TensorBoardSink:

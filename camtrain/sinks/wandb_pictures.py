@@ -11,10 +11,9 @@ import torch.nn.functional as F
 import wandb
 from torch import Tensor
 
+from camtrain.records import Classes, ClassRow, Example, Panel, Strip, VerdictRow
+from camtrain.records.images import Pixels, to_pixels
 from camtrain.render import side_by_side
-from camtrain.sinks.images import Pixels, to_pixels
-from camtrain.sinks.panels import Example, Panel, Strip
-from camtrain.sinks.records import Classes, ClassRow, VerdictRow
 
 IMAGES_PER_LIST = 108  # Weights & Biases shows no more
 ROWS_PER_TABLE = 10_000

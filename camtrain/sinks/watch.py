@@ -1,10 +1,11 @@
 """When a run should call somebody: heatmaps die, or accuracy and grounding part ways."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isfinite
+from typing import Any
 
-from camtrain.sinks.records import FAILURES
+from camtrain.records import FAILURES, Alert
 
 DEAD = 0.5  # share of empty heatmaps
 DEAD_BEFORE = 0.25
@@ -34,6 +35,38 @@ class Reading:
             inside_energy=_first(scalars, INSIDE_ENERGY),
             empty_maps=_first(scalars, EMPTY_MAPS),
         )
+
+
+class Alarms:
+    """Remembers the readings of a run, and raises each kind of trouble once.
+
+    >>> alarms = Alarms()
+    >>> _ = alarms.hear({"val/accuracy": 0.5, "cam/inside_energy/grad_cam": 0.6}, epoch=0, step=10)
+    >>> found = alarms.hear({"val/accuracy": 0.7, "cam/inside_energy/grad_cam": 0.3}, epoch=1, step=20)
+    >>> [alert.title for alert in found]
+    ['accuracy rises while evidence leaves the object']
+    """
+
+    def __init__(self) -> None:
+        self._readings: list[Reading] = []
+        self._raised: set[str] = set()
+
+    def hear(self, scalars: Mapping[str, float], *, epoch: int, step: int) -> list[Alert]:
+        """The alerts that the numbers of a pass give rise to."""
+        now = Reading.of(scalars)
+        new = {kind: said for kind, said in troubles(self._readings, now).items() if kind not in self._raised}
+        self._readings.append(now)
+        self._raised |= set(new)
+        return [Alert(title, text, epoch, step) for title, text in new.values()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"readings": [asdict(one) for one in self._readings], "raised": sorted(self._raised)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up where the run that is resumed left."""
+        self._readings = [Reading(**one) for one in state["readings"]]
+        self._raised = set(state["raised"])
 
 
 def troubles(before: Sequence[Reading], now: Reading) -> dict[str, tuple[str, str]]:

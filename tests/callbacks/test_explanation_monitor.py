@@ -260,7 +260,7 @@ def test_monitor__follows_the_same_probes_after_a_resume(make_trainer, foreign, 
 
 def test_monitor__writes_pictures_and_a_report_without_any_logger(make_trainer, foreign, loader, tmp_path):
     _fit(make_trainer, foreign(), loader(), loader(), [ExplanationMonitor(num_probes=3)])
-    folder = tmp_path / "camtrain"
+    folder = tmp_path / "camtrain_logs"
     assert (folder / "report.html").stat().st_size > 1000
     lines = [json.loads(line) for line in (folder / "scalars.jsonl").read_text().splitlines()]
     assert any("cam/inside_energy/grad_cam" in json.dumps(line) for line in lines)

@@ -23,8 +23,8 @@ from camtrain.callbacks._observations import Observations
 from camtrain.callbacks._pictures import Naming, panels
 from camtrain.cam import Capture, Layer, grad_cam, hires_cam
 from camtrain.data.batches import Batch
+from camtrain.records import CELLS
 from camtrain.render import overlay, to_uint8
-from camtrain.sinks.records import CELLS
 
 NAMING = Naming(["boat", "car"], ["on water"])
 METHODS = {"grad_cam": grad_cam, "hires_cam": hires_cam}

@@ -3,7 +3,6 @@ import re
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +18,7 @@ from camtrain.errors import ConfigurationError, MaskError
 from camtrain.reliance import Criteria, Findings, examine
 from camtrain.sinks import read_history
 from camtrain.sinks.files import FilesSink
-from camtrain.sinks.loggers import run_folder
-from camtrain.swaps.compositing import dilate
+from camtrain.sinks.run import Run
 
 COLORS = torch.tensor([[1.0, 0.1, 0.1], [0.1, 1.0, 0.1], [0.1, 0.1, 1.0]])
 GRAYS = torch.tensor([0.1, 0.4, 0.7])
@@ -114,7 +112,7 @@ def said(detector: RelianceDetector) -> list[str]:
 
 
 def records(trainer: pl.Trainer) -> str:
-    return "".join(path.read_text() for path in Path(run_folder(trainer)).rglob("*.jsonl"))
+    return "".join(path.read_text() for path in Run.of(trainer).folder.rglob("*.jsonl"))
 
 
 def test_detector__flags_a_planted_background_and_writes_it_down(make_trainer):
@@ -156,7 +154,7 @@ def test_detector__says_where_a_patch_lies_and_shows_it(make_trainer):
     strips = [line for line in lines if "strips" in line][-1]["strips"]
     assert {strip["class_name"] for strip in strips} == {"class 0", "class 1", "class 2"}
     assert all("bottom right corner" in strip["where"] for strip in strips)
-    assert all((Path(run_folder(trainer)) / strip["picture"]).is_file() for strip in strips)
+    assert all((Run.of(trainer).folder / strip["picture"]).is_file() for strip in strips)
     assert any("bottom right corner" in line.get("text", "") for line in lines)
 
 
@@ -520,7 +518,7 @@ def test_detector__says_once_why_training_images_lend_nothing(make_trainer, capl
 def test_detector__alone_leaves_a_report(make_trainer, leaning):
     detector = RelianceDetector(images_per_class=20)
     trainer, _ = fit(make_trainer, detector)
-    folder = Path(run_folder(trainer))
+    folder = Run.of(trainer).folder
     for place in (folder, folder / "validate"):
         assert "3 of 3 classes lean on their" in (place / "report.html").read_text()
         assert len(json.loads((place / "verdicts.json").read_text())["verdicts"]) == 3
@@ -542,7 +540,7 @@ def test_detector__has_written_everything_when_the_trainer_returns(make_trainer,
     train, val = loaders("background")
     given = (train, val) if verb == "fit" else (val,)
     getattr(trainer, verb)(Net(), *given)
-    assert len(read_history(run_folder(trainer) / folder).verdicts) == 1
+    assert len(read_history(Run.of(trainer).folder / folder).verdicts) == 1
 
 
 TWO_PROCESSES = """

@@ -12,7 +12,7 @@ from camtrain.callbacks._patching import patch, patched
 from camtrain.data.batches import MaskedPair, with_images
 from camtrain.errors import BatchError, ConfigurationError
 from camtrain.sinks import read_history
-from camtrain.sinks.loggers import run_folder
+from camtrain.sinks.run import Run
 from tests.reliance.worlds import World
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
@@ -68,7 +68,7 @@ def detector(**kwargs):
 def test_randomization__removes_the_cue_that_was_flagged(make_trainer):
     found = detector(every_n_epochs=20)
     trainer, module = fit(make_trainer, found, CueRandomization("background", p=0.7), max_epochs=8)
-    history = read_history(run_folder(trainer))
+    history = read_history(Run.of(trainer).folder)
     assert [row.verdict for row in history.verdicts[0]] == ["reliant"] * 3
     assert "reliant" not in [one.verdict for one in found.verdicts]
     assert trainer.callback_metrics["val/accuracy"] > 0.95
@@ -79,7 +79,7 @@ def test_retraining__removes_the_cue_that_was_flagged(make_trainer, tmp_path):
     found = detector(every_n_epochs=9)
     trainer, module = fit(make_trainer, found, LastLayerRetraining(), max_epochs=2)
     assert [one.verdict for one in found.verdicts] == ["reliant"] * 3
-    numbers = read_history(run_folder(trainer)).scalars
+    numbers = read_history(Run.of(trainer).folder).scalars
     before, after = (numbers[f"reliance/last_layer_{when}"][1] for when in ("before", "after"))
     assert before < 0.2 < 0.9 < after
     trainer.validate(module, DataLoader(Scenes(90, 1), 24), verbose=False)

@@ -13,10 +13,11 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from camtrain.callbacks import RunSummary
-from camtrain.callbacks.run_summary import epoch_line, places, summary_table, tell
+from camtrain.callbacks.run_summary import tell
+from camtrain.report.summary import headline
+from camtrain.report.terminal import epoch_line, places, summary_table
 from camtrain.sinks import History, VerdictRow, Verdicts, read_history
-from camtrain.sinks.loggers import sinks_for
-from camtrain.sinks.story import headline
+from camtrain.sinks.run import Run
 
 PLAN = {  # by epoch
     "val/accuracy": [0.7, 0.9, 0.85, 0.95],
@@ -64,7 +65,7 @@ class Verdicting(pl.Callback):
             row = VerdictRow(
                 0, "boat", "not reliant" if trainer.current_epoch == 3 else "reliant", 0.4, 0.3, 0.5, 0.0, 0.001, 9
             )
-            sinks_for(trainer).write(Verdicts((row,), trainer.current_epoch, trainer.global_step))
+            Run.of(trainer).write(Verdicts((row,), trainer.current_epoch, trainer.global_step))
 
 
 class Failing(pl.Callback):
@@ -87,7 +88,7 @@ def printed(table):
 
 def test_run_summary__keeps_every_epochs_numbers_under_their_own_epoch(make_trainer, tmp_path):
     fit(make_trainer)
-    scalars = read_history(tmp_path / "camtrain").scalars
+    scalars = read_history(tmp_path / "camtrain_logs").scalars
     for name, values in PLAN.items():
         assert scalars[name] == pytest.approx(dict(enumerate(values))), name
     assert scalars["train/loss"] == {0: 0.0, 1: 1.0, 2: 2.0, 3: 3.0}
@@ -95,7 +96,7 @@ def test_run_summary__keeps_every_epochs_numbers_under_their_own_epoch(make_trai
 
 def test_run_summary__leaves_out_epochs_without_a_validation(make_trainer, tmp_path):
     fit(make_trainer, check_val_every_n_epoch=2)
-    scalars = read_history(tmp_path / "camtrain").scalars
+    scalars = read_history(tmp_path / "camtrain_logs").scalars
     assert list(scalars["val/accuracy"]) == [1, 3]
     assert list(scalars["train/loss"]) == [0, 1, 2, 3]
 
@@ -111,10 +112,10 @@ def test_run_summary__prints_before_and_after_alignment(make_trainer, tmp_path, 
     assert ["Worst-group accuracy", "20.0 %", "80.0 %"] in rows
     assert ["Inside energy, grad_cam", "0.31", "0.72"] in rows
     assert ["boat", "reliant (+0.40)", "not reliant (+0.40)"] in rows
-    assert "report      camtrain/report.html" in said
+    assert "report      camtrain_logs/report.html" in said
     assert "checkpoint  best.ckpt" in said
-    assert headline(read_history(tmp_path / "camtrain")) in said
-    assert "boat" in (tmp_path / "camtrain" / "report.html").read_text()
+    assert headline(read_history(tmp_path / "camtrain_logs")) in said
+    assert "boat" in (tmp_path / "camtrain_logs" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
@@ -122,14 +123,14 @@ def test_run_summary__says_where_the_report_of_an_evaluation_lies(make_trainer, 
     monkeypatch.chdir(tmp_path)
     tell(make_trainer())  # no report, nothing to say
     assert capsys.readouterr().out == ""
-    place = tmp_path / "camtrain" / stage
-    place.mkdir(parents=True)
     trainer = make_trainer(callbacks=[RunSummary()])
+    place = Run.of(trainer).folder / stage
+    place.mkdir(parents=True)
     module = Planned()
     module.test_step = module.validation_step
     (place / "report.html").write_text("")
     getattr(trainer, stage)(module, DataLoader(torch.zeros(2, 1), batch_size=1), verbose=False)
-    assert f"report      camtrain/{stage}/report.html" in capsys.readouterr().out
+    assert f"report      camtrain_logs/{stage}/report.html" in capsys.readouterr().out
 
 
 def test_epoch_line__has_the_inside_energy_of_the_first_method():
@@ -152,7 +153,7 @@ def test_run_summary__prints_above_a_progress_bar(make_trainer, capsys):
 
 def test_run_summary__writes_configuration_and_versions(make_trainer, tmp_path):
     fit(make_trainer)
-    run = json.loads((tmp_path / "camtrain" / "run.json").read_text())
+    run = json.loads((tmp_path / "camtrain_logs" / "run.json").read_text())
     assert run["configuration"]["model"] == {"class": "Planned", "width": 16}
     assert run["versions"]["torch"] == torch.__version__.partition("+")[0]
 
@@ -160,7 +161,9 @@ def test_run_summary__writes_configuration_and_versions(make_trainer, tmp_path):
 def test_run_summary__goes_where_the_logger_goes(make_trainer, tmp_path):
     trainer = fit(make_trainer, logger=CSVLogger(tmp_path, name="csv", version="a"))
     assert (tmp_path / "csv" / "a" / "camtrain" / "report.html").is_file()
-    assert [label for label, _ in places(trainer, tmp_path / "report.html")] == ["report"]
+    assert [label for label, _ in places(tmp_path / "report.html", trainer.checkpoint_callbacks, trainer.loggers)] == [
+        "report"
+    ]
 
 
 def test_run_summary__names_the_offline_run_and_how_to_send_it(make_trainer, wandb_offline, capsys, monkeypatch):
@@ -176,32 +179,30 @@ def test_run_summary__names_the_offline_run_and_how_to_send_it(make_trainer, wan
 def test_run_summary__says_nothing_of_a_disabled_run(make_trainer, wandb_offline, monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     trainer = fit(make_trainer, logger=WandbLogger(save_dir=wandb_offline, project="scenes"))
-    assert [label for label, _ in places(trainer, tmp_path)] == ["report"]
+    assert [label for label, _ in places(tmp_path, trainer.checkpoint_callbacks, trainer.loggers)] == ["report"]
 
 
 def test_run_summary__reports_after_an_error_too(make_trainer, tmp_path, capsys):
     with pytest.raises(KeyError, match="out of luck"):
         fit(make_trainer, Failing())
-    assert (tmp_path / "camtrain" / "report.html").is_file()
+    assert (tmp_path / "camtrain_logs" / "report.html").is_file()
     assert "Worst-group accuracy" in capsys.readouterr().out
 
 
 def test_run_summary__is_silent_where_nothing_was_trained(make_trainer, tmp_path, capsys):
     fit(make_trainer, max_epochs=0)
     assert capsys.readouterr().out == ""
-    assert not (tmp_path / "camtrain" / "report.html").exists()
+    assert not (tmp_path / "camtrain_logs" / "report.html").exists()
 
 
 def test_run_summary__writes_nothing_in_a_fast_dev_run(make_trainer, tmp_path):
     fit(make_trainer, fast_dev_run=True)
-    assert not (tmp_path / "camtrain").exists()
+    assert not (tmp_path / "camtrain_logs").exists()
 
 
 def test_run_summary__reports_its_own_failure_once_and_goes_on(make_trainer, tmp_path):
-    (tmp_path / "camtrain").write_text("a file where the folder should be")
-    with pytest.warns(
-        UserWarning, match=r"RunSummary failed in write_run_info \(\w+Error: .*; training goes on"
-    ) as caught:
+    (tmp_path / "camtrain_logs").write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match=r"RunSummary failed in describe \(\w+Error: .*; training goes on") as caught:
         trainer = fit(make_trainer)
     assert trainer.current_epoch == 4
     assert sum("RunSummary" in str(item.message) for item in caught) == 1
@@ -251,5 +252,5 @@ def test_run_summary__takes_the_configuration_of_the_command_line(tmp_path, monk
     options += " enable_model_summary=false enable_checkpointing=false log_every_n_steps=1"
     options += " callbacks+=camtrain.callbacks.RunSummary"
     main([*words, *(f"--trainer.{option}" for option in options.split())])
-    written = json.loads((tmp_path / "camtrain" / "run.json").read_text())["configuration"]
+    written = json.loads((tmp_path / "camtrain_logs" / "run.json").read_text())["configuration"]
     assert written["trainer"]["max_epochs"] == 2

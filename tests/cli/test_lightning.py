@@ -86,7 +86,7 @@ def test_main__trains_and_tests_what_the_configuration_names(run):
 
 
 def test_main__writes_the_configuration_into_the_runs_own_folder(run):
-    written = yaml.safe_load((run("fit", "--trainer.max_epochs=2") / "camtrain" / "config.yaml").read_text())
+    written = yaml.safe_load((run("fit", "--trainer.max_epochs=2") / "camtrain_logs" / "config.yaml").read_text())
     assert written["trainer"]["max_epochs"] == 2
     assert written["model"]["class_path"] == "camtrain.module.ImageClassifier"
 
@@ -94,7 +94,7 @@ def test_main__writes_the_configuration_into_the_runs_own_folder(run):
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 def test_main__does_not_abort_a_second_run(run):
     run("fit")
-    assert (run("fit") / "camtrain" / "config.yaml").is_file()
+    assert (run("fit") / "camtrain_logs" / "version_1" / "config.yaml").is_file()
 
 
 def test_main__gives_each_wandb_run_its_own_folder_and_configuration(run, wandb_offline, read_run):

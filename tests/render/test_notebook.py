@@ -6,7 +6,7 @@ from torch import nn
 
 from camtrain import explain
 from camtrain.render.notebook import picture_table
-from camtrain.sinks.report import ReportPage, write_report
+from camtrain.report import ReportPage, write_report
 
 
 def network():

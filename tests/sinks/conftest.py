@@ -1,9 +1,8 @@
 import pytest
 import torch
 
+from camtrain.records import CELLS, Classes, ClassRow, Document, Drift, Histograms, Setup, Strip
 from camtrain.sinks import FAILURES, HEATMAPS, Alert, Example, FourCells, Panel, Panels, Scalars, VerdictRow, Verdicts
-from camtrain.sinks.panels import Drift
-from camtrain.sinks.records import CELLS, Classes, ClassRow, Document, Histograms, Setup, Strip
 
 CORNER = "bottom right corner, 25 % x 25 % (11 of 12 images)"
 

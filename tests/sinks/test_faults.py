@@ -89,18 +89,18 @@ def test_full_disk__costs_pictures_but_no_number(tmp_path):
     import subprocess
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", {str(tmp_path / "disk")!r}], check=True)
     train({str(tmp_path / "disk")!r}, size=128)
-    told({str(tmp_path / "disk" / "camtrain")!r})
+    told({str(tmp_path / "disk" / "camtrain_logs")!r})
     """
     said, scalars = run(tmp_path, script, "unshare", "-rm")
     assert complete(scalars) >= NAMES
-    assert said.count("FilesSink failed (OSError: [Errno 28]") == 1
+    assert said.count("FilesSink failed (OSError: [Errno 28]") == 1, said
 
 
 def test_folder_that_cannot_be_written__has_its_numbers_elsewhere(tmp_path, monkeypatch, caplog):
-    (tmp_path / "camtrain").write_text("a file where the folder should be")
+    (tmp_path / "camtrain_logs").write_text("a file where the folder should be")
     (tmp_path / "other").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "other"))
-    group = SinkGroup([Background(FilesSink(tmp_path / "camtrain"))])
+    group = SinkGroup([Background(FilesSink(tmp_path / "camtrain_logs"))])
     for epoch in range(3):
         group.write(Scalars({"val/loss": 0.5}, epoch, epoch))
         group.flush()

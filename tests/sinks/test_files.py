@@ -5,8 +5,8 @@ import cv2
 import pytest
 import torch
 
+from camtrain.records.formats import slug
 from camtrain.sinks import CELLS, FAILURES, HEATMAPS, FilesSink, Panels, Scalars, Sink, SinkGroup, read_history
-from camtrain.sinks.files import slug
 
 
 def test_files_sink__is_read_back_whole(tmp_path, make_pass):

@@ -3,7 +3,7 @@ import pytest
 from pytorch_lightning.loggers import WandbLogger
 
 from camtrain.sinks import CELLS, FAILURES, HEATMAPS, Alert, Panels, Scalars, VerdictRow
-from camtrain.sinks.loggers import WandbSink
+from camtrain.sinks.wandb import WandbSink
 from camtrain.sinks.wandb_pictures import IMAGES_PER_LIST, ROWS_PER_TABLE, panel_masks, verdict_table
 
 COLUMNS = ["epoch", "sample", "picture", "reason", "true", "predicted", "probability", "true_probability"]

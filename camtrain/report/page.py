@@ -10,13 +10,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from camtrain.records import CELLS, HEATMAPS, History, VerdictRow, read_history
+from camtrain.records.run_info import flatten, read_run_info
 from camtrain.reliance.remedies import advice_for
-from camtrain.sinks import story
-from camtrain.sinks.charts import Series, Unit, area_chart, line_chart
-from camtrain.sinks.class_tables import class_lines, energies_by_class, matrix
-from camtrain.sinks.environment import flatten, read_run_info
-from camtrain.sinks.formatting import FILTERS
-from camtrain.sinks.gallery import (
+from camtrain.report import summary as story
+from camtrain.report.charts import Series, Unit, area_chart, line_chart
+from camtrain.report.formatting import FILTERS
+from camtrain.report.metric_table import curve_charts, metric_columns
+from camtrain.report.pictures import (
     Case,
     Intervention,
     Pictures,
@@ -27,9 +28,7 @@ from camtrain.sinks.gallery import (
     interventions,
     places,
 )
-from camtrain.sinks.history import History, read_history
-from camtrain.sinks.metric_table import curve_charts, metric_columns
-from camtrain.sinks.records import CELLS, HEATMAPS, VerdictRow
+from camtrain.report.tables import class_lines, energies_by_class, matrix
 
 REPORT_FILE = "report.html"
 LIMIT = 14_000_000  # bytes

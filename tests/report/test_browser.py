@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from camtrain.report import write_report
 from camtrain.sinks import FAILURES, FilesSink, Panels
-from camtrain.sinks.report import write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install camtrain[browser]")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Protocol, runtime_checkable
 
-from camtrain.sinks.records import Record
+from camtrain.records import Record
 
 log = logging.getLogger(__name__)
 

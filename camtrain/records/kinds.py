@@ -6,11 +6,7 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-from camtrain.sinks.panels import Drift as Drift
-from camtrain.sinks.panels import Example as Example
-from camtrain.sinks.panels import Panel as Panel
-from camtrain.sinks.panels import Panels as Panels
-from camtrain.sinks.panels import Strip as Strip
+from camtrain.records.panels import Example, Panels, Strip
 
 RIGHT_GROUNDED = "right/grounded"
 RIGHT_UNGROUNDED = "right/ungrounded"

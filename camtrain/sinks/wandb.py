@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import wandb
 
-from camtrain.sinks.panels import Panels
-from camtrain.sinks.records import (
+from camtrain.records import (
     FAILURES,
     Alert,
     Classes,
@@ -15,6 +14,7 @@ from camtrain.sinks.records import (
     FourCells,
     Histograms,
     Metrics,
+    Panels,
     Record,
     Scalars,
     Setup,

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
-from typing import Literal
+from typing import Any, Literal
 
-from camtrain.sinks.history import NAN, History
-from camtrain.sinks.records import CELLS, RIGHT_UNGROUNDED, FourCells, VerdictRow
+from camtrain.records import CELLS, RIGHT_UNGROUNDED, FourCells, VerdictRow
+from camtrain.records.history import NAN, History
 
 FLAGGED = "reliance/flagged"
 ALIGNMENT_ACTIVE, ALIGNMENT_WEIGHT = "alignment/active", "alignment/weight"
@@ -275,6 +275,20 @@ def _spanned(history: History, label: str, by_epoch: dict[int, float], unit: Uni
     run = span(history)
     since = 0 if run.before is None else run.before + 1
     return Measure(label, value_at(by_epoch, run.before), value_at(by_epoch, run.after, since=since), unit, rises)
+
+
+def summary_of(history: History) -> dict[str, Any]:
+    """A run in a few numbers: its headline, and each measure before and after.
+
+    >>> summary_of(History(scalars={"val/accuracy": {0: 0.5, 1: 0.75}}))["camtrain/accuracy/after"]
+    0.75
+    """
+    found: dict[str, Any] = {"camtrain/headline": headline(history)}
+    for one in measures(history):
+        name = one.label.lower().replace(", ", "/").replace(" ", "_")
+        known = {"before": one.before, "after": one.after}
+        found |= {f"camtrain/{name}/{when}": value for when, value in known.items() if not isnan(value)}
+    return found
 
 
 def shares(counts: dict[str, int]) -> dict[str, float]:

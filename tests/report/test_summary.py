@@ -2,8 +2,8 @@ from math import isnan
 
 import pytest
 
+from camtrain.report.summary import Span, alignment_start, find_scalar, headline, measures, span, value_at
 from camtrain.sinks import CELLS, History, VerdictRow
-from camtrain.sinks.story import Span, alignment_start, find_scalar, headline, measures, span, value_at
 
 NAN = float("nan")
 

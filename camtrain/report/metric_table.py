@@ -6,9 +6,8 @@ from math import isfinite
 
 from markupsafe import Markup
 
-from camtrain.sinks.charts import Band, band_chart
-from camtrain.sinks.files import Line
-from camtrain.sinks.history import NAN, History
+from camtrain.records.history import NAN, History, Line
+from camtrain.report.charts import Band, band_chart
 
 MOST_METHODS = 6  # in a drawing
 

@@ -5,6 +5,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from camtrain.records.history import History, Pass
+from camtrain.records.run_info import write_run_info
+from camtrain.report.charts import Series, area_chart, line_chart
+from camtrain.report.page import EffectAxis, class_verdicts, curves, write_report
+from camtrain.report.pictures import Pictures, film_epochs, spread
 from camtrain.sinks import (
     CELLS,
     FAILURES,
@@ -17,11 +22,6 @@ from camtrain.sinks import (
     Verdicts,
     read_history,
 )
-from camtrain.sinks.charts import Series, area_chart, line_chart
-from camtrain.sinks.environment import write_run_info
-from camtrain.sinks.gallery import Pictures, film_epochs, spread
-from camtrain.sinks.history import History, Pass
-from camtrain.sinks.report import EffectAxis, class_verdicts, curves, write_report
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 NAN = float("nan")
@@ -107,8 +107,8 @@ def test_report__has_all_sections_and_sends_no_request(run):
 
 
 def test_report__says_what_to_do_about_verdicts(tmp_path):
+    from camtrain.report import write_report
     from camtrain.sinks import FilesSink, VerdictRow, Verdicts
-    from camtrain.sinks.report import write_report
 
     numbers = (0.4, 0.3, 0.5, 0.0, 0.01, 9)
     rows = [
@@ -204,8 +204,8 @@ def test_report__lives_on_when_a_picture_is_gone(run):
 
 def test_report__shrinks_its_pictures_to_stay_small(run, monkeypatch):
     large = write_report(run).stat().st_size
-    monkeypatch.setattr("camtrain.sinks.report.LIMIT", large - 1)
-    monkeypatch.setattr("camtrain.sinks.report.SIDES", (16, 8))
+    monkeypatch.setattr("camtrain.report.page.LIMIT", large - 1)
+    monkeypatch.setattr("camtrain.report.page.SIDES", (16, 8))
     assert write_report(run).stat().st_size < large
 
 

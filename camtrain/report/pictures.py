@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 
+from camtrain.records import FAILURES, HEATMAPS
+from camtrain.records.history import History, Line, Pass
+from camtrain.records.images import data_uri, jpeg, read_mask, read_pixels, to_pixels
 from camtrain.render import draw_contours
-from camtrain.sinks.files import Line
-from camtrain.sinks.history import History, Pass
-from camtrain.sinks.images import data_uri, jpeg, read_mask, read_pixels, to_pixels
-from camtrain.sinks.records import FAILURES, HEATMAPS
 
 QUALITY = 84
 GONE = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"  # one clear pixel

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
+from camtrain.records import Curve, MetricRow, Metrics
+from camtrain.report import write_report
+from camtrain.report.metric_table import curve_charts, metric_columns
 from camtrain.sinks import FilesSink, read_history
-from camtrain.sinks.metric_table import curve_charts, metric_columns
-from camtrain.sinks.records import Curve, MetricRow, Metrics
-from camtrain.sinks.report import write_report
 
 ROWS = (
     MetricRow("average_drop", "grad_cam", 0.3, 0.2, 0.4, 9),

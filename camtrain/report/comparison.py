@@ -9,13 +9,12 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from camtrain.sinks import story
-from camtrain.sinks.charts import Series, line_chart
-from camtrain.sinks.environment import read_run_info
-from camtrain.sinks.formatting import FILTERS
-from camtrain.sinks.gallery import Film, Frame, Pictures, films
-from camtrain.sinks.history import History, read_history
-from camtrain.sinks.records import HEATMAPS, VerdictRow
+from camtrain.records import HEATMAPS, History, VerdictRow, read_history
+from camtrain.records.run_info import read_run_info
+from camtrain.report import summary as story
+from camtrain.report.charts import Series, line_chart
+from camtrain.report.formatting import FILTERS
+from camtrain.report.pictures import Film, Frame, Pictures, films
 
 SIDE = 160
 MOST_PROBES = 16

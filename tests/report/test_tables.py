@@ -2,9 +2,9 @@ from math import isnan
 
 import pytest
 
+from camtrain.report.summary import Span
+from camtrain.report.tables import MOST_CLASSES, MOST_CURVES, class_lines, energies_by_class, matrix
 from camtrain.sinks import CELLS, History, VerdictRow
-from camtrain.sinks.class_tables import MOST_CLASSES, MOST_CURVES, class_lines, energies_by_class, matrix
-from camtrain.sinks.story import Span
 
 
 def row(name, images, right, energy, lucky):

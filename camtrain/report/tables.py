@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from camtrain.sinks import story
-from camtrain.sinks.files import Line
-from camtrain.sinks.history import NAN, History
-from camtrain.sinks.records import RIGHT_UNGROUNDED
+from camtrain.records import RIGHT_UNGROUNDED
+from camtrain.records.history import NAN, History, Line
+from camtrain.report import summary as story
 
 MOST_CLASSES = 16  # in the matrix
 MOST_ROWS = 60

@@ -1,0 +1,255 @@
+"""Each kind of record as a line of JSON, its writer and its reader side by side.
+
+What was not finite is null in a line, NaN in scalars and verdicts when read, None elsewhere. Pictures are files that a
+line names. A reader takes the lines of every earlier version.
+"""
+
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, fields
+from math import isfinite, nan
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Shaped, UInt8
+from torch import Tensor
+
+from camtrain.records.history import History, Line, Pass
+from camtrain.records.kinds import (
+    Alert,
+    Classes,
+    FourCells,
+    Histograms,
+    Metrics,
+    Record,
+    Scalars,
+    Setup,
+    VerdictRow,
+    Verdicts,
+)
+from camtrain.records.panels import Example, Panel, Panels, Strip
+
+_PICTURES = ("image", "overlays", "true_overlay", "mask", "hot")
+
+
+@runtime_checkable
+class PictureStore(Protocol):
+    """What keeps pictures under a name without an ending, and returns what a line names them by."""
+
+    def picture(self, stem: str, image: UInt8[Tensor, "3 H W"]) -> str:
+        """Keep a picture."""
+
+    def mask(self, stem: str, mask: Shaped[Tensor, "H W"]) -> str:
+        """Keep a mask."""
+
+
+def line_of(record: Record, store: PictureStore) -> Line:
+    """The record as a line.
+
+    >>> from camtrain.sinks import FilesSink
+    >>> line_of(Scalars({"loss": nan}, epoch=0, step=1), store=FilesSink("unused"))
+    {'kind': 'scalars', 'epoch': 0, 'step': 1, 'values': {'loss': None}}
+    """
+    kind, write = WRITERS[type(record)]
+    head = {"kind": kind, "epoch": record.epoch, "step": record.step}
+    line: Line = plain(head | write(record, store))
+    return line
+
+
+def read_line(history: History, line: Line) -> None:
+    """Add what a line says; a kind of a later version is left out."""
+    if line["kind"] in READERS:
+        READERS[line["kind"]](history, line)
+
+
+def parse(text: str) -> Line | None:
+    """The line of a text; None for one that a crash cut short."""
+    try:
+        line: Line = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return line if isinstance(line, dict) and {"kind", "epoch"} <= line.keys() else None
+
+
+def plain(value: Any) -> Any:
+    """JSON has no NaN: what is not finite becomes null.
+
+    >>> plain({"a": (1, nan)})
+    {'a': [1, None]}
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) or hasattr(value, "item"):
+        number = float(value)
+        return number if isfinite(number) else None
+    return value
+
+
+def slug(name: str) -> str:
+    """A file name for any name, readable, and another one for another name.
+
+    >>> slug("grad_cam"), slug("boats/7 (old).png")
+    ('grad_cam', 'boats-7-old-.png-edf8c19b')
+    """
+    safe = re.sub(r"[^A-Za-z0-9_.]+", "-", name)[-60:].lstrip(".")
+    return safe if safe == name else f"{safe}-{zlib.crc32(name.encode()):08x}"
+
+
+def _write_scalars(record: Scalars, store: PictureStore) -> Line:
+    return {"values": dict(record.values)}
+
+
+def _read_scalars(history: History, line: Line) -> None:
+    for name, value in line["values"].items():
+        history.scalars.setdefault(name, {})[line["epoch"]] = _number(value)
+
+
+def _write_cells(record: FourCells, store: PictureStore) -> Line:
+    return {"counts": dict(record.counts)}
+
+
+def _read_cells(history: History, line: Line) -> None:
+    history.cells[line["epoch"]] = line["counts"]
+
+
+def _write_alert(record: Alert, store: PictureStore) -> Line:
+    return {"title": record.title, "text": record.text}
+
+
+def _read_alert(history: History, line: Line) -> None:
+    if line not in history.alerts:
+        history.alerts.append(line)
+
+
+def _write_histograms(record: Histograms, store: PictureStore) -> Line:
+    return {"counts": dict(record.counts)}
+
+
+def _read_histograms(history: History, line: Line) -> None:
+    history.histograms[line["epoch"]] = line["counts"]
+
+
+def _write_classes(record: Classes, store: PictureStore) -> Line:
+    return {"rows": _rows(record.rows), "confusion": record.confusion}
+
+
+def _read_classes(history: History, line: Line) -> None:
+    history.classes[line["epoch"]] = line
+
+
+def _write_metrics(record: Metrics, store: PictureStore) -> Line:
+    return {"rows": _rows(record.rows), "curves": _rows(record.curves)}
+
+
+def _read_metrics(history: History, line: Line) -> None:
+    history.metrics[line["epoch"]] = line
+
+
+def _write_setup(record: Setup, store: PictureStore) -> Line:
+    return {"values": dict(record.values)}
+
+
+def _read_setup(history: History, line: Line) -> None:
+    history.setup.update(line["values"])
+
+
+def _write_panels(record: Panels, store: PictureStore) -> Line:
+    return {"key": record.key, "panels": [_panel(panel, record, store) for panel in record.panels]}
+
+
+def _panel(panel: Panel, record: Panels, store: PictureStore) -> Line:
+    """The image and the mask of a sample stay the same, its heatmaps have a file for each epoch."""
+    stem, epoch, true = f"{record.key}/{slug(panel.sample)}", record.epoch, panel.true_overlay
+    line = {item.name: getattr(panel, item.name) for item in fields(Panel) if item.name not in _PICTURES}
+    line |= {name: None if line[name] is None else asdict(line[name]) for name in ("since_last", "since_first")}
+    overlays = {
+        method: store.picture(f"{stem}-{slug(method)}-{epoch:04d}", overlay)
+        for method, overlay in panel.overlays.items()
+    }
+    return line | {
+        "image": store.picture(stem, panel.image),
+        "overlays": overlays,
+        "true_overlay": None if true is None else store.picture(f"{stem}-true-{epoch:04d}", true),
+        "mask": None if panel.mask is None else store.mask(stem, panel.mask),
+    }
+
+
+def _read_panels(history: History, line: Line) -> None:
+    """Panels of the same pass are joined by sample."""
+    passes = history.panels.setdefault(line["key"], {})
+    earlier = passes.get(line["epoch"])
+    joined = earlier.items if earlier is not None and earlier.step == line["step"] else []
+    items = {item["sample"]: item for item in (*joined, *line["panels"])}
+    passes[line["epoch"]] = Pass(line["epoch"], line["step"], list(items.values()))
+
+
+def _write_verdicts(record: Verdicts, store: PictureStore) -> Line:
+    examples = [_example(example, index, record.epoch, store) for index, example in enumerate(record.examples)]
+    strips = [_strip(strip, record.epoch, store) for strip in record.strips]
+    return {"rows": _rows(record.rows), "examples": examples, "strips": strips}
+
+
+def _example(example: Example, index: int, epoch: int, store: PictureStore) -> Line:
+    stem = f"reliance/examples/{slug(example.class_name)}-{epoch:04d}-{index:03d}"
+    line = {item.name: getattr(example, item.name) for item in fields(Example)}
+    line["original"] = store.picture(f"{stem}-original", example.original)
+    line["intervened"] = store.picture(f"{stem}-intervened", example.intervened)
+    return line
+
+
+def _strip(strip: Strip, epoch: int, store: PictureStore) -> Line:
+    line = {item.name: getattr(strip, item.name) for item in fields(Strip)}
+    line["picture"] = store.picture(f"reliance/regions/{slug(strip.class_name)}-{epoch:04d}", strip.picture)
+    return line
+
+
+def _read_verdicts(history: History, line: Line) -> None:
+    history.verdicts[line["epoch"]] = [read_verdict(row) for row in line["rows"]]
+    history.examples[line["epoch"]] = line["examples"]
+    history.strips[line["epoch"]] = line.get("strips", [])
+
+
+def read_verdict(row: Line) -> VerdictRow:
+    """The row of a verdict's plain values.
+
+    >>> read_verdict(plain(asdict(VerdictRow(0, "boat", "undecided", nan, nan, nan, 0.0, nan, 2)))).effect
+    nan
+    """
+    numbers = ("effect", "low", "high", "placebo", "p_value", "placebo_flips")
+    box = {"box": tuple(row["box"])} if row.get("box") else {}  # JSON has no tuples
+    return VerdictRow(**(row | box | {name: _number(row[name]) for name in numbers if name in row}))
+
+
+def _rows(records: Iterable[Any]) -> list[Line]:
+    return [asdict(record) for record in records]
+
+
+def _number(value: float | None) -> float:
+    return nan if value is None else float(value)
+
+
+WRITERS: dict[type, tuple[str, Callable[[Any, PictureStore], Line]]] = {
+    Scalars: ("scalars", _write_scalars),
+    Panels: ("panels", _write_panels),
+    FourCells: ("cells", _write_cells),
+    Verdicts: ("verdicts", _write_verdicts),
+    Alert: ("alert", _write_alert),
+    Histograms: ("histograms", _write_histograms),
+    Classes: ("classes", _write_classes),
+    Metrics: ("metrics", _write_metrics),
+    Setup: ("setup", _write_setup),
+}
+READERS: dict[str, Callable[[History, Line], None]] = {
+    "scalars": _read_scalars,
+    "panels": _read_panels,
+    "cells": _read_cells,
+    "verdicts": _read_verdicts,
+    "alert": _read_alert,
+    "histograms": _read_histograms,
+    "classes": _read_classes,
+    "metrics": _read_metrics,
+    "setup": _read_setup,
+}

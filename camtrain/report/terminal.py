@@ -1,0 +1,144 @@
+"""A run on the terminal: a line for each epoch, a table at the end, and where things lie."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from camtrain.packages import is_a
+from camtrain.records import History, VerdictRow
+from camtrain.reliance.remedies import advice_for
+from camtrain.report.formatting import signed
+from camtrain.report.summary import (
+    RELIANT,
+    Span,
+    alignment_start,
+    headline,
+    latest_verdicts,
+    measures,
+    shown,
+    span,
+)
+
+CLASSES_SHOWN = 10
+NOTHING = "–"
+
+Labeled = tuple[str, str]
+
+
+def print_summary(history: History, lines: Iterable[Labeled], *, table: bool = True) -> None:
+    """The story of a run in a sentence, its table where it is asked for, and labeled lines."""
+    console = Console()
+    console.print(headline(history), style="bold", soft_wrap=True, highlight=False, markup=False)
+    if table:
+        console.print(summary_table(history))
+    for label, text in lines:
+        console.print(f"{label:<11} {text}", soft_wrap=True, highlight=False, markup=False)
+
+
+def print_line(line: str, bar: Any = None) -> None:
+    """Above the Trainer's progress bar, where there is one."""
+    if bar is None:
+        Console().print(line, soft_wrap=True, highlight=False, markup=False)
+    else:
+        bar.print(line)
+
+
+def epoch_line(values: Mapping[str, float], epoch: int) -> str:
+    """An epoch in a line: its accuracies, inside energy, flagged classes, and whether alignment is on.
+
+    >>> epoch_line({"val/accuracy": 0.91, "cam/inside_energy/grad_cam": 0.4, "alignment/weight": 1.0}, epoch=3)
+    'epoch 3: accuracy 91.0 %, inside energy 0.40, alignment on'
+    """
+    history = History(scalars={name: {epoch: value} for name, value in values.items()})
+    said: dict[str, str] = {}
+    for measure in measures(history):  # of several methods the first
+        said.setdefault(measure.label.partition(",")[0].lower(), shown(measure.after, measure.unit))
+    parts = [f"{label} {number}" for label, number in said.items()]
+    return f"epoch {epoch}: " + ", ".join(parts + ["alignment on"] * (alignment_start(history) is not None))
+
+
+def summary_table(history: History) -> Table:
+    """A run's numbers and verdicts before and after, with its story as the title.
+
+    >>> summary_table(History(scalars={"val/accuracy": {0: 0.5, 1: 0.75}})).row_count
+    1
+    """
+    run = span(history)
+    table = Table()
+    table.add_column("")
+    for name in _columns(run):
+        table.add_column(name, justify="right")
+    for measure in measures(history):
+        before, after = (shown(value, measure.unit) for value in (measure.before, measure.after))
+        table.add_row(measure.label, *_known(run, before, after))
+    earlier = {row.class_name: row for row in latest_verdicts(history, run.before)}
+    now = latest_verdicts(history, run.after)
+    for row in now[:CLASSES_SHOWN]:
+        table.add_row(row.class_name, *_known(run, _verdict(earlier.get(row.class_name)), _verdict(row)))
+    if len(now) > CLASSES_SHOWN:
+        table.caption = f"and {len(now) - CLASSES_SHOWN} classes more in the report"
+    return table
+
+
+def advised(history: History) -> list[Labeled]:
+    """The first choice against each cue that a class is found to lean on, as it stands in a configuration.
+
+    >>> advised(History(verdicts={0: [VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9)]}))
+    [('to correct', 'camtrain.callbacks.AttentionAlignment {start_when: reliance/flagged}; the report says more')]
+    """
+    rows = [row for row in latest_verdicts(history, span(history).after) if row.verdict == RELIANT]
+    said = (one.remedies[0].yaml for one in advice_for(rows))
+    short = (text.removeprefix("- class_path: ").replace("\n  init_args:", "") for text in said)
+    return [("to correct", f"{text}; the report says more") for text in short]
+
+
+def places(report: Path, checkpoints: Sequence[Any] = (), loggers: Sequence[Any] = ()) -> list[Labeled]:
+    """Where a run's report, checkpoints and Weights & Biases run lie, and how to send an offline run there.
+
+    >>> places(Path("/runs/a/report.html"))
+    [('report', '/runs/a/report.html')]
+    """
+    saved = [path for callback in checkpoints if (path := _checkpoint(callback))]
+    found = [("report", _short(report)), *(("checkpoint", _short(path)) for path in saved)]
+    for logger in loggers:
+        found += _wandb_places(logger.experiment) if is_a(logger, "WandbLogger") else []
+    return found
+
+
+def _columns(run: Span) -> Iterable[str]:
+    before, after = ("before alignment", "after") if run.aligned else ("first", "last")
+    return _known(run, f"{before} (epoch {run.before})", f"{after} (epoch {run.after})")
+
+
+def _known(run: Span, before: str, after: str) -> tuple[str, ...]:
+    return (after,) if run.before is None else (before, after)
+
+
+def _verdict(row: VerdictRow | None) -> str:
+    return NOTHING if row is None else f"{row.verdict} ({signed(row.effect)})"
+
+
+def _checkpoint(callback: Any) -> str:
+    """What a `ModelCheckpoint` of either package saved last; others have no such attributes."""
+    return str(getattr(callback, "best_model_path", "") or getattr(callback, "last_model_path", ""))
+
+
+def _wandb_places(run: Any) -> list[Labeled]:
+    if run.disabled:
+        return []
+    if not run.offline:
+        return [("W&B run", str(run.url))]
+    return [
+        ("offline run", _short(run.settings.sync_dir)),
+        ("to send it", f"wandb sync {_short(run.settings.sync_dir)}"),
+    ]
+
+
+def _short(path: str | Path) -> str:
+    """Relative to the working folder where it lies below it."""
+    path = Path(path).absolute()
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

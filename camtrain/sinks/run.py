@@ -1,0 +1,208 @@
+"""Run: all that is written of what one Trainer does, its folder, its sinks, its numbers and its report."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from camtrain.records import Document, Record, Scalars, read_history
+from camtrain.records.run_info import write_run_info
+from camtrain.records.verdicts import write_verdicts
+from camtrain.report import REPORT_FILE, write_report
+from camtrain.report.summary import latest_verdicts, summary_of
+from camtrain.sinks.background import Background
+from camtrain.sinks.base import SinkGroup
+from camtrain.sinks.files import FilesSink
+from camtrain.sinks.guard import guard
+from camtrain.sinks.loggers import PictureFormat, logger_sinks
+
+WITHOUT_LOGGER = "camtrain_logs"
+
+_ATTRIBUTE = "_camtrain_run"  # on the Trainer: a run lives as long as its Trainer does
+
+
+class Run:
+    """The folder, the sinks, the numbers and the report of one Trainer, shared by all its callbacks.
+
+    Records go to files in `place` and to each logger that is known, each in a thread of its own. Only rank zero
+    writes, and nothing is written in a `fast_dev_run`. Use it from `setup` on, when loggers know their version.
+
+    >>> import pytorch_lightning as pl
+    >>> trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, barebones=True)
+    >>> Run.of(trainer) is Run.of(trainer)
+    True
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.pictures: PictureFormat = "jpg"
+        self._folder: Path | None = None
+        self._groups: dict[Path, SinkGroup] = {}
+        self._unpublished: set[Path] = set()
+        self._evaluated: set[str] = set()
+        self._evaluated_in = -1
+        self._guards = ExitStack()
+
+    @classmethod
+    def of(cls, trainer: Any) -> "Run":
+        """The run of a Trainer of either Lightning package, made when it is first asked for."""
+        run = getattr(trainer, _ATTRIBUTE, None)
+        if run is None or run.trainer is not trainer:
+            run = cls(trainer)
+            setattr(trainer, _ATTRIBUTE, run)
+        return run
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Threads stay where they are: with a Trainer that is sent to another process goes a run that has none."""
+        return Run, (self.trainer,)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes: rank zero, and not in a `fast_dev_run`."""
+        return bool(self.trainer.is_global_zero and not self.trainer.fast_dev_run)
+
+    @property
+    def home(self) -> Path:
+        """Where the run's checkpoints lie: `<save_dir>/<name>/<version>` of the first logger, as `ModelCheckpoint`."""
+        if not self.trainer.loggers:
+            return Path(self.trainer.default_root_dir)
+        logger = self.trainer.loggers[0]
+        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+        return Path(logger.save_dir or self.trainer.default_root_dir) / str(logger.name) / version
+
+    @property
+    def folder(self) -> Path:
+        """The run's own files: `camtrain` beside the checkpoints; without a logger `<default_root_dir>/camtrain_logs`.
+
+        A further run there without a logger gets a folder `version_1` and so on in it; one that goes on from a
+        checkpoint has that of the last.
+        """
+        if self._folder is None:
+            if self.trainer.loggers:
+                self._folder = self.home / "camtrain"
+            else:
+                self._folder = numbered(self.home / WITHOUT_LOGGER, last=self.trainer.ckpt_path is not None)
+        return self._folder
+
+    @folder.setter
+    def folder(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def place(self) -> Path:
+        """The folder; what `validate` or `test` writes lies in a folder of that name inside it."""
+        stage = self.trainer.state.fn
+        return self.folder if stage in (None, "fit") else self.folder / str(stage.value)
+
+    def write(self, *records: Record) -> None:
+        """Hand the records of one pass to the sinks of the stage that runs."""
+        if self.writes and records:
+            self._unpublished.add(self.place)
+            self._sinks().write(*records)
+
+    def describe(self, configuration: Mapping[str, Any], *, title: str | None = None) -> None:
+        """Write what the run is made of."""
+        if self.writes:
+            self._unpublished.add(self.place)
+            write_run_info(self.place, configuration, title=title)
+
+    def end_validation(self) -> None:
+        """A pass over held-out data is over: which numbers came from it, and that they are this epoch's.
+
+        Call it on every process: what is logged may have to be collected from all of them.
+        """
+        results = self.trainer._results
+        self._evaluated |= set(results.metrics(False)["callback"]) if results is not None else set()
+        self._evaluated_in = self.trainer.current_epoch
+
+    def scalars(self) -> dict[str, float]:
+        """This epoch's numbers: what the Trainer has logged, without what is left of an earlier epoch.
+
+        Where no validation was in this epoch that is the last one's numbers, and while one runs those of the training,
+        which the epoch's end brings. On every process, as above.
+        """
+        logged = {name: value for name, value in self.trainer.callback_metrics.items() if self._is_current(name)}
+        return {name: float(value) for name, value in logged.items() if torch.as_tensor(value).numel() == 1}
+
+    def _is_current(self, name: str) -> bool:
+        if self.trainer.state.fn != "fit":
+            return True
+        if name in self._evaluated:
+            return self._evaluated_in == int(self.trainer.current_epoch)
+        return bool(self.trainer.training)
+
+    def write_scalars(self) -> dict[str, float]:
+        """Write this epoch's numbers, and return them."""
+        values = self.scalars()
+        self.write(Scalars(values, self.trainer.current_epoch, self.trainer.global_step))
+        return values
+
+    def flush(self) -> None:
+        """Wait until everything that was recorded is written."""
+        for group in self._groups.values():
+            group.flush()
+
+    def publish(self) -> Path:
+        """Write the report of the stage when all that was recorded is written, hand it to the sinks, return its path.
+
+        Where nothing was recorded since the last time, the report stays as it is.
+        """
+        self.flush()
+        place = self.place
+        if place in self._unpublished and self.writes:
+            paths = publish(place)
+            epoch, step = self.trainer.current_epoch, self.trainer.global_step
+            self._sinks().write(Document("report", paths, summary_of(read_history(place)), epoch, step))
+            self._unpublished.discard(place)
+        for group in self._groups.values():
+            group.close()
+        return place / REPORT_FILE
+
+    def guard_loggers(self) -> None:
+        """Let the loggers lose the connection to their service without ending the training."""
+        for logger in self.trainer.loggers:
+            self._guards.callback(guard(logger))
+
+    def release_loggers(self) -> None:
+        """Give the loggers back as they were."""
+        self._guards.close()
+
+    def _sinks(self) -> SinkGroup:
+        """Those of the stage that runs; what is written first begins a new stretch in the folder."""
+        place = self.place
+        if place not in self._groups:
+            files = FilesSink(place, starts=True, pictures=self.pictures)
+            sinks = [files, *logger_sinks(self.trainer.loggers, self.pictures)]
+            self._groups[place] = SinkGroup(map(Background, sinks))
+        return self._groups[place]
+
+
+def publish(folder: Path) -> tuple[Path, ...]:
+    """Write `report.html`, and `verdicts.json` where there are any, from what the folder holds; return their paths.
+
+    >>> import tempfile
+    >>> [path.name for path in publish(Path(tempfile.mkdtemp()))]
+    ['report.html']
+    """
+    report, history = write_report(folder), read_history(folder)
+    rows = latest_verdicts(history, max(history.epochs, default=None))
+    return (report, write_verdicts(folder, rows)) if rows else (report,)
+
+
+def numbered(folder: Path, *, last: bool = False) -> Path:
+    """The folder, or `version_1` and so on in it where it is in use: the first that is not, or the last that is.
+
+    >>> numbered(Path("no-such-folder")).name
+    'no-such-folder'
+    """
+    places = [folder]
+    while _in_use(places[-1]):
+        places.append(folder / f"version_{len(places)}")
+    return places[-2 if last and len(places) > 1 else -1]
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether anything lies in it, other runs' folders aside."""
+    return folder.is_dir() and any(not path.name.startswith("version_") for path in folder.iterdir())
