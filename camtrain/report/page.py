@@ -285,8 +285,11 @@ def _replace(path: Path, page: bytes) -> Path:
     """Written beside and moved, so that a reader never meets half a page."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".tmp")
-    beside.write_bytes(page)
-    return beside.replace(path)
+    try:
+        beside.write_bytes(page)
+        return beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)  # half a page takes room from the numbers
 
 
 @cache

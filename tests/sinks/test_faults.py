@@ -62,7 +62,10 @@ def run(tmp_path, script, *before, **environment):
     path.write_text(TRAINING + textwrap.dedent(script))
     done = subprocess.run(
         [*before, sys.executable, str(path)], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False,
-        env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path), **environment},
+        env={
+            "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path),
+            **environment,
+        },
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stderr, json.loads(done.stdout.split("TOLD")[1].splitlines()[0])
@@ -93,7 +96,7 @@ def test_full_disk__costs_pictures_but_no_number(tmp_path):
     """
     said, scalars = run(tmp_path, script, "unshare", "-rm")
     assert complete(scalars) >= NAMES
-    assert said.count("FilesSink failed (OSError: [Errno 28]") == 1, said
+    assert said.count("FilesSink failed (OSError: [Errno 28]") == 1
 
 
 def test_folder_that_cannot_be_written__has_its_numbers_elsewhere(tmp_path, monkeypatch, caplog):
