@@ -114,8 +114,8 @@ def test_wheel__puts_nothing_else_into_site_packages(built):
 def test_wheel__holds_the_files_that_are_not_modules(built):
     names = names_in(built, "*.whl")
     assert "camtrain/py.typed" in names
-    templates = ROOT / "camtrain" / "sinks" / "templates"
-    assert {f"camtrain/sinks/templates/{path.name}" for path in templates.iterdir()} <= names
+    templates = ROOT / "camtrain" / "report" / "templates"
+    assert {f"camtrain/report/templates/{path.name}" for path in templates.iterdir()} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
