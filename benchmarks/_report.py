@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -41,8 +42,9 @@ def median_and_spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """What a number depends on beside the code."""
+    """What a number depends on beside the code, and the command that measured it."""
     return {
+        "command": shlex.join(["python", *sys.argv]),
         **versions(),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine(),
         "threads": torch.get_num_threads(),
@@ -70,8 +72,44 @@ def report(
         console.print(f"{name}: {_text(value)}", highlight=False)
     if options.json is not None:
         content = {"rows": list(rows), "summary": dict(summary), "environment": environment(options.device)}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(content, indent=2, default=str) + "\n")
+        write_json(options.json, content)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write what was measured, a line for each row; the whole file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(compact(content))
+    unfinished.replace(path)
+
+
+def compact(content: Mapping[str, Any]) -> str:
+    """JSON with a line for each item of a list, and for each entry of a mapping.
+
+    >>> print(compact({"rows": [{"a": 1}, {"a": 2}], "summary": {"b": 3.0}}), end="")
+    {
+    "rows": [
+    {"a": 1},
+    {"a": 2}
+    ],
+    "summary": {
+    "b": 3.0
+    }
+    }
+    """
+    return "{\n" + ",\n".join(f"{json.dumps(name)}: {_block(value)}" for name, value in content.items()) + "\n}\n"
+
+
+def _block(value: Any) -> str:
+    if isinstance(value, Mapping) and value:
+        return "{\n" + ",\n".join(f"{json.dumps(str(name))}: {_line(item)}" for name, item in value.items()) + "\n}"
+    if isinstance(value, list) and value:
+        return "[\n" + ",\n".join(map(_line, value)) + "\n]"
+    return _line(value)
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, default=str)
 
 
 def _folder(path: str) -> Path:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from _report import write_json
+
 CANDIDATES = (0.01, 0.1, 1.0, 10.0, 100.0)  # for a weight that is tuned
 
 Run = dict[str, Any]
@@ -42,12 +44,8 @@ class Ledger:
 
     def save(self) -> None:
         """Write the file, whole or not at all."""
-        if self.file is None:
-            return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.file.with_suffix(".part")
-        unfinished.write_text(json.dumps({**self.describe(self.runs), "runs": self.runs}, indent=1, default=str) + "\n")
-        unfinished.replace(self.file)
+        if self.file is not None:
+            write_json(self.file, {**self.describe(self.runs), "runs": self.runs})
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import torchvision
+from _report import write_json
 from torch import Tensor, nn
 
 from camtrain.alignment import Alignment, Network, Penalty, Twins
@@ -196,7 +197,7 @@ def main() -> None:
                 )
     report = {"rows": [asdict(row) for row in rows], "summary": summarize(rows), "environment": environment(device)}
     if options.json:
-        options.json.write_text(json.dumps(report, indent=2))
+        write_json(options.json, report)
     print(json.dumps(report["summary"], indent=2))
 
 

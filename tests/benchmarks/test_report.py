@@ -21,7 +21,8 @@ def test_report__prints_and_writes_rows_summary_and_environment(tmp_path, capsys
     written = json.loads(file.read_text())
     assert written["rows"] == [{"model": "resnet18", "ratio": 1.0234567}]
     assert written["summary"] == {"validation_ratio": 1.02}
-    assert {"torch", "threads", "cores"} <= set(written["environment"])
+    assert {"torch", "threads", "cores", "command"} <= set(written["environment"])
+    assert '\n{"model": "resnet18", "ratio": 1.0234567}\n' in file.read_text()  # a line for each row
 
 
 def test_parser__has_the_options_of_every_benchmark(tmp_path):
