@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pycocotools import mask as rle_tools
 from torch import Tensor
 
 from camtrain.data.files import Sample, image_size, require_folder
@@ -100,6 +99,8 @@ def annotation_mask(annotation: Record, size: tuple[int, int], boxes: bool = Fal
     >>> annotation_mask({"bbox": [1, 0, 2, 1]}, (2, 4)).tolist()
     [[0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
     """
+    from pycocotools import mask as rle_tools
+
     segmentation = None if boxes else annotation.get("segmentation")
     if not segmentation:
         return _box_mask(annotation, size)
@@ -204,6 +205,8 @@ def _box_mask(annotation: Record, size: tuple[int, int]) -> Tensor:
 
 
 def _decode(rle: Any) -> Tensor:
+    from pycocotools import mask as rle_tools
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools under numpy 2
         return torch.from_numpy(rle_tools.decode(rle)).float()

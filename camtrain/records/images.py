@@ -4,7 +4,6 @@ import base64
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Shaped, UInt8
@@ -30,6 +29,8 @@ def jpeg(pixels: Pixels, quality: int = 90) -> bytes:
     >>> jpeg(np.zeros((4, 4, 3), np.uint8))[:2]
     b'\\xff\\xd8'
     """
+    import cv2
+
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]  # small, saturated pictures
     return bytes(cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1])
@@ -41,6 +42,8 @@ def png(pixels: Pixels) -> bytes:
     >>> png(np.zeros((4, 4, 3), np.uint8))[1:4]
     b'PNG'
     """
+    import cv2
+
     return bytes(cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1])
 
 
@@ -50,17 +53,23 @@ def mask_png(mask: Shaped[Tensor, "H W"]) -> bytes:
     >>> mask_png(torch.ones(2, 2))[1:4]
     b'PNG'
     """
+    import cv2
+
     gray = mask.float().clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
     return bytes(cv2.imencode(".png", gray)[1])
 
 
 def read_pixels(path: Path, side: int | None = None) -> Pixels:
     """The RGB picture of a file (H, W, 3), shrunk so that neither side exceeds `side`."""
+    import cv2
+
     return _shrink(cv2.cvtColor(_read(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), side)
 
 
 def read_mask(path: Path, size: tuple[int, int]) -> Shaped[Tensor, "H W"]:
     """The mask of a file in [0, 1] at a size (H, W)."""
+    import cv2
+
     gray = cv2.resize(_read(path, cv2.IMREAD_GRAYSCALE), size[::-1], interpolation=cv2.INTER_AREA)
     return torch.from_numpy(gray).float() / 255
 
@@ -75,6 +84,8 @@ def data_uri(content: bytes, kind: str = "image/jpeg") -> str:
 
 
 def _read(path: Path, flags: int) -> Pixels:
+    import cv2
+
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), flags)
     if pixels is None:
         raise ValueError(f"{path} is not a picture that OpenCV can read; it may be cut short.")
@@ -82,6 +93,8 @@ def _read(path: Path, flags: int) -> Pixels:
 
 
 def _shrink(pixels: NDArray[Any], side: int | None) -> Pixels:
+    import cv2
+
     factor = 1.0 if side is None else side / max(pixels.shape[:2])
     if factor >= 1:
         return pixels

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import repeat
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -100,6 +99,8 @@ def _frame_depth(picture: np.ndarray) -> int:
 
 def _without_frame(picture: np.ndarray, depth: int) -> np.ndarray:
     """What is inside of the frame, as large as the picture was."""
+    import cv2
+
     if depth == 0:
         return picture
     height, width = picture.shape[:2]
@@ -120,12 +121,16 @@ def _guess(picture: np.ndarray, distance: np.ndarray) -> np.ndarray:
 
 def _salient(distance: np.ndarray) -> np.ndarray:
     """Where the distance is large, by Otsu's threshold; a small bright thing does not hide an object."""
+    import cv2
+
     most = max(1e-6, float(np.quantile(distance, 1 - STANDS_OUT)))
     levels = np.round(255 * np.minimum(distance / most, 1)).astype(np.uint8)
     return cv2.threshold(levels, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1].astype(np.uint8)
 
 
 def _from_rectangle(picture: np.ndarray) -> np.ndarray:
+    import cv2
+
     height, width = picture.shape[:2]
     edge = max(2, round(min(height, width) / 20))
     rectangle = (edge, edge, width - 2 * edge, height - 2 * edge)
@@ -133,6 +138,8 @@ def _from_rectangle(picture: np.ndarray) -> np.ndarray:
 
 
 def _from_seeds(picture: np.ndarray, salient: np.ndarray) -> np.ndarray:
+    import cv2
+
     seeds = np.where(salient > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     edge = max(1, round(min(seeds.shape) / 32))
     inside = seeds[edge:-edge, edge:-edge].copy()
@@ -144,6 +151,8 @@ def _from_seeds(picture: np.ndarray, salient: np.ndarray) -> np.ndarray:
 
 
 def _grab_cut(picture: np.ndarray, state: np.ndarray, rectangle: tuple[int, int, int, int], mode: int) -> np.ndarray:
+    import cv2
+
     cv2.setRNGSeed(0)
     cv2.grabCut(picture, state, rectangle, np.zeros((1, 65)), np.zeros((1, 65)), 3, mode)
     foreground: np.ndarray = np.isin(state, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
@@ -152,6 +161,8 @@ def _grab_cut(picture: np.ndarray, state: np.ndarray, rectangle: tuple[int, int,
 
 def _object_parts(found: np.ndarray) -> np.ndarray:
     """The part that weighs most, central pixels more, and others that are not much lighter."""
+    import cv2
+
     count, parts = cv2.connectedComponents(found)
     rows, columns = (np.linspace(-1, 1, side) for side in found.shape)
     central = np.exp(-2 * (rows[:, None] ** 2 + columns[None] ** 2))
@@ -163,6 +174,8 @@ def _object_parts(found: np.ndarray) -> np.ndarray:
 
 def _restored(mask: np.ndarray, depth: int, picture: tuple[int, ...], shape: tuple[int, int]) -> np.ndarray:
     """The mask at the image's size, put back into its frame."""
+    import cv2
+
     if (mask < 0).any():
         return np.full(shape, -1, np.float32)
     height, width = picture[:2]

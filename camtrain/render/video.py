@@ -5,7 +5,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
@@ -34,6 +33,8 @@ def write_video(frames: Iterable[UInt8[Tensor, "3 H W"]], path: Path, *, fps: in
 
 def read_video(path: Path) -> Iterator[Any]:
     """The frames of a video file as RGB arrays (H, W, 3); ValueError for one that OpenCV cannot read."""
+    import cv2
+
     capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():
@@ -49,6 +50,8 @@ def read_video(path: Path) -> Iterator[Any]:
 
 def frame_rate(path: Path) -> float:
     """Frames a second of a video file; 25 where it does not say."""
+    import cv2
+
     capture = cv2.VideoCapture(str(path))
     rate = float(capture.get(cv2.CAP_PROP_FPS))
     capture.release()
@@ -56,6 +59,8 @@ def frame_rate(path: Path) -> float:
 
 
 def _mp4(frames: Iterator[Any], path: Path, fps: int | float) -> int:
+    import cv2
+
     writer, count = None, 0
     for frame in frames:
         height, width = (length - length % 2 for length in frame.shape[:2])

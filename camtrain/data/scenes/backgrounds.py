@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -82,6 +81,8 @@ def draw_water(size: int, horizon: float, rng: np.random.Generator) -> Array:
 
 def cast_shadow(picture: Array, place: str, left: float, right: float, base: float) -> None:
     """Darken what lies under an object that spans `left..right` and stands on `base` (shares of the side)."""
+    import cv2
+
     size = len(picture)
     center = (round((left + right) / 2 * size * 16), round((base + 0.005) * size * 16))
     half = (right - left) / 2 * size * 16
@@ -130,6 +131,8 @@ def _gradient(rows: int, columns: int, top: Color, bottom: Color) -> Array:
 def _ridge(
     picture: Array, line: int, color: Color, rng: np.random.Generator, height: float, rough: bool = False
 ) -> None:
+    import cv2
+
     size = len(picture)
     x = np.linspace(0, size, 33)
     phase = rng.uniform(0, 2 * np.pi, 3)
@@ -143,6 +146,8 @@ def _ridge(
 
 
 def _path(picture: Array, line: int, rng: np.random.Generator) -> None:
+    import cv2
+
     size = len(picture)
     start, end = rng.uniform(0.2, 0.8), rng.uniform(-0.1, 1.1)
     t = np.linspace(0, 1, 12)
@@ -156,6 +161,8 @@ def _path(picture: Array, line: int, rng: np.random.Generator) -> None:
 
 
 def _tree(picture: Array, line: int, rng: np.random.Generator) -> None:
+    import cv2
+
     size = len(picture)
     depth = rng.uniform(0.0, 0.5) ** 2
     foot = line + depth * (size - line)
@@ -173,6 +180,8 @@ def _tree(picture: Array, line: int, rng: np.random.Generator) -> None:
 
 
 def _grass(picture: Array, line: int, color: Color, rng: np.random.Generator) -> None:
+    import cv2
+
     size = len(picture)
     count = rng.integers(40, 120)
     depth = rng.uniform(0.05, 1, count) ** 0.7
@@ -199,6 +208,8 @@ def _glitter(shape: tuple[int, int], rng: np.random.Generator) -> Array:
 
 
 def _foam(picture: Array, line: int, rng: np.random.Generator) -> None:
+    import cv2
+
     size = len(picture)
     count = rng.integers(6, 26)
     depth = rng.uniform(0.02, 1, count)

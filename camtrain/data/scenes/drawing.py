@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -32,6 +31,8 @@ class Sketch:
 
     def polygon(self, points: ArrayLike, color: Color, edge: float = 0.72) -> None:
         """Fill a polygon `(N, 2)` and draw its outline in a darker shade, `edge` times the color."""
+        import cv2
+
         pixels = self._pixels(points)
         cv2.fillPoly(self.canvas, [pixels], (*color, 255), cv2.LINE_8, _SUBPIXEL_BITS)
         if edge < 1:
@@ -51,12 +52,16 @@ class Sketch:
 
     def line(self, points: ArrayLike, width: float, color: Color) -> None:
         """Draw an open line of the width given in object units."""
+        import cv2
+
         thickness = max(1, round(width * self.unit))
         pixels = self._pixels(points)
         cv2.polylines(self.canvas, [pixels], False, (*color, 255), thickness, cv2.LINE_8, _SUBPIXEL_BITS)
 
     def finish(self) -> tuple[Array, Array]:
         """The picture `(H, W, 3)` on black and its coverage `(H, W, 1)`, float32, 0 to 255 and 0 to 1."""
+        import cv2
+
         small = cv2.resize(self.canvas, (self.size, self.size), interpolation=cv2.INTER_AREA)
         small = small.astype(np.float32)
         return small[..., :3], small[..., 3:] / 255
@@ -115,6 +120,8 @@ def blend(a: Color, b: Color, share: float) -> Color:
 @lru_cache(maxsize=4)
 def noise_sheets(octaves: Sequence[int] = (4, 8, 16, 32, 64), side: int = 256, count: int = 8) -> Array:
     """Sheets of smooth noise `(count, side, side)`, float32 of mean 0 and deviation 1, the same on each call."""
+    import cv2
+
     rng = np.random.default_rng(len(octaves) * side + count)
     sheets = np.zeros((count, side, side), np.float32)
     for sheet in sheets:
@@ -134,6 +141,8 @@ def noise(shape: tuple[int, int], rng: np.random.Generator, window: tuple[float,
         rng: source of the choice.
         window: share of a sheet's height and width that is cut: a small share gives large blots.
     """
+    import cv2
+
     sheets = noise_sheets()
     sheet = sheets[rng.integers(len(sheets))]
     height, width = (max(2, round(share * side)) for share, side in zip(window, sheet.shape, strict=True))
@@ -152,6 +161,8 @@ def receding(shape: tuple[int, int], rng: np.random.Generator, stretch: float = 
         stretch: how much wider than high the blots are.
         depth: scale of the lower edge over that of the upper edge.
     """
+    import cv2
+
     height, width = shape
     sheets = noise_sheets()
     sheet = sheets[rng.integers(len(sheets))]
