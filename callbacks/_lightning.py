@@ -108,7 +108,7 @@ def everywhere(trainer: Trainer, compute: Callable[[], T], lose: Callable[[str],
     """The results of all processes in the order of their ranks, the same list on each.
 
     A process that fails takes part with its failure, so that nobody waits for it. The failure, with its rank, is raised
-    in all processes; with `lose` it is handed to that in all processes, and the list holds what the others have.
+    in all processes; with `lose` the first process hands it to that, and the list holds what the others have.
 
     Raises CamtrainError where a process failed; in one process the failure itself.
     """
@@ -127,7 +127,8 @@ def everywhere(trainer: Trainer, compute: Callable[[], T], lose: Callable[[str],
             text = f"rank {rank}: {text}" if trainer.world_size > 1 else text
             if lose is None:
                 raise CamtrainError(text) from failure
-            lose(text)
+            if trainer.is_global_zero:
+                lose(text)
     return [each for _, share in shares for each in share]
 
 
@@ -222,6 +223,11 @@ def network_of(pl_module: LightningModule, model: str | nn.Module | None) -> nn.
     text = repr(model) if isinstance(model, str) else type(model).__name__
     children = ", ".join(name for name, _ in pl_module.named_children())
     raise ConfigurationError(f"model={text} is no submodule of {type(pl_module).__name__}, which has: {children}.")
+
+
+def key_of(model: str | nn.Module | None) -> str | None:
+    """What a checkpoint knows a `model` by: its name, or its class."""
+    return type(model).__name__ if isinstance(model, nn.Module) else model
 
 
 def callable_network(network: nn.Module) -> nn.Module:

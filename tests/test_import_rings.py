@@ -8,7 +8,7 @@ from tests.layout import ROOT, imports_of, module_files
 
 TORCH = ("torch", "jaxtyping")
 CORE = (*TORCH, "camtrain.errors", "camtrain.cam")
-MIDDLE = ("metrics", "reliance", "render", "data", "records", "report", "sinks")
+MIDDLE = ("metrics", "monitoring", "reliance", "render", "data", "records", "report", "sinks")
 LIGHTNING = ("pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities")
 MAY_USE_LIGHTNING = (
     "camtrain.packages",

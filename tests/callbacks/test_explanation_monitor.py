@@ -224,9 +224,9 @@ def test_monitor__explains_each_nth_epoch_and_the_last(make_trainer, foreign, lo
     seen = []
 
     class Watch(ExplanationMonitor):
-        def _finish(self, trainer, pl_module):
+        def _finish(self, trainer, *args):
             seen.append(trainer.current_epoch)
-            super()._finish(trainer, pl_module)
+            super()._finish(trainer, *args)
 
     torch.manual_seed(0)
     make_trainer(max_epochs=6, callbacks=[Watch(every_n_epochs=2)]).fit(foreign(), loader(), loader())
@@ -314,3 +314,60 @@ def test_monitor__of_two_processes_logs_what_one_logs(tmp_path):
     for name in [name for name in results[0] if name.startswith("cam/")]:
         value = results[0][name]
         assert results[1][name] == pytest.approx(value, rel=1e-5), name
+
+
+class OneLogit(pl.LightningModule):
+    """A binary classifier as it is commonly written; `both` writes it with the logits 0 and z."""
+
+    def __init__(self, *, both=False):
+        super().__init__()
+        torch.manual_seed(4)
+        self.both = both
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(8, 1)
+
+    def forward(self, images):
+        logit = self.head(self.body(images).mean((2, 3)))
+        return torch.cat([-logit / 2, logit / 2], dim=1) if self.both else logit
+
+    def validation_step(self, batch, batch_idx):
+        self(batch[0])
+
+
+@pytest.mark.parametrize("labels", [torch.long, torch.float])
+def test_monitor__of_one_logit_says_what_it_says_of_the_same_network_with_two(make_trainer, loader, tmp_path, labels):
+    images, _, masks = loader(24).dataset.tensors
+    with torch.no_grad():
+        truth = (OneLogit()(images)[:, 0] > OneLogit()(images).median()).long()
+    truth[:4] = 1 - truth[:4]
+    seen = []
+    for both in (False, True):
+        data = TensorDataset(images, truth if both else truth.to(labels), masks)
+        monitor = ExplanationMonitor(methods=["grad_cam", "hires_cam"])
+        trainer = make_trainer(callbacks=[monitor], default_root_dir=tmp_path / str(both))
+        trainer.validate(OneLogit(both=both), DataLoader(data, 8), verbose=False)
+        seen.append((monitor.images, dict(trainer.callback_metrics)))
+    (one, logged), (two, expected) = seen
+    right = one["label"] == one["predicted"]
+    with torch.no_grad():
+        answers = (OneLogit()(images)[:, 0] > 0).long()
+    assert right.tolist() == (answers == truth).tolist()
+    assert 0 < right.sum() < 24
+    assert sorted(logged) == sorted(expected)
+    for column in one.columns:
+        torch.testing.assert_close(
+            torch.tensor(one[column]), torch.tensor(two[column]), rtol=1e-4, atol=1e-5, equal_nan=True
+        )
+    pictures = json.dumps([p.name for p in (tmp_path / "False").rglob("*.jpg")])
+    assert "val-0" in pictures
+
+
+def test_monitor__names_the_tasks_where_it_cannot_tell_which_one_it_is(make_trainer, foreign, loader):
+    images, labels, masks = loader().dataset.tensors
+    for strange, says in ((labels.float() + 0.5, "task="), (torch.rand(20, 3), "task=")):
+        data = DataLoader(TensorDataset(images, strange, masks), 8)
+        module = foreign()
+        module.validation_step = lambda batch, batch_idx, module=module: module.net(batch[0])
+        module.training_step = lambda batch, batch_idx, module=module: module.net(batch[0]).sum()
+        with pytest.raises(BatchError, match=says):
+            make_trainer(callbacks=[ExplanationMonitor()]).fit(module, data, data)

@@ -96,7 +96,7 @@ def test_network_of__takes_a_name_or_a_part_and_refuses_others(package):
 def of_two(monkeypatch, other):
     """A trainer's process 0 of two, the other of which brings `other`."""
     monkeypatch.setattr(asked, "gathered", lambda trainer, items: [*items, other])
-    return SimpleNamespace(world_size=2)
+    return SimpleNamespace(world_size=2, is_global_zero=True)
 
 
 def fails():
@@ -110,12 +110,12 @@ def test_everywhere__raises_in_all_processes_what_failed_in_one_with_its_rank(mo
     with pytest.raises(CamtrainError, match="rank 0: ValueError: too bright"):
         asked.everywhere(of_two(monkeypatch, (None, [2])), fails)
     with pytest.raises(ValueError, match="too bright"):
-        asked.everywhere(SimpleNamespace(world_size=1), fails)
+        asked.everywhere(SimpleNamespace(world_size=1, is_global_zero=True), fails)
 
 
 def test_everywhere__loses_the_share_of_the_process_that_failed_where_that_is_wanted(monkeypatch):
     lost = []
-    assert asked.everywhere(SimpleNamespace(world_size=1), fails, lost.append) == []
+    assert asked.everywhere(SimpleNamespace(world_size=1, is_global_zero=True), fails, lost.append) == []
     assert asked.everywhere(of_two(monkeypatch, (None, [2])), fails, lost.append) == [2]
     assert lost == ["ValueError: too bright", "rank 0: ValueError: too bright"]
 

@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from camtrain.callbacks._explained import ExplainedBatch
 from camtrain.records import CELLS, ClassRow
 
 BINS = 20
@@ -22,51 +21,63 @@ Numbers = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Images by sample and number: `numbers` `(N, len(columns))`; each sample is in it once."""
+    """Images by sample and number: `numbers` `(N, len(columns))`, a row for each image."""
 
     samples: list[str]
     columns: tuple[str, ...]
     numbers: Numbers
 
     def __getitem__(self, column: str) -> Numbers:
-        return self.numbers[:, self.columns.index(column)]
+        """A column `(N,)`; any column of no rows is empty."""
+        return self.numbers[:, self.columns.index(column)] if len(self.samples) else np.zeros(0, np.float32)
 
     def starting(self, prefix: str) -> dict[str, Numbers]:
         """The columns whose names start so, by the rest of the name."""
         return {name.removeprefix(prefix): self[name] for name in self.columns if name.startswith(prefix)}
 
 
-@dataclass
-class Ledger:
-    """Collects the rows on the device, and brings them to the host once, at the end of the pass."""
-
-    _samples: list[str] = field(default_factory=list)
-    _numbers: list[Tensor] = field(default_factory=list)
-    _columns: tuple[str, ...] = ()
-
-    def reset(self) -> None:
-        """Start a new pass."""
-        self._samples, self._numbers = [], []
-
-    def update(self, explained: ExplainedBatch) -> None:
-        """Add a batch."""
-        self._samples += explained.samples
-        self._numbers.append(explained.numbers)
-        self._columns = explained.columns
-
-    def table(self) -> Table:
-        """The rows so far."""
-        numbers = torch.cat(self._numbers) if self._numbers else torch.zeros(0, len(self._columns))
-        return Table(self._samples, self._columns, numbers.cpu().numpy())
-
-
 def joined(tables: Sequence[Table]) -> Table:
-    """The rows of several processes; a sample that two of them saw (a sampler's padding) counts once."""
-    samples = [sample for table in tables for sample in table.samples]
-    columns = next((table.columns for table in tables if table.columns), ())
-    first = sorted({sample: row for row, sample in reversed(list(enumerate(samples)))}.values())
-    numbers = np.concatenate([table.numbers for table in tables if table.columns] or [np.zeros((0, 0), np.float32)])
-    return Table([samples[row] for row in first], columns, numbers[first])
+    """The rows of several processes; a sample that an earlier one saw (a sampler's padding) does not count again."""
+    tables = [table for table in tables if table.columns]
+    if not tables:
+        return Table([], (), np.zeros((0, 0), np.float32))
+    samples, numbers, seen = list[str](), [], set[str]()
+    for table in tables:
+        fresh = [row for row, sample in enumerate(table.samples) if sample not in seen]
+        samples += [table.samples[row] for row in fresh]
+        numbers.append(table.numbers[fresh])
+        seen.update(table.samples)
+    return Table(samples, tables[0].columns, np.concatenate(numbers))
+
+
+def scalars(table: Table, names: Sequence[str]) -> dict[str, float]:
+    """Means over the images that have an answer, and the shares of the four cells, by logged name.
+
+    Of heatmaps of these names; NaN where no image has an answer. Without masks only what needs none.
+
+    >>> scalars(Table(["a"], ("empty/grad_cam", "cell"), np.array([[1.0, -1.0]], np.float32)), ["grad_cam"])
+    {'cam/empty_maps/grad_cam': 1.0}
+    """
+    counts = cell_counts(table)
+    measures = {"inside_energy": "inside_energy", "pointing_game": "pointing_game"} if counts else {}
+    values = {
+        f"cam/{logged}/{name}": _mean(table, f"{column}/{name}")
+        for name in names
+        for logged, column in {**measures, "empty_maps": "empty"}.items()
+    }
+    total = np.float32(sum(counts.values()))
+    return values | {f"cam/{cell.replace('/', '_')}": float(np.float32(n) / total) for cell, n in counts.items()}
+
+
+def cell_counts(table: Table) -> dict[str, int]:
+    """How many images are in each cell; empty where none is in any."""
+    cells = table["cell"].astype(int)
+    return {cell: int((cells == index).sum()) for index, cell in enumerate(CELLS)} if (cells >= 0).any() else {}
+
+
+def _mean(table: Table, column: str) -> float:
+    values = table[column][~np.isnan(table[column])]
+    return float(np.float32(values.sum(dtype=np.float64) / len(values))) if len(values) else float("nan")
 
 
 def histograms(table: Table) -> dict[str, list[int]]:
@@ -76,10 +87,10 @@ def histograms(table: Table) -> dict[str, list[int]]:
     >>> sum(histograms(table)["cam/inside_energy_histogram/grad_cam"])
     1
     """
-    known = {name: values[np.isfinite(values)] for name, values in table.starting("inside_energy/").items()}
+    finite = {name: values[np.isfinite(values)] for name, values in table.starting("inside_energy/").items()}
     return {
         f"cam/inside_energy_histogram/{name}": np.histogram(values, BINS, (0.0, 1.0))[0].tolist()
-        for name, values in known.items()
+        for name, values in finite.items()
         if len(values)
     }
 
@@ -94,13 +105,13 @@ def class_rows(table: Table, names: Sequence[str]) -> tuple[ClassRow, ...]:
 
 def _class_row(table: Table, chosen: NDArray[np.bool_], name: str) -> ClassRow:
     energies = next(iter(table.starting("inside_energy/").values()))[chosen]
-    known, cells = energies[np.isfinite(energies)], table["cell"][chosen].astype(int)
+    finite, cells = energies[np.isfinite(energies)], table["cell"][chosen].astype(int)
     right = table["label"][chosen] == table["predicted"][chosen]
     return ClassRow(
         class_name=name,
         images=int(chosen.sum()),
         right=int(right.sum()),
-        inside_energy=float(known.mean()) if len(known) else float("nan"),
+        inside_energy=float(finite.mean()) if len(finite) else float("nan"),
         cells={cell: int((cells == index).sum()) for index, cell in enumerate(CELLS)} if (cells >= 0).any() else {},
     )
 
@@ -108,7 +119,7 @@ def _class_row(table: Table, chosen: NDArray[np.bool_], name: str) -> ClassRow:
 def confusion(table: Table, names: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
     """How often each class was taken for each, the most frequent `MOST_PAIRS` pairs; empty without labels."""
     labels, predicted = table["label"].astype(int).tolist(), table["predicted"].astype(int).tolist()
-    counts = Counter((true, said) for true, said in zip(labels, predicted, strict=True) if true >= 0)
+    counts = Counter((true, answer) for true, answer in zip(labels, predicted, strict=True) if true >= 0)
     return tuple((_name(names, t), _name(names, p), count) for (t, p), count in counts.most_common(MOST_PAIRS))
 
 
@@ -116,7 +127,7 @@ def remembered(table: Table) -> dict[str, tuple[float, bool]]:
     """Loss of each sample and whether its answer was grounded, for the next pass; of so many images at most."""
     grounded = np.isin(table["cell"].astype(int), GROUNDED)
     rows = zip(table.samples, table["loss"].tolist(), grounded.tolist(), strict=True)
-    return {sample: (loss, known) for sample, loss, known in list(rows)[:MOST_REMEMBERED]}
+    return {sample: (loss, on_object) for sample, loss, on_object in list(rows)[:MOST_REMEMBERED]}
 
 
 def lookup(
@@ -124,8 +135,8 @@ def lookup(
 ) -> tuple[Tensor, Tensor]:
     """The last pass's losses (NaN where unknown) and whether it was grounded, `(B,)` each, on a device."""
     rows = [earlier.get(sample, (float("nan"), False)) for sample in samples]
-    found = torch.tensor(rows, dtype=torch.float32).to(device, non_blocking=True).reshape(-1, 2)
-    return found[:, 0], found[:, 1] > 0
+    values = torch.tensor(rows, dtype=torch.float32).to(device, non_blocking=True).reshape(-1, 2)
+    return values[:, 0], values[:, 1] > 0
 
 
 def _name(names: Sequence[str], index: int) -> str:

@@ -1,4 +1,4 @@
-"""Kept images to panels: drawn on the device in one batch, brought to the host once, as uint8."""
+"""Kept images as panels: drawn on the device in item batch, brought to the host once, as uint8."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camtrain.callbacks._kept import Kept
 from camtrain.cam import is_empty, normalize, resize
+from camtrain.monitoring.selection import Kept
 from camtrain.records import CELLS, Panel
 from camtrain.render import overlay, to_uint8
 
@@ -29,53 +29,55 @@ class Naming:
         return _name(self.classes, index, "class")
 
     def group(self, index: int) -> str | None:
-        """The name of a group; None for none."""
+        """The name of a group; None for nitem."""
         return _name(self.groups, index, "group") if index >= 0 else None
 
 
 def panels(kept: Sequence[Kept], naming: Naming, reason: str | None = None) -> list[Panel]:
-    """Panels in the order given; images of one size are drawn together."""
+    """Panels in the order given; images of item size are drawn together."""
     if not kept:
         return []
-    numbers = torch.stack([one.numbers for one in kept]).cpu().tolist()
+    numbers = torch.stack([item.numbers for item in kept]).cpu().tolist()
     drawn: dict[int, Panel] = {}
     for rows in _by_size(kept):
         some = [kept[row] for row in rows]
         pictures = _drawn(some, naming.denormalize).cpu()
-        for row, one, picture in zip(rows, some, pictures, strict=True):
-            drawn[row] = _panel(one, dict(zip(one.columns, numbers[row], strict=True)), picture, naming, reason)
+        for row, item, picture in zip(rows, some, pictures, strict=True):
+            drawn[row] = _panel(item, dict(zip(item.columns, numbers[row], strict=True)), picture, naming, reason)
     return [drawn[row] for row in range(len(kept))]
 
 
 def _by_size(kept: Sequence[Kept]) -> list[list[int]]:
     groups: dict[tuple[Any, ...], list[int]] = {}
-    for row, one in enumerate(kept):
-        groups.setdefault((one.image.shape, one.mask is None, one.true_heatmap is None), []).append(row)
+    for row, item in enumerate(kept):
+        groups.setdefault((item.image.shape, item.mask is None, item.true_heatmap is None), []).append(row)
     return list(groups.values())
 
 
 def _drawn(kept: Sequence[Kept], denormalize: Callable[[Tensor], Any] | None) -> Tensor:
-    """Everything about some images of one size as channels of one uint8 tensor `(N, K, H, W)`.
+    """Everything about some images of item size as channels of item uint8 tensor `(N, K, H, W)`.
 
-    Three for the image, then for each method three for the overlay and one for where it is hot, three for the true
+    Three for the image, then for each method three for the overlay and item for where it is hot, three for the true
     class's overlay if there is one, one for the mask if there is one (255 times its value).
     """
-    images = torch.stack([one.image.float() for one in kept])
+    images = torch.stack([item.image.float() for item in kept])
     pixels = to_uint8(images if denormalize is None else denormalize(images))
     parts = [pixels]
     for name in kept[0].heatmaps:
-        heat = torch.stack([one.heatmaps[name] for one in kept])
+        heat = torch.stack([item.heatmaps[name] for item in kept])
         parts += [overlay(pixels, heat), hot(heat, pixels.shape[-2:]).unsqueeze(1).to(torch.uint8)]
     if kept[0].true_heatmap is not None:
-        parts.append(overlay(pixels, torch.stack([one.true_heatmap for one in kept if one.true_heatmap is not None])))
+        parts.append(
+            overlay(pixels, torch.stack([item.true_heatmap for item in kept if item.true_heatmap is not None]))
+        )
     if kept[0].mask is not None:
-        masks = torch.stack([one.mask.float() for one in kept if one.mask is not None])
+        masks = torch.stack([item.mask.float() for item in kept if item.mask is not None])
         parts.append(masks.clamp(0, 1).mul(255).round().to(torch.uint8).unsqueeze(1))
     return torch.cat(parts, dim=1)
 
 
 def hot(heatmaps: Tensor, size: Sequence[int]) -> Tensor:
-    """Where heatmaps `(B, h, w)` reach half of their height, at another size `(B, H, W)`; nowhere for an empty one."""
+    """Where heatmaps `(B, h, w)` reach half of their height, at another size `(B, H, W)`; nowhere for an empty item."""
     resized = normalize(resize(heatmaps.float(), tuple(size)))
     return (resized >= HALF) & ~is_empty(heatmaps).view(-1, 1, 1)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from camtrain.sinks.drift import center_of_mass, drift, rank_correlation
+from camtrain.monitoring.drift import center_of_mass, drift, rank_correlation
 
 
 def spot(row, column, size=4):

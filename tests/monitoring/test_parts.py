@@ -5,26 +5,29 @@ import pytest
 import torch
 from torch import nn
 
-from camtrain.callbacks._diverse import Case, direction, diverse
-from camtrain.callbacks._drifting import Drifting, drift_scalars
-from camtrain.callbacks._explained import explained_batch
-from camtrain.callbacks._kept import (
+from camtrain.cam import Capture, Layer, grad_cam, hires_cam
+from camtrain.data.batches import Batch
+from camtrain.monitoring.drift import Traces, drift_scalars
+from camtrain.monitoring.explained import explain_batch
+from camtrain.monitoring.explainer import Explainer
+from camtrain.monitoring.panels import Naming, panels
+from camtrain.monitoring.selection import (
     Candidates,
+    Case,
     Probes,
     Surprise,
     confidently_wrong,
+    direction,
+    diverse,
     keep,
     offer_to_all,
     right_for_the_wrong_reason,
 )
-from camtrain.callbacks._ledger import Ledger, Table, class_rows, confusion, histograms, joined, remembered
-from camtrain.callbacks._lightning import Attempt
-from camtrain.callbacks._observations import Observations
-from camtrain.callbacks._pictures import Naming, panels
-from camtrain.cam import Capture, Layer, grad_cam, hires_cam
-from camtrain.data.batches import Batch
+from camtrain.monitoring.table import Table, class_rows, confusion, histograms, joined, remembered, scalars
+from camtrain.monitoring.validation_pass import Followed, ValidationPass
 from camtrain.records import CELLS
 from camtrain.render import overlay, to_uint8
+from camtrain.tasks import SingleLabel
 
 NAMING = Naming(["boat", "car"], ["on water"])
 METHODS = {"grad_cam": grad_cam, "hires_cam": hires_cam}
@@ -46,7 +49,8 @@ def batch(answers, spots, labels, *, masks=True, samples=None, size=8):
     inside = (torch.arange(size) < size // 2).float().repeat(count, size, 1)
     images = torch.linspace(0, 1, count * 3 * size * size).view(count, 3, size, size)
     read = Batch(images, torch.tensor(labels), inside if masks else None, torch.zeros(count, dtype=torch.long))
-    return explained_batch(read, captured, METHODS, samples or [f"s{i}" for i in range(count)], 0.2)
+    names = samples or [f"s{i}" for i in range(count)]
+    return explain_batch(read, captured, task=SingleLabel(), methods=METHODS, samples=names, grounded_above=0.2)
 
 
 def four():
@@ -67,7 +71,8 @@ def test_explained_batch__has_a_row_of_numbers_for_each_image():
 
 def test_explained_batch__without_labels_and_masks_knows_less():
     captured = Capture(torch.zeros(4, 2), torch.zeros(4), (), (), ())
-    bare = explained_batch(Batch(four().batch.images), captured, {}, list("abcd"), 0.2)
+    read = Batch(four().batch.images)
+    bare = explain_batch(read, captured, task=SingleLabel(), methods={}, samples=list("abcd"), grounded_above=0.2)
     row = dict(zip(bare.columns, bare.numbers[0].tolist(), strict=True))
     assert (row["label"], row["cell"], row["group"], row["annotated"]) == (-1, -1, -1, 0)
     assert row["loss"] != row["loss"]
@@ -148,49 +153,62 @@ def test_panels__of_an_unannotated_image_have_no_mask_and_no_energy():
     assert panel.inside_energy == {}
 
 
-def test_observations__show_the_true_class_beside_a_wrong_answer():
-    seen, asked = Observations(0, 4), []
+class Planned(Explainer):
+    """Answers with one heatmap for every true class, and keeps what it was asked."""
 
-    def true_heatmaps(images, labels):
-        asked.append(labels.tolist())
-        return torch.eye(4).expand(len(images), 4, 4)
+    def __init__(self, heat):
+        self.heat, self.asked = heat, []
 
-    seen.reset(4)
-    seen.update(four(), 0, with_probes=True)
-    found = {panel.sample: panel for panel in seen.failure_panels(NAMING, true_heatmaps, list)}
-    assert asked == [[0, 1]]
-    assert [panel.reason for panel in found.values()] == ["confidently wrong"] * 2 + ["right for the wrong reason"]
-    expected = overlay(found["s2"].image[None], torch.eye(4)[None])[0]
-    assert torch.equal(found["s2"].true_overlay, expected)
-    assert found["s1"].true_overlay is None
+    def true_heatmaps(self, images, labels):
+        self.asked.append(labels.tolist())
+        return self.heat.expand(len(images), 4, 4)
 
 
-def test_observations__show_a_sample_for_its_first_reason_only():
-    seen, forwards = Observations(0, 2), []
+def one_pass(explained, followed, *, num_probes=0, num_failures=0):
+    seen = ValidationPass(followed, num_probes=num_probes, num_failures=num_failures, expected=4)
+    seen.update(explained)
+    seen.remember(joined([seen.table()]))
+    return seen
 
-    def true_heatmaps(images, labels):
-        forwards.append(len(images))
-        return torch.ones(len(images), 4, 4)
 
+def test_pass__shows_the_true_class_beside_a_wrong_answer():
+    explainer = Planned(torch.eye(4))
+    seen = one_pass(four(), Followed(), num_failures=4)
+    shown = {panel.sample: panel for panel in seen.failures([seen.offers(explainer, NAMING)])}
+    assert explainer.asked == [[0, 1]]
+    assert [panel.reason for panel in shown.values()] == ["confidently wrong"] * 2 + ["right for the wrong reason"]
+    expected = overlay(shown["s2"].image[None], torch.eye(4)[None])[0]
+    assert torch.equal(shown["s2"].true_overlay, expected)
+    assert shown["s1"].true_overlay is None
+
+
+def test_pass__shows_a_sample_for_its_first_reason_only():
+    followed, explainer = Followed(), Planned(torch.ones(4, 4))
     worse = [0.45, 0.4, 0.3, 0.2]  # boats that were certain before, all taken for cars now
     for answers in ([0.9] * 4, worse):
-        seen.reset(4)
-        seen.update(batch(answers, [(0, 0), (0, 1), (0, 2), (0, 3)], [0] * 4), 0, with_probes=False)
-        found = seen.failure_panels(NAMING, true_heatmaps, list)
-        seen.numbers(list)
-    assert [panel.reason for panel in found] == ["confidently wrong"] * 2 + ["surprise"] * 2
-    assert len({panel.sample for panel in found}) == 4
-    assert sum(forwards) == 4
+        explained = batch(answers, [(0, 0), (0, 1), (0, 2), (0, 3)], [0] * 4)
+        seen = one_pass(explained, followed, num_failures=2)
+        panels = seen.failures([seen.offers(explainer, NAMING)])
+    assert [panel.reason for panel in panels] == ["confidently wrong"] * 2 + ["surprise"] * 2
+    assert len({panel.sample for panel in panels}) == 4
+    assert sum(map(len, explainer.asked)) == 4
 
 
-def test_observations__follow_probes_and_their_drift_over_a_resume():
-    first, second = Observations(2, 0), Observations(2, 0)
-    first.reset(4)
-    first.update(four(), 0, with_probes=True)
+def test_pass__of_several_processes_shows_the_worst_of_all_and_goes_on_without_a_share():
+    explainer = Planned(torch.ones(4, 4))
+    parts = [batch([p], [(0, 0)], [0], samples=[name]) for p, name in ((0.3, "mild"), (0.1, "bad"))]
+    seen = [one_pass(part, Followed(), num_failures=1) for part in parts]
+    offers = [each.offers(explainer, NAMING) for each in seen]
+    assert [panel.sample for panel in seen[0].failures([*offers, []])] == ["bad"]
+    assert joined([each.table() for each in seen]).samples == ["mild", "bad"]
+
+
+def test_pass__follows_probes_and_their_drift_over_a_resume():
+    followed = Followed()
+    first = one_pass(four(), followed, num_probes=2)
     assert [panel.since_last for panel in first.probe_panels(NAMING)] == [None, None]
-    second.load_state_dict(first.state_dict())
-    second.reset(4)
-    second.update(batch([0.9, 0.8, 0.1, 0.1], [(0, 3)] * 4, [0, 0, 0, 1]), 0, with_probes=True)
+    moved = batch([0.9, 0.8, 0.1, 0.1], [(0, 3)] * 4, [0, 0, 0, 1])
+    second = one_pass(moved, Followed.restored(followed.state_dict()), num_probes=2)
     shown = second.probe_panels(NAMING)
     assert [panel.sample for panel in shown] == ["s0", "s3"]
     assert [panel.flipped for panel in shown] == [False, True]
@@ -199,24 +217,22 @@ def test_observations__follow_probes_and_their_drift_over_a_resume():
     assert drift_scalars(shown)["cam/drift/flipped_probes"] == 0.5
 
 
-def test_drifting__remembers_the_first_pass_and_the_last():
-    drifting = Drifting()
+def test_traces__remember_the_first_pass_and_the_last():
+    traces = Traces()
     for column in (0, 1, 3):
-        probes = Probes(1)
-        probes.reset(1)
+        probes = Probes([], 1, 1)
         probes.update(batch([0.9], [(0, column)], [0]), 0)
-        (panel,) = drifting.moved(probes.kept(), panels(probes.kept(), NAMING))
+        (kept,) = probes.kept()
+        panel = traces.moved(panels([kept], NAMING)[0], kept.heatmaps["grad_cam"].numpy())
     assert panel.since_first.shift == pytest.approx(0.75 / np.sqrt(2))
     assert panel.since_last.shift == pytest.approx(0.5 / np.sqrt(2))
 
 
-def table():
-    ledger = Ledger()
-    ledger.update(four())
-    return ledger.table()
+def table(explained=None):
+    return one_pass(four() if explained is None else explained, Followed()).table()
 
 
-def test_ledger__counts_classes_confusions_and_energies():
+def test_table__counts_classes_confusions_and_energies():
     boat, car = class_rows(table(), NAMING.classes)
     assert (boat.class_name, boat.images, boat.right, boat.inside_energy) == ("boat", 3, 2, pytest.approx(1 / 3))
     assert boat.cells == dict(zip(CELLS, (1, 1, 0, 1), strict=True))
@@ -226,16 +242,38 @@ def test_ledger__counts_classes_confusions_and_energies():
     assert (counts[0], counts[-1], sum(counts)) == (2, 2, 4)
 
 
-def test_ledger__of_two_processes_counts_a_sample_once():
+def test_scalars__are_means_over_the_images_with_an_answer():
+    values = scalars(table(), list(METHODS))
+    assert values["cam/inside_energy/grad_cam"] == 0.5
+    assert values["cam/empty_maps/hires_cam"] == 0
+    assert [values[f"cam/{cell.replace('/', '_')}"] for cell in CELLS] == [0.25] * 4
+    assert list(scalars(table(batch([0.9], [(0, 0)], [0], masks=False)), list(METHODS))) == [
+        "cam/empty_maps/grad_cam",
+        "cam/empty_maps/hires_cam",
+    ]
+    assert np.isnan(scalars(joined([]), ["grad_cam"])["cam/empty_maps/grad_cam"])
+
+
+def test_joined__counts_a_sample_of_two_processes_once_and_two_images_of_one_name_twice():
     twice = joined([table(), table()])
     assert twice.samples == ["s0", "s1", "s2", "s3"]
     assert np.array_equal(twice.numbers, table().numbers, equal_nan=True)
+    alike = batch([0.9, 0.8], [(0, 0)] * 2, [0, 0], samples=["a", "a"])
+    assert len(joined([table(alike)]).numbers) == 2
 
 
-def test_ledger__of_nothing_is_empty():
-    empty = joined([Ledger().table()])
-    assert empty.samples == []
-    assert joined([]).samples == []
+def test_joined__of_nothing_is_empty():
+    nothing = ValidationPass(Followed(), num_probes=0, num_failures=0, expected=None).table()
+    assert joined([nothing]).samples == joined([]).samples == []
+
+
+def test_unknown_labels__are_of_no_class_not_wrong_and_in_no_cell():
+    explained = batch([0.1, 0.2, 0.9], [(0, 0)] * 3, [-1, -100, 0])
+    assert confidently_wrong(explained).tolist() == [-1, -1, -1]
+    assert explained.cells.tolist() == [-1, -1, 0]
+    assert table(explained)["label"].tolist() == [-1, -1, 0]
+    assert [row.images for row in class_rows(table(explained), NAMING.classes)] == [1]
+    assert confusion(table(explained), NAMING.classes) == (("boat", "boat", 1),)
 
 
 def test_remembered__holds_loss_and_grounding_by_sample():
@@ -243,18 +281,3 @@ def test_remembered__holds_loss_and_grounding_by_sample():
     assert kept["s2"] == (pytest.approx(-np.log(0.1), rel=1e-4), False)
     assert [grounded for _, grounded in kept.values()] == [True, False, False, True]
     assert isinstance(table(), Table)
-
-
-def test_attempt__undoes_every_failure_and_reports_the_first():
-    undone = []
-    attempt = Attempt("Monitor", lambda: undone.append(len(undone)))
-
-    def _draw(value):
-        return 1 / value
-
-    attempt(_draw, 1)
-    assert undone == []
-    with pytest.warns(UserWarning, match=r"Monitor failed in draw \(ZeroDivisionError: .*training goes on"):
-        attempt(_draw, 0)
-    attempt(_draw, 0)
-    assert undone == [0, 1]

@@ -61,11 +61,11 @@ class Alarms:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {"readings": [asdict(one) for one in self._readings], "raised": sorted(self._raised)}
+        return {"readings": [asdict(reading) for reading in self._readings], "raised": sorted(self._raised)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up where the run that is resumed left."""
-        self._readings = [Reading(**one) for one in state["readings"]]
+        self._readings = [Reading(**reading) for reading in state["readings"]]
         self._raised = set(state["raised"])
 
 
@@ -79,7 +79,7 @@ def troubles(before: Sequence[Reading], now: Reading) -> dict[str, tuple[str, st
     'accuracy rises while evidence leaves the object'
     """
     found: dict[str, tuple[str, str]] = {}
-    if now.empty_maps >= DEAD and any(one.empty_maps <= DEAD_BEFORE for one in before):
+    if now.empty_maps >= DEAD and any(reading.empty_maps <= DEAD_BEFORE for reading in before):
         said = f"{now.empty_maps:.0%} of the heatmaps hold nothing: gradients vanish, or the maps were driven to zero"
         found["dead"] = ("heatmaps are dying", said)
     for kind, sign, title in (
@@ -87,9 +87,10 @@ def troubles(before: Sequence[Reading], now: Reading) -> dict[str, tuple[str, st
         ("forgetting", -1, "accuracy falls while evidence moves onto the object"),
     ):
         since = [
-            one
-            for one in before
-            if sign * (now.accuracy - one.accuracy) >= APART and sign * (one.inside_energy - now.inside_energy) >= APART
+            then
+            for then in before
+            if sign * (now.accuracy - then.accuracy) >= APART
+            and sign * (then.inside_energy - now.inside_energy) >= APART
         ]
         if since:
             found[kind] = (title, _said(since[-1], now))

@@ -1,0 +1,1 @@
+"""What a pass over held-out images shows: explained, judged, selected, drawn. No Trainer in here."""

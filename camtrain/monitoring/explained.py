@@ -1,0 +1,91 @@
+"""One explained batch: its heatmaps, and a row of numbers for each image."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from camtrain.cam import Capture, is_empty, pool_masks
+from camtrain.cam.methods import Method
+from camtrain.data.batches import Batch
+from camtrain.explanation import heatmaps_of
+from camtrain.metrics import inside_energy, maxima_inside, reason_cells
+from camtrain.metrics.functional.evidence import answerable
+from camtrain.tasks import Task, Units
+
+COLUMNS = ("label", "predicted", "probability", "true_probability", "loss", "cell", "group", "annotated")
+
+
+@dataclass(eq=False)
+class Explained:
+    """A batch with its heatmaps: everything on the batch's device, one row per image.
+
+    `heatmaps` `(B, *S)`, `energies` and `hits` (of the pointing game, both `(B,)`, NaN without an answer) go by method;
+    `cells` `(B,)` are indices into `CELLS`, -1 for none.
+    """
+
+    batch: Batch
+    samples: list[str]
+    units: Units
+    heatmaps: Mapping[str, Tensor]
+    energies: Mapping[str, Tensor]
+    hits: Mapping[str, Tensor]
+    cells: Tensor
+
+    @cached_property
+    def numbers(self) -> Tensor:
+        """What is known of each image `(B, len(columns))` float32: NaN for what is not, -1 for no class or group."""
+        units = self.units
+        confidence = units.confidence.float()
+        group = torch.full_like(confidence, -1.0) if self.batch.groups is None else self.batch.groups.float()
+        label = torch.where(units.are_known, units.labels, -1.0)
+        judged = [label, units.predictions, confidence, units.true_probability, units.loss]
+        measured = [*self.energies.values(), *self.hits.values(), *map(is_empty, self.heatmaps.values())]
+        columns = (*judged, self.cells, group, self.annotated, *measured)
+        return torch.stack([column.to(confidence) for column in columns], dim=1)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of `numbers`, as they are logged."""
+        kinds = (("inside_energy", self.energies), ("pointing_game", self.hits), ("empty", self.heatmaps))
+        return (*COLUMNS, *(f"{kind}/{name}" for kind, by_method in kinds for name in by_method))
+
+    @property
+    def annotated(self) -> Tensor:
+        """Which images have a mask, `(B,)`."""
+        if self.batch.masks is None:
+            return torch.zeros_like(self.cells, dtype=torch.bool)
+        return (self.batch.masks >= 0).flatten(1).all(dim=1)
+
+
+def explain_batch(
+    batch: Batch,
+    captured: Capture,
+    *,
+    task: Task,
+    methods: Mapping[str, Method],
+    samples: list[str],
+    grounded_above: float,
+) -> Explained:
+    """Heatmaps by every method, and what they say about the masks where there are any."""
+    heatmaps = heatmaps_of(captured, methods)
+    (units,) = task.units(captured.logits, batch)
+    cells = torch.full(units.right.shape, -1, device=units.right.device)
+    if batch.masks is None:
+        unknown = torch.full(cells.shape, torch.nan, device=cells.device)
+        nowhere = dict.fromkeys(heatmaps, unknown)
+        return Explained(batch, samples, units, heatmaps, nowhere, nowhere, cells)
+    # Masks are large: they are read as seldom as can be.
+    pooled = {size: pool_masks(batch.masks, size) for size in {heat.shape[1:] for heat in heatmaps.values()}}
+    inside, energies, hits = batch.masks >= 0.5, {}, {}
+    for name, heat in heatmaps.items():
+        masks = pooled[heat.shape[1:]]
+        energies[name] = inside_energy(heat, masks)
+        hits[name] = torch.where(answerable(heat, masks), maxima_inside(heat, inside), torch.nan)
+    if batch.labels is not None:
+        first = next(iter(heatmaps.values()))
+        answers = reason_cells(units.right, first, pooled[first.shape[1:]], grounded_above)
+        cells = torch.where(units.are_known, answers, -1)
+    return Explained(batch, samples, units, heatmaps, energies, hits, cells)

@@ -1,0 +1,184 @@
+"""What is seen in one pass over held-out images, and the records that come of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from camtrain.monitoring.drift import Traces
+from camtrain.monitoring.explained import Explained
+from camtrain.monitoring.explainer import Explainer
+from camtrain.monitoring.panels import Naming, panels
+from camtrain.monitoring.selection import (
+    Candidates,
+    Case,
+    Kept,
+    Probes,
+    Score,
+    Surprise,
+    confidently_wrong,
+    direction,
+    diverse,
+    offer_to_all,
+    right_for_the_wrong_reason,
+)
+from camtrain.monitoring.table import Table, cell_counts, class_rows, confusion, histograms, remembered
+from camtrain.records import FAILURES, HEATMAPS, Classes, FourCells, Histograms, Panel, Panels, Record
+
+WRONG, LUCKY, SURPRISE = "confidently wrong", "right for the wrong reason", "surprise"
+
+
+@dataclass
+class Followed:
+    """What is followed from pass to pass over one data set.
+
+    `probes` are fixed images, and `traces` how they looked; `shown` the failure cases of the last pass; `earlier` the
+    loss of each image then, and whether its evidence lay on the object.
+    """
+
+    probes: list[str] = field(default_factory=list)
+    traces: Traces = field(default_factory=Traces)
+    shown: set[str] = field(default_factory=set)
+    earlier: dict[str, tuple[float, bool]] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values: who the probes are and how they looked, and which failures were shown."""
+        return {"probes": list(self.probes), "drift": self.traces.state_dict(), "shown": sorted(self.shown)}
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> "Followed":
+        """From a checkpoint: the same images as the run that is resumed."""
+        return cls(list(state["probes"]), Traces.restored(state["drift"]), set(state["shown"]))
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """A failure case that one process offers to all."""
+
+    case: Case
+    panel: Panel
+
+
+class ValidationPass:
+    """One pass: its rows of numbers, its probes, its candidates for failure cases.
+
+    Args:
+        followed: what earlier passes over the same data left.
+        num_probes: how many images to follow; 0 in all processes but one.
+        num_failures: how many failure cases of each kind to show.
+        expected: about how many images there will be; None where that is not known.
+    """
+
+    def __init__(self, followed: Followed, *, num_probes: int, num_failures: int, expected: int | None) -> None:
+        self.followed, self.num_failures = followed, num_failures
+        self.images = 0
+        self._samples: list[str] = []
+        self._columns: tuple[str, ...] = ()
+        self._numbers: list[Tensor] = []
+        self._probes = Probes(followed.probes, num_probes, expected)
+        scores: dict[str, Score] = {
+            WRONG: confidently_wrong,
+            LUCKY: right_for_the_wrong_reason,
+            SURPRISE: Surprise(followed.earlier),
+        }
+        self._candidates = [Candidates(reason, num_failures, score) for reason, score in scores.items()]
+
+    def update(self, explained: Explained) -> None:
+        """Add a batch. Its numbers stay on their device until the end of the pass."""
+        self._samples += explained.samples
+        self._columns = explained.columns
+        self._numbers.append(explained.numbers)
+        offer_to_all(self._candidates, explained)
+        self._probes.update(explained, self.images)
+        self.images += len(explained.samples)
+
+    def table(self) -> Table:
+        """The rows of this process."""
+        if not self._numbers:
+            return Table([], (), np.zeros((0, 0), np.float32))
+        return Table(self._samples, self._columns, torch.cat(self._numbers).cpu().numpy())
+
+    def offers(self, explainer: Explainer, naming: Naming) -> list[list[Offer]]:
+        """This process's failure cases, by reason: each sample for the first reason that it has."""
+        offers: list[list[Offer]] = []
+        for candidates in self._candidates:
+            taken = {offer.panel.sample for earlier in offers for offer in earlier}
+            kept = [item for item in candidates.ranked() if item.sample not in taken]
+            cases = [_case(item) for item in _on_the_host(kept)]
+            chosen = diverse(cases, self.num_failures, self.followed.shown)
+            best = with_true_heatmaps([kept[index] for index in chosen], explainer)
+            drawn = panels(best, naming, candidates.reason)
+            offers.append([Offer(cases[index], panel) for index, panel in zip(chosen, drawn, strict=True)])
+        return offers
+
+    def failures(self, offers: Sequence[list[list[Offer]]]) -> list[Panel]:
+        """The failure cases to show, of what all processes offer; the next pass remembers them."""
+        chosen: dict[str, Panel] = {}
+        for kind in range(len(self._candidates)):
+            of_kind = {offer.panel.sample: offer for each in offers if each for offer in each[kind]}
+            fresh = [offer for sample, offer in of_kind.items() if sample not in chosen]
+            best = diverse([offer.case for offer in fresh], self.num_failures, self.followed.shown)
+            chosen |= {fresh[index].panel.sample: fresh[index].panel for index in best}
+        self.followed.shown = set(chosen)
+        return list(chosen.values())
+
+    def probe_panels(self, naming: Naming) -> list[Panel]:
+        """The probes with how they moved; the next pass remembers their heatmaps."""
+        kept = self._probes.kept()
+        heats = [next(iter(item.heatmaps.values())).cpu().numpy() for item in kept]
+        drawn = panels(kept, naming)
+        return [self.followed.traces.moved(panel, heat) for panel, heat in zip(drawn, heats, strict=True)]
+
+    def remember(self, table: Table) -> None:
+        """Compare the next pass with this one, of which these are the rows of all processes."""
+        self.followed.earlier = remembered(table)
+
+
+def records_of(
+    table: Table, probes: Sequence[Panel], failures: Sequence[Panel], names: Sequence[str], epoch: int, step: int
+) -> list[Record]:
+    """The records of one pass: pictures, histograms, classes, cells."""
+    records: list[Record] = [
+        Panels(HEATMAPS, tuple(probes), epoch, step),
+        Panels(FAILURES, tuple(failures), epoch, step),
+    ]
+    if len(table.samples):
+        counts, rows, cells = histograms(table), class_rows(table, names), cell_counts(table)
+        records += [Histograms(counts, epoch, step)] if counts else []
+        records += [Classes(rows, confusion(table, names), epoch, step)] if rows else []
+        records += [FourCells(cells, epoch, step)] if cells else []
+    return records
+
+
+def with_true_heatmaps(kept: Sequence[Kept], explainer: Explainer) -> list[Kept]:
+    """The wrong answers with the heatmap for their true class, from one forward pass for each image size."""
+    done = list(kept)
+    numbers = torch.stack([item.numbers for item in kept]).cpu().tolist() if kept else []
+    groups: dict[torch.Size, list[int]] = {}
+    for row, (label, predicted, *_) in enumerate(numbers):
+        if 0 <= label != predicted:
+            groups.setdefault(kept[row].image.shape, []).append(row)
+    for rows in groups.values():
+        images = torch.stack([kept[row].image for row in rows])
+        labels = torch.stack([kept[row].numbers[0] for row in rows]).long()
+        for row, heat in zip(rows, explainer.true_heatmaps(images, labels), strict=True):
+            done[row] = replace(kept[row], true_heatmap=heat.float())
+    return done
+
+
+def _on_the_host(kept: Sequence[Kept]) -> list[Kept]:
+    """The first method's heatmaps and the numbers on the CPU, moved together where they are of one size."""
+    maps = [next(iter(item.heatmaps.values())) for item in kept]
+    together = torch.stack(maps).cpu() if len({heat.shape for heat in maps}) == 1 else [heat.cpu() for heat in maps]
+    numbers = torch.stack([item.numbers for item in kept]).cpu() if kept else ()
+    return [
+        replace(item, heatmaps={"": heat}, numbers=row) for item, heat, row in zip(kept, together, numbers, strict=True)
+    ]
+
+
+def _case(kept: Kept) -> Case:
+    label, predicted = kept.numbers[:2].tolist()
+    return Case(kept.sample, kept.score, (label, predicted), direction(kept.heatmaps[""].numpy()))
