@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from camtrain.errors import ConfigurationError
-from camtrain.monitoring.table import Table
 from camtrain.records import CELLS
 
 NAMED = {"label": "true", "predicted": "predicted"}
