@@ -282,4 +282,4 @@ def _gradients(scores: Tensor, inputs: Sequence[Tensor], *, retain_graph: bool) 
 
 
 def _saturated(gradient: Tensor, precision: torch.dtype) -> Tensor:
-    return gradient.flatten(1).abs().amax(dim=1) <= torch.finfo(precision).eps
+    return gradient.reshape(len(gradient), gradient[:1].numel()).abs().amax(dim=1) <= torch.finfo(precision).eps

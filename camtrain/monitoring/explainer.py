@@ -101,7 +101,7 @@ class Explainer:
         """The batch with its heatmaps, from the pass that was made since `arm`."""
         task = self.task(batch)
         captured = self._captured(batch, task)
-        self.num_classes = max(2, captured.logits.shape[-1])
+        self.num_classes = 2 if isinstance(task, Binary) else captured.logits.shape[1]
         return explain_batch(
             batch, captured, task=task, methods=self.methods, samples=samples, grounded_above=grounded_above
         )

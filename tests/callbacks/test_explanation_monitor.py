@@ -317,35 +317,37 @@ def test_monitor__of_two_processes_logs_what_one_logs(tmp_path):
 
 
 class OneLogit(pl.LightningModule):
-    """A binary classifier as it is commonly written; `both` writes it with the logits 0 and z."""
+    """A binary classifier as it is commonly written, with logits (B, 1) or (B,); "both" writes it with two logits."""
 
-    def __init__(self, *, both=False):
+    def __init__(self, form="column"):
         super().__init__()
         torch.manual_seed(4)
-        self.both = both
+        self.form = form
         self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
         self.head = nn.Linear(8, 1)
 
     def forward(self, images):
         logit = self.head(self.body(images).mean((2, 3)))
-        return torch.cat([-logit / 2, logit / 2], dim=1) if self.both else logit
+        return {"column": logit, "flat": logit[:, 0], "both": torch.cat([-logit / 2, logit / 2], dim=1)}[self.form]
 
     def validation_step(self, batch, batch_idx):
         self(batch[0])
 
 
-@pytest.mark.parametrize("labels", [torch.long, torch.float])
-def test_monitor__of_one_logit_says_what_it_says_of_the_same_network_with_two(make_trainer, loader, tmp_path, labels):
+@pytest.mark.parametrize(("form", "labels"), [("column", torch.long), ("column", torch.float), ("flat", torch.long)])
+def test_monitor__of_one_logit_says_what_it_says_of_the_same_network_with_two(
+    make_trainer, loader, tmp_path, form, labels
+):
     images, _, masks = loader(24).dataset.tensors
     with torch.no_grad():
         truth = (OneLogit()(images)[:, 0] > OneLogit()(images).median()).long()
     truth[:4] = 1 - truth[:4]
     seen = []
-    for both in (False, True):
-        data = TensorDataset(images, truth if both else truth.to(labels), masks)
+    for written in (form, "both"):
+        data = TensorDataset(images, truth if written == "both" else truth.to(labels), masks)
         monitor = ExplanationMonitor(methods=["grad_cam", "hires_cam"])
-        trainer = make_trainer(callbacks=[monitor], default_root_dir=tmp_path / str(both))
-        trainer.validate(OneLogit(both=both), DataLoader(data, 8), verbose=False)
+        trainer = make_trainer(callbacks=[monitor], default_root_dir=tmp_path / written)
+        trainer.validate(OneLogit(written), DataLoader(data, 8), verbose=False)
         seen.append((monitor.images, dict(trainer.callback_metrics)))
     (one, logged), (two, expected) = seen
     right = one["label"] == one["predicted"]
@@ -358,7 +360,7 @@ def test_monitor__of_one_logit_says_what_it_says_of_the_same_network_with_two(ma
         torch.testing.assert_close(
             torch.tensor(one[column]), torch.tensor(two[column]), rtol=1e-4, atol=1e-5, equal_nan=True
         )
-    pictures = json.dumps([p.name for p in (tmp_path / "False").rglob("*.jpg")])
+    pictures = json.dumps([p.name for p in (tmp_path / form).rglob("*.jpg")])
     assert "val-0" in pictures
 
 
