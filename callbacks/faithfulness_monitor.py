@@ -15,7 +15,7 @@ from camtrain.callbacks._lightning import (
     Trainer,
     builds_later,
     callable_network,
-    gathered,
+    everywhere,
     is_due_pass,
     network_of,
     untouched,
@@ -52,7 +52,7 @@ class FaithfulnessMonitor(Callback):
         level: of the confidence intervals.
         max_batch: images in one forward pass.
         batch_adapter: reads a batch of another shape: returns (images, labels[, masks]), a mapping or a `Batch`.
-        model: dotted name of the submodule that maps images to logits, where the module itself does not.
+        model: the part that maps images to logits, by name or as a module, where the module itself does not.
         dataloader_idx: which validation dataloader to read, where there are several.
 
     Raises:
@@ -80,7 +80,7 @@ class FaithfulnessMonitor(Callback):
         level: float = 0.95,
         max_batch: int = 64,
         batch_adapter: Callable[..., Any] | None = None,
-        model: str | None = None,
+        model: str | nn.Module | None = None,
         dataloader_idx: int = 0,
     ) -> None:
         for name, value in (("every_n_epochs", every_n_epochs), ("steps", steps), ("max_batch", max_batch)):
@@ -193,23 +193,26 @@ class FaithfulnessMonitor(Callback):
         return set(torch.linspace(0, last, count).round().long().tolist())
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        values: dict[str, list[float]] = {}
-        self._attempt(self._measure, trainer, pl_module, values)
+        parts = everywhere(trainer, lambda: self._measured(trainer, pl_module), lose=self._lose)
         self._kept = []
-        for name, each in _together(gathered(trainer, [values])).items():
+        for name, each in _together(parts).items():
             metric, _, method = name.partition("/")
             mean = interval_of(metric, each, level=self.level)
             ends = {"": mean.mean, "_low": mean.low, "_high": mean.high}
             pl_module.log_dict({f"cam/{metric}{end}/{method}": value for end, value in ends.items()}, sync_dist=True)
 
-    def _measure(self, trainer: Trainer, pl_module: LightningModule, values: dict[str, list[float]]) -> None:
-        parts: list[dict[str, list[float]]] = []
+    def _lose(self, failure: str) -> None:
+        self._attempt.report(f"measure ({failure})")
+
+    def _measured(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, list[float]]:
+        """The metrics of this process's images, by `<metric>/<method>`."""
         with untouched(trainer, pl_module):
             network = callable_network(network_of(pl_module, self.model))
+            parts = []
             for images, labels in _stacked(self._kept, self.suite.max_batch):
                 self._resolve(pl_module, images)
                 parts.append(self._answers(network, images, labels if self.of_labels else None))
-        values.update(_together(parts))
+        return _together(parts)
 
     def _answers(self, network: nn.Module, images: Tensor, labels: Tensor | None) -> dict[str, list[float]]:
         explained = explain(
