@@ -1,6 +1,12 @@
 """Datasets with masks, planted shortcuts, batch adapters; the data modules are in `camtrain.data.modules`."""
 
-from camtrain.data.annotations import attention_to_masks, boxes_to_masks, points_to_masks
+from camtrain.data.annotations import (
+    attention_to_masks,
+    boxes_to_masks,
+    label_map_to_masks,
+    points_to_masks,
+    polygons_to_masks,
+)
 from camtrain.data.batches import Batch, MaskedPair, check_masks, class_names, read_batch
 from camtrain.data.canary import Canary, CanaryDataset
 from camtrain.data.coco import CocoMasks
@@ -31,8 +37,10 @@ __all__ = [
     "denormalize",
     "draw_scene",
     "eval_transform",
+    "label_map_to_masks",
     "normalize",
     "points_to_masks",
+    "polygons_to_masks",
     "read_batch",
     "train_transform",
 ]

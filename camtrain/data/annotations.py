@@ -1,13 +1,14 @@
-"""Annotations that are not masks, made into masks: boxes, points, attention maps of people."""
+"""Annotations that are not masks, made into masks: boxes, polygons, points, attention maps of people, label maps."""
 
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from camtrain.data.shapes import Polygon, read_points
 from camtrain.errors import MaskError
 
 Size = int | Sequence[int]
@@ -47,6 +48,72 @@ def boxes_to_masks(boxes: Iterable[Any], size: Size) -> Float[Tensor, "B H W"]:
 
     tables = _tables(boxes, ("left", "top", "right", "bottom"))
     return _stacked([[inside(box) for box in of_image] for of_image in tables], height, width)
+
+
+def polygons_to_masks(polygons: Iterable[Any], size: Size) -> Float[Tensor, "B H W"]:
+    """Masks of 1 where a pixel's center lies inside any of an image's polygons.
+
+    Args:
+        polygons: for each image a list of polygons, each a flat list `x, y, x, y, ...` or pairs, in pixels. An image
+            without a polygon is unannotated, all -1.
+        size: height and width of the images, or the side of squares.
+
+    Raises:
+        MaskError: for a polygon of less than three points, without a pixel inside the image, far outside of it, in
+            shares of the image, or of points that are no numbers; or no size.
+
+    >>> polygons_to_masks([[[1, 0, 3, 0, 3, 1, 1, 1]], []], (1, 4))
+    tensor([[[ 0.,  1.,  1.,  0.]],
+    <BLANKLINE>
+            [[-1., -1., -1., -1.]]])
+    """
+    height, width = _height_and_width(size)
+
+    def inside(index: int, values: Any) -> Tensor:
+        points = read_points(_as_lists(values), f"A polygon of image {index}")
+        covered = Polygon(points).draw((height, width)) if len(points) > 2 else None
+        if covered is None or not covered.any():
+            raise MaskError(
+                f"The polygon {points.tolist()} of image {index} covers no pixel of an image of size {height, width}: "
+                "give three points or more, as x, y in pixels."
+            )
+        return torch.from_numpy(covered)
+
+    regions = [[inside(index, polygon) for polygon in of_image] for index, of_image in enumerate(polygons)]
+    return _stacked(regions, height, width)
+
+
+def label_map_to_masks(
+    maps: Any, values: int | Sequence[int] | Int[Tensor, " B"], ignore: int | Sequence[int] = ()
+) -> Float[Tensor, "B H W"]:
+    """Masks of 1 where a label map has the object's value, and -1 where a pixel is unknown.
+
+    Args:
+        maps: `(B, H, W)` or `(B, 1, H, W)` whole numbers: VOC's, Cityscapes', a trimap.
+        values: of the object: one, several, or a tensor with one for each image.
+        ignore: values of unknown pixels, as 255 for VOC's border.
+
+    Raises:
+        MaskError: for maps of another shape or type, or where none holds a value of the object.
+
+    >>> label_map_to_masks(torch.tensor([[[0, 15, 255]]]), 15, ignore=255)
+    tensor([[[ 0.,  1., -1.]]])
+    """
+    maps = torch.as_tensor(maps)
+    if maps.is_floating_point():
+        raise MaskError(f"A label map holds whole numbers; got {maps.dtype}. Convert it with .long().")
+    maps = maps.squeeze(1) if maps.ndim == 4 and maps.shape[1] == 1 else maps
+    if maps.ndim != 3:
+        raise MaskError(f"Label maps are (B, H, W) or (B, 1, H, W); got {tuple(maps.shape)}.")
+    if isinstance(values, Tensor) and values.ndim:
+        inside = maps == values.view(-1, 1, 1)
+    else:
+        inside = torch.isin(maps, torch.as_tensor(values, dtype=maps.dtype))
+    if len(maps) and not inside.any():
+        met = torch.unique(maps).tolist()
+        raise MaskError(f"No map holds the object's value {values}; they hold {met[:10]}. Correct values.")
+    masks: Tensor = inside.float()
+    return masks.masked_fill(torch.isin(maps, torch.as_tensor(ignore, dtype=maps.dtype)), -1)
 
 
 def points_to_masks(points: Iterable[Any], size: Size, radius: float | None = None) -> Float[Tensor, "B H W"]:

@@ -79,6 +79,8 @@ def _look(sample: Sample, verify: str, rule: ImageRule, mask_facts: ReadFacts | 
             size, orientation = image_size(sample.image, rule.upright), 1
         else:
             size, orientation = check_image(sample.image, rule)
+        if sample.size is not None:
+            require_same_size(sample, size, sample.size, "its annotation")
         if mask_facts is None or verify == "headers":
             for mask in sample.masks:
                 require_same_size(sample, size, image_size(mask, rule.upright), str(mask))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from camtrain.data.shapes import Shape
 from camtrain.errors import CamtrainError, ConfigurationError, DataError
 
 IMAGE_SUFFIXES = (
@@ -42,6 +43,8 @@ class Sample:
         split: "train", "val" or "test" where the files say so.
         id: a name, unique in the dataset.
         more_masks: further mask files of the image, united with the first.
+        regions: shapes whose union is the mask, where annotations take the place of mask files.
+        size: height and width that the annotations state.
     """
 
     image: Path
@@ -51,6 +54,8 @@ class Sample:
     split: str | None = None
     id: str = ""
     more_masks: tuple[Path, ...] = ()
+    regions: tuple[Shape, ...] | None = None
+    size: tuple[int, int] | None = None
 
     @property
     def masks(self) -> tuple[Path, ...]:

@@ -2,22 +2,29 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from camtrain.data.annotated import attached, from_annotations
 from camtrain.data.checking import Look, check_samples
-from camtrain.data.files import ImageRule, Sample, announce, read_image, require_folder
-from camtrain.data.layouts import Layout, MaskFinder, read_class_folders, read_index, say_splits
+from camtrain.data.files import ImageRule, Sample, announce, image_size, read_image, require_folder
+from camtrain.data.formats import Annotations, read_annotations
+from camtrain.data.formats.reading import Sources
+from camtrain.data.layouts import Layout, MaskFinder, has_class_folders, read_class_folders, read_index, say_splits
 from camtrain.data.masks import MaskFacts, MaskRule, Values, mask_facts, mask_rule, read_mask_array
+from camtrain.data.shapes import drawn
 from camtrain.data.subsets import annotated_subset
 from camtrain.data.transforms import JointTransform, transform_pair
 from camtrain.errors import ConfigurationError, DataError, MaskError
+
+LABELS_FROM = ("auto", "folders", "annotations")
 
 
 class SampleDataset(Dataset[dict[str, Any]]):
@@ -85,8 +92,14 @@ class SampleDataset(Dataset[dict[str, Any]]):
         drawn = self.draw_mask(sample)
         return None if drawn is None else torch.from_numpy(drawn[0])
 
-    def draw_mask(self, sample: Sample) -> tuple[np.ndarray[Any, np.dtype[np.float32]], bool] | None:
+    def draw_mask(self, sample: Sample) -> tuple[NDArray[np.float32], bool] | None:
         """The mask as an array, the union where there are several, and whether values in between were cut at half."""
+        if sample.regions is not None:
+            try:
+                mask = drawn(sample.regions, sample.size or image_size(sample.image, self.image_rule.upright))[0]
+            except MaskError as error:
+                raise MaskError(f"{sample.image}: {error}") from error
+            return None if mask is None else (mask, False)
         if sample.mask is None:
             return None
         name = self.class_names[sample.label]
@@ -160,7 +173,8 @@ class MaskedImageFolder(SampleDataset):
         mask_values: the object's values in a mask file, numbers or colors as "#rrggbb"; by class name for label maps.
         ignore_value: values of unknown pixels, which become -1: neither inside nor outside.
         mask_channel: "alpha", "color", "red", "green" or "blue", where a file leaves doubt.
-        mask_from: "values", or "instances" where every value but 0 is an object.
+        mask_from: "values"; "instances" where every value but 0 is an object; "attention" for maps scaled by their
+            maximum.
         channels: 1, 3 or 4: gray, RGB, RGB with alpha.
         image_range: the values that are black and white in image files of more than 8 bits.
         upright: turn photographs as their EXIF orientation says; False reads images and masks as stored.
@@ -170,6 +184,10 @@ class MaskedImageFolder(SampleDataset):
         mask_column: of the index, where its name is unusual.
         group_column: of the index; several make groups of their combinations.
         split_column: of the index, where its name is unusual.
+        annotations: a file or folder of annotations below root in place of masks, several, or one by split: COCO,
+            LabelMe, CVAT, Label Studio, YOLO, VOC, run lengths, gaze; see `camtrain.data.formats`.
+        labels_from: "folders" for class folders or the index, "annotations" for the largest category; "auto" takes
+            folders where there are such, and asks where both may be meant.
 
     Raises:
         DataError: a missing folder, index or file, no images, a corrupt image, masks of which none is an image's.
@@ -203,6 +221,8 @@ class MaskedImageFolder(SampleDataset):
         mask_column: str | None = None,
         group_column: str | Sequence[str] | None = None,
         split_column: str | None = None,
+        annotations: Sources | None = None,
+        labels_from: str = "auto",
     ) -> None:
         mask_words: dict[str, Any] = {
             "mask_values": mask_values,
@@ -217,18 +237,26 @@ class MaskedImageFolder(SampleDataset):
         beside = folder if mask_suffix else None
         mask_folder = beside if masks is None else require_folder(base / masks, "masks")
         find_mask = MaskFinder(mask_folder, mask_suffix)
-        if index is None:
-            read = partial(read_class_folders, folder, find_mask, exclude=exclude)
+        shapes = None if annotations is None else read_annotations(annotations, base)
+        columns = {
+            "image": image_column,
+            "label": label_column,
+            "mask": mask_column,
+            "group": group_column,
+            "split": split_column,
+        }
+
+        def read(split: str | None) -> Layout:
+            if index is not None:
+                return read_index(base / index, folder, find_mask, split, columns)
+            return read_class_folders(folder, find_mask, split, exclude)
+
+        if shapes is not None and index is None and _labels_are_annotated(labels_from, folder, shapes):
+            layout = from_annotations(shapes, folder, upright=upright).of_split(split)
         else:
-            columns = {
-                "image": image_column,
-                "label": label_column,
-                "mask": mask_column,
-                "group": group_column,
-                "split": split_column,
-            }
-            read = partial(read_index, base / index, folder, find_mask, columns=columns)
-        layout: Layout = read(split=split)
+            layout = read(split)
+            if shapes is not None:
+                layout = replace(layout, samples=attached(layout.samples, layout.class_names, shapes, folder))
         image_rule = ImageRule(channels, image_range, upright)
         super().__init__(
             layout.samples, layout.class_names, layout.group_names, transform, image_rule=image_rule, mask_rule=rule
@@ -236,16 +264,16 @@ class MaskedImageFolder(SampleDataset):
         _require_classes(rule, self.class_names)
         first = self.samples[0].id
         self.check(verify, skip_corrupt)
-        if mask_folder is not None and not (_masked(layout.samples) or _masked(read(split=None).samples)):
+        if mask_folder is not None and not (_masked(layout.samples) or _masked(read(None).samples)):
             raise _none_found(mask_folder, first, find_mask.name_for(Path(first)))
         self.annotated = annotated_subset(len(self), mask_fraction)
         say_splits(self.samples)
-        if mask_folder is not None or _masked(self.samples):
+        if mask_folder is not None or shapes is not None or _masked(self.samples):
             chosen = [sample for sample, keeps in zip(self.samples, self.annotated.tolist(), strict=True) if keeps]
             announce(f"annotated: {_masked(chosen)} of {len(self)} images in {folder}")
 
 
-def union(mask: np.ndarray[Any, np.dtype[np.float32]], other: np.ndarray[Any, np.dtype[np.float32]]) -> Any:
+def union(mask: NDArray[np.float32], other: NDArray[np.float32]) -> Any:
     """Inside either of two masks; unknown where one of them is and the other is not inside.
 
     >>> union(np.float32([1, -1, -1, 0]), np.float32([-1, 0, 1, 0])).tolist()
@@ -253,6 +281,23 @@ def union(mask: np.ndarray[Any, np.dtype[np.float32]], other: np.ndarray[Any, np
     """
     highest = np.maximum(mask, other)
     return np.where((highest <= 0) & (np.minimum(mask, other) < 0), np.float32(-1), highest)
+
+
+def _labels_are_annotated(labels_from: str, folder: Path, annotations: Annotations) -> bool:
+    """Are the labels those of the annotations, not of class folders."""
+    if labels_from not in LABELS_FROM:
+        raise ConfigurationError(f"labels_from is one of {', '.join(LABELS_FROM)}; got {labels_from!r}.")
+    if labels_from != "auto":
+        return labels_from == "annotations"
+    if annotations.folder is not None:
+        return True  # a data set with folders of its own, as YOLO's
+    names = has_class_folders(folder)
+    if len(annotations.categories) > 1 and names and not set(names) & set(annotations.categories):
+        raise DataError(
+            f"The folders {names[:4]} may be the classes, or the categories {annotations.categories[:4]} of the "
+            "annotations: set labels_from to folders or annotations."
+        )
+    return not names
 
 
 def _require_classes(rule: MaskRule, names: Sequence[str]) -> None:
@@ -276,4 +321,4 @@ def _none_found(folder: Path, image: str, wanted: Path) -> DataError:
 
 def _masked(samples: Sequence[Sample]) -> int:
     """How many have a mask."""
-    return sum(sample.mask is not None for sample in samples)
+    return sum(sample.mask is not None or sample.regions is not None for sample in samples)

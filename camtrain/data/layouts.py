@@ -54,6 +54,13 @@ class Layout:
     class_names: list[str]
     group_names: list[str]
 
+    def of_split(self, split: str | None) -> "Layout":
+        """The samples of a split; all for None."""
+        samples = [sample for sample in self.samples if split in (None, sample.split)]
+        if not samples:
+            raise DataError(f"No image is annotated for the split {split!r}. Choose another.")
+        return Layout(samples, self.class_names, self.group_names)
+
 
 def split_of(name: str) -> str | None:
     """The split that a folder or a word means, in any case.
@@ -267,6 +274,15 @@ def _split_folders(folder: Path, find_mask: MaskFinder, exclude: Collection[str]
 
 def _has_class_folders(place: Path) -> bool:
     return any(next(_images(place / name), None) is not None for name in _folder_names(place, ()))
+
+
+def has_class_folders(folder: Path) -> list[str]:
+    """Names of the folders that are classes, below splits too; none where images lie flat, or flat in their splits."""
+    names = [name for name in _folder_names(folder, ()) if next(_images(folder / name), None) is not None]
+    splits = [name for name in names if split_of(name)]
+    if splits:
+        return sorted({inner for name in splits for inner in has_class_folders(folder / name)})
+    return names
 
 
 def _images(place: Path) -> Iterator[Path]:

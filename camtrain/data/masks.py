@@ -5,6 +5,7 @@ mask_values: {cat: 8, dog: 12}    by class (a label map)
 ignore_value: 255                 unknown pixels, -1 in the mask: neither inside nor outside
 mask_channel: alpha               of a cut-out; color where the alpha channel is to be left out
 mask_from: instances              every value but 0 is an object
+mask_from: attention              maps of where people looked, each scaled by its maximum
 soft_masks: true                  degrees, scaled by the file's bits
 """
 
@@ -27,7 +28,7 @@ from camtrain.errors import ConfigurationError, MaskError
 Value = int | str
 Values = Value | Sequence[Value]
 CHANNELS = ("alpha", "color", "red", "green", "blue")
-SOURCES = ("values", "instances")
+SOURCES = ("values", "instances", "attention")
 MOST_VALUES = 6  # shown in an error
 _LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF")
 _GRAY = 0x010101
@@ -46,6 +47,7 @@ class MaskRule:
         channel: one of `CHANNELS`; None where the file leaves no doubt.
         instances: every value but 0 is an object.
         soft: values are degrees, not kinds.
+        attention: degrees of any scale, each file's maximum is 1.
         upright: turn files as their EXIF orientation says.
     """
 
@@ -54,6 +56,7 @@ class MaskRule:
     channel: str | None = None
     instances: bool = False
     soft: bool = False
+    attention: bool = False
     upright: bool = True
 
     def of_class(self, name: str | None) -> tuple[Value, ...] | None:
@@ -85,15 +88,16 @@ def mask_rule(
         raise ConfigurationError(f"mask_from is one of {', '.join(SOURCES)}; got {mask_from!r}.")
     if soft_masks and (mask_values is not None or mask_from == "instances"):
         raise ConfigurationError("soft_masks reads values as degrees: leave out mask_values and mask_from.")
-    if mask_values is not None and mask_from == "instances":
-        raise ConfigurationError("mask_from: instances takes every value but 0: leave out mask_values.")
+    if mask_values is not None and mask_from != "values":
+        raise ConfigurationError(f"mask_from: {mask_from} takes every value but 0: leave out mask_values.")
     values: Any = mask_values
     if isinstance(mask_values, Mapping):
         values = {str(name): _tuple("mask_values", given) for name, given in mask_values.items()}
     elif mask_values is not None:
         values = _tuple("mask_values", mask_values)
     ignore = () if ignore_value is None else _tuple("ignore_value", ignore_value)
-    return MaskRule(values, ignore, mask_channel, mask_from == "instances", soft_masks, upright)
+    attention = mask_from == "attention"
+    return MaskRule(values, ignore, mask_channel, mask_from == "instances", soft_masks or attention, attention, upright)
 
 
 @dataclass(frozen=True)
@@ -336,9 +340,11 @@ def _degrees(pixels: _Pixels, rule: MaskRule) -> NDArray[np.float32]:
     unknown = _among(values, rule.ignore, False) if rule.ignore else None
     highest = float(values.max(initial=0))
     if values.dtype.kind == "f":
-        full = 1.0
-        if values.min(initial=0) < 0 or highest > 1:
+        full = (highest or 1.0) if rule.attention else 1.0
+        if values.min(initial=0) < 0 or highest > full:
             raise _refusal(pixels, "a soft mask of floating point lies in [0, 1]")
+    elif rule.attention:
+        full = max(highest, 1.0)
     elif values.dtype == np.uint8:
         full = 1.0 if pixels.bilevel else 255.0
     else:
@@ -348,6 +354,8 @@ def _degrees(pixels: _Pixels, rule: MaskRule) -> NDArray[np.float32]:
     if highest > full or values.min(initial=0) < 0:
         raise _refusal(pixels, f"a soft mask lies in 0 to {full:.0f}")
     mask = values.astype(np.float32) / np.float32(full)
+    if rule.attention and not highest:
+        mask[:] = -1  # nobody looked: no annotation
     if unknown is not None:
         mask[unknown] = -1
     return mask

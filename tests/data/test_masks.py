@@ -218,7 +218,7 @@ def test_read_mask__soft_refuses_what_is_no_degree(tmp_path, values, message):
     [
         ({"mask_values": [1], "soft_masks": True}, "leave out mask_values"),
         ({"mask_values": [1], "mask_from": "instances"}, "leave out mask_values"),
-        ({"mask_from": "colors"}, "values, instances; got 'colors'"),
+        ({"mask_from": "colors"}, "values, instances, attention; got 'colors'"),
         ({"mask_channel": "matte"}, "alpha, color, red, green, blue; got 'matte'"),
         ({"mask_values": ["red"]}, "as \"#rrggbb\"; got 'red'"),
         ({"mask_values": []}, "empty list"),

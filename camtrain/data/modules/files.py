@@ -99,7 +99,8 @@ class ImageFolderDataModule(FilesDataModule):
         mask_values: the object's values in a mask file, numbers or colors as "#rrggbb"; by class name for label maps.
         ignore_value: values of unknown pixels, which become -1: neither inside nor outside.
         mask_channel: "alpha", "color", "red", "green" or "blue", where a file leaves doubt.
-        mask_from: "values", or "instances" where every value but 0 is an object.
+        mask_from: "values"; "instances" where every value but 0 is an object; "attention" for maps scaled by their
+            maximum.
         image_range: the values that are black and white in image files of more than 8 bits.
         upright: turn photographs as their EXIF orientation says; False reads images and masks as stored.
         exclude: patterns of file and folder names to leave out.
@@ -108,6 +109,8 @@ class ImageFolderDataModule(FilesDataModule):
         mask_column: of the index, where its name is unusual.
         group_column: of the index; several make groups of their combinations.
         split_column: of the index, where its name is unusual.
+        annotations: a file or folder of annotations below root in place of masks, several, or one by split.
+        labels_from: "folders" or "annotations"; "auto" asks where both may be meant.
     """
 
     def __init__(
@@ -134,7 +137,7 @@ class ImageFolderDataModule(FilesDataModule):
         mask_values: int | str | list[int | str] | dict[str, int | str | list[int | str]] | None = None,
         ignore_value: int | str | list[int | str] | None = None,
         mask_channel: Literal["alpha", "color", "red", "green", "blue"] | None = None,
-        mask_from: Literal["values", "instances"] = "values",
+        mask_from: Literal["values", "instances", "attention"] = "values",
         image_range: Sequence[int | float] | None = None,
         upright: bool = True,
         exclude: list[str] | None = None,
@@ -143,6 +146,8 @@ class ImageFolderDataModule(FilesDataModule):
         mask_column: str | None = None,
         group_column: str | list[str] | None = None,
         split_column: str | None = None,
+        annotations: str | list[str] | dict[str, str] | None = None,
+        labels_from: Literal["auto", "folders", "annotations"] = "auto",
     ) -> None:
         super().__init__(
             image_size,
@@ -178,6 +183,8 @@ class ImageFolderDataModule(FilesDataModule):
             "mask_column": mask_column,
             "group_column": group_column,
             "split_column": split_column,
+            "annotations": annotations,
+            "labels_from": labels_from,
         }
 
     @cached_property
@@ -190,8 +197,8 @@ class CocoDataModule(FilesDataModule):
     """Images with COCO annotations, labeled with their largest category; see `CocoMasks`.
 
     Args:
-        images_dir: folder of the images.
-        annotation_file: the JSON file.
+        images_dir: folder of the images; several where there are several files.
+        annotation_file: the JSON file; several, or a mapping from train, val and test.
         categories: names to use; None for all that the file lists.
         boxes: use boxes even where there are polygons or run lengths.
         image_size: side in pixels.
@@ -211,8 +218,8 @@ class CocoDataModule(FilesDataModule):
 
     def __init__(
         self,
-        images_dir: str,
-        annotation_file: str,
+        images_dir: str | list[str] | dict[str, str],
+        annotation_file: str | list[str] | dict[str, str],
         categories: list[str] | None = None,
         boxes: bool = False,
         image_size: int = 128,

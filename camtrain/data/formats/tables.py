@@ -1,0 +1,149 @@
+"""CSV files of shapes: run lengths (Airbus, SIIM), gaze and clicks, ImageNet's boxes of Kaggle."""
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from camtrain.data.formats.base import Annotations, ImageAnnotation, Region, category_names, number
+from camtrain.data.shapes import Box, Covered, Disc, Shape
+from camtrain.errors import DataError, MaskError
+
+_RUNS = ("encodedpixels", "rlemask", "rle", "segmentation")
+_IMAGES = ("imageid", "image", "img", "id", "file", "filename", "imageidclassid")
+WITHOUT, WITH = "without object", "with object"
+
+
+@dataclass(frozen=True, eq=False)
+class Starts:
+    """Runs given by start and length down the columns: counted from 1, or from the end of the run before.
+
+    Attributes:
+        numbers: start and length in turn.
+        relative: starts count from the end of the run before, the first from 0.
+    """
+
+    numbers: tuple[int, ...]
+    relative: bool
+
+    def draw(self, size: tuple[int, int]) -> Covered:
+        """See `Shape`."""
+        starts, lengths = np.array(self.numbers[::2]), np.array(self.numbers[1::2])
+        starts = starts.cumsum() + lengths.cumsum() - lengths if self.relative else starts - 1
+        pixels = size[0] * size[1]
+        if len(starts) and (starts.min() < 0 or lengths.min() < 0 or int((starts + lengths).max()) > pixels):
+            raise MaskError(
+                f"A run ends at {int((starts + lengths).max())}; an image of {size[1]}x{size[0]} has {pixels}. "
+                "Read images at the size that was annotated."
+            )
+        steps = np.zeros(pixels + 1, np.int32)
+        np.add.at(steps, starts, 1)
+        np.add.at(steps, starts + lengths, -1)
+        return np.asarray(steps[:-1].cumsum().reshape(size[1], size[0]).T > 0)
+
+
+def read_table(path: Path) -> Annotations:
+    """Decide by the columns what a CSV file holds."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = list(csv.DictReader(text.splitlines(), restval=""))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no CSV file in UTF-8: {error}. Save it as one.") from error
+    plain = {re.sub(r"[^a-z0-9]", "", str(name).lower()): str(name) for name in (rows[0] if rows else {})}
+    image = next((plain[name] for name in _IMAGES if name in plain), None)
+    runs = next((plain[name] for name in _RUNS if name in plain), None)
+    category = next((plain[name] for name in ("classid", "class", "label", "category") if name in plain), None)
+    if image and runs:
+        return _run_lengths(path, rows, image, runs, category)
+    if image and "predictionstring" in plain:
+        return _prediction_strings(path, rows, image, plain["predictionstring"])
+    if image and "x" in plain and "y" in plain:
+        return _points(path, rows, image, plain["x"], plain["y"])
+    raise DataError(
+        f"{path} has the columns {list(plain.values())}: a CSV file of annotations has an image and EncodedPixels (run "
+        "lengths), x and y (gaze), or PredictionString (ImageNet's boxes). Rename them."
+    )
+
+
+def _run_lengths(
+    path: Path, rows: Sequence[Mapping[str, str]], image: str, runs: str, category: str | None
+) -> Annotations:
+    coded: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
+    for position, row in enumerate(rows):
+        numbers = _numbers(path, position, row[runs])
+        entries = coded.setdefault(row[image].strip(), [])
+        if numbers:
+            entries.append((row[category].strip() if category else WITH, numbers))
+    relative = not all(_is_absolute(numbers) for entries in coded.values() for _, numbers in entries)
+    images = [
+        ImageAnnotation(
+            name,
+            tuple(Region(kind, Starts(numbers, relative)) for kind, numbers in entries),
+            label=None if category else (WITH if entries else WITHOUT),
+        )
+        for name, entries in coded.items()
+    ]
+    return Annotations("run lengths", images, category_names(images) if category else [WITHOUT, WITH])
+
+
+def _is_absolute(numbers: Sequence[int]) -> bool:
+    """Can the starts count from 1: each lies behind the end of the run before."""
+    starts, lengths = numbers[::2], numbers[1::2]
+    ends = [start + length for start, length in zip(starts, lengths, strict=True)]
+    return starts[0] >= 1 and all(start >= end for start, end in zip(starts[1:], ends, strict=False))
+
+
+def _numbers(path: Path, position: int, text: str) -> tuple[int, ...]:
+    words = text.split()
+    if words in ([], ["-1"]) or text.strip().lower() == "nan":
+        return ()
+    if len(words) % 2 or not all(re.fullmatch(r"\d+", word) for word in words):
+        raise DataError(f"Row {position + 2} of {path} has starts and lengths in turn; got {text[:60]!r}. Correct it.")
+    return tuple(int(word) for word in words)
+
+
+def _points(path: Path, rows: Sequence[Mapping[str, str]], image: str, x: str, y: str) -> Annotations:
+    places: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    left_out = 0
+    for row in rows:
+        try:
+            place = float(row[x]), float(row[y])
+        except ValueError as error:
+            raise DataError(
+                f"{path} has x, y numbers; got {row[x]!r}, {row[y]!r}. Correct or remove the row."
+            ) from error
+        if not np.isfinite(place).all() or min(place) < 0:
+            left_out += 1  # a blink, or a look beside the screen
+        else:
+            places[row[image].strip()].append(place)
+    highest = max((max(place) for points in places.values() for place in points), default=2.0)
+    if highest <= 1:
+        raise MaskError(
+            f"{path} has x and y in pixels; none is above {highest:g}. Multiply shares by width and height."
+        )
+    images = [ImageAnnotation(name, tuple(Region("", Disc(*place)) for place in of)) for name, of in places.items()]
+    return Annotations("points", images, [], {"point outside the image": left_out} if left_out else {})
+
+
+def _prediction_strings(path: Path, rows: Sequence[Mapping[str, str]], image: str, column: str) -> Annotations:
+    def read(words: list[str]) -> tuple[Region, ...]:
+        boxes: list[tuple[str, Shape]] = []
+        for start in range(0, len(words), 5):
+            left, top, right, bottom = (number(word, "a corner") for word in words[start + 1 : start + 5])
+            boxes.append((words[start], Box(left, top, right + 1, bottom + 1)))
+        return tuple(Region(*box) for box in boxes)
+
+    images: list[Any] = []
+    for position, row in enumerate(rows):
+        words = row[column].split()
+        if len(words) % 5:
+            raise DataError(
+                f"Row {position + 2} of {path} has a class and four corners in turn; got {row[column][:60]!r}."
+            )
+        images.append(ImageAnnotation(row[image].strip(), read(words)))
+    return Annotations("ImageNet boxes", images, category_names(images))
