@@ -6,6 +6,7 @@ the command line trained. Nothing in here knows a Trainer.
 
 import difflib
 import importlib
+import logging
 import sys
 import warnings
 from collections.abc import Mapping
@@ -17,7 +18,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from camtrain.cam import evaluating, find_logits
 from camtrain.errors import ConfigurationError
+
+_log = logging.getLogger("camtrain")
 
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 
@@ -107,7 +111,9 @@ def load_model(spec: str, weights: str | None, classes: int | None) -> nn.Module
         return _from_checkpoint(kind, weights)
     count = classes or _classes_in(weights) or 1000
     network = build_network(spec, count)
-    if weights is not None:
+    if weights is None:
+        _log.warning("%s", _of_no_weights(source, spec))
+    else:
         _require_whole(load_weights(network, weights, name if source == "torchvision" else None), weights, count)
     return network.eval()
 
@@ -127,10 +133,51 @@ def read_names(path: Path | None) -> list[str] | None:
     return names
 
 
-def model_names(network: nn.Module, file: Path | None) -> list[str] | None:
-    """The names of a model's classes: those in the file, else those that a LightningModule holds."""
+def model_names(network: nn.Module, file: Path | None, weights: str | None = None) -> list[str] | None:
+    """The names of a model's classes: those in the file, else what the network, its configuration or checkpoint holds.
+
+    >>> network = nn.Linear(1, 2)
+    >>> network.class_names = ["cat", "dog"]
+    >>> model_names(network, None)
+    ['cat', 'dog']
+    """
+    if file is not None:
+        return read_names(file)
     held = getattr(network, "class_names", None)
-    return read_names(file) or ([str(name) for name in held] if isinstance(held, (list, tuple)) and held else None)
+    if isinstance(held, (list, tuple)) and held:
+        return [str(name) for name in held]
+    numbered = getattr(getattr(network, "config", None), "id2label", None)  # transformers
+    if isinstance(numbered, Mapping) and numbered:
+        return [str(numbered[index]) for index in sorted(numbered)]
+    stored = read_stored(Path(weights)) if weights is not None and Path(weights).is_file() else {}
+    held = stored.get("class_names") or stored.get("hyper_parameters", {}).get("class_names")
+    return [str(name) for name in held] if isinstance(held, (list, tuple)) and held else None
+
+
+def zoo_names(spec: str, count: int) -> list[str] | None:
+    """The names of the classes that a zoo's own weights for this model tell apart, where they are as many.
+
+    Whoever trained the model anew for as many other classes has to name those.
+
+    >>> zoo_names("torchvision:resnet18", 1000)[285], zoo_names("torchvision:resnet18", 12)
+    ('Egyptian cat', None)
+    """
+    source, name = _parted(spec) if ":" in spec else ("", spec)
+    if source == "torchvision" and name.lower() in torchvision.models.list_models():
+        for weights in torchvision.models.get_model_weights(name.lower()):
+            categories = weights.meta.get("categories") or ()
+            if len(categories) == count:
+                return list(categories)
+    if source == "timm":
+        return _timm_names(name, count)
+    return None
+
+
+def count_classes(network: nn.Module, size: int) -> int:
+    """How many classes a network answers for, asked with one black image of this side."""
+    device = next((each.device for each in network.parameters()), torch.device("cpu"))
+    with torch.no_grad(), evaluating(network):
+        return int(find_logits(network(torch.zeros(1, 3, size, size, device=device))).shape[1])
 
 
 def device_of(name: str) -> torch.device:
@@ -211,6 +258,23 @@ def _timm(name: str, options: dict[str, Any]) -> nn.Module:
     except RuntimeError as error:
         raise ConfigurationError(f"timm has no model {name!r}: {error}.") from error
     return network
+
+
+def _of_no_weights(source: str, spec: str) -> str:
+    if source == "torchvision":
+        return f"{spec} has random weights: give those to look at with --weights FILE, or --weights DEFAULT."
+    if source == "timm":
+        return f"{spec} has random weights: give those to look at with --weights FILE."
+    return f"{spec} has the weights that its code gave it, random where that loads none: else give --weights FILE."
+
+
+def _timm_names(name: str, count: int) -> list[str] | None:
+    pretrained = imported("timm.get_pretrained_cfg")(name)
+    data: Any = importlib.import_module("timm.data")
+    subset = None if pretrained is None else data.infer_imagenet_subset(pretrained)
+    if subset is None or pretrained.num_classes != count:
+        return None
+    return list(data.ImageNetInfo(subset).label_descriptions())
 
 
 def _called(builder: Any, path: str, options: dict[str, Any]) -> nn.Module:

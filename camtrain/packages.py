@@ -62,6 +62,16 @@ def overrides(thing: object, method: str) -> bool:
     return method in vars(thing) or (own is not None and all(own is not getattr(b, method, None) for b in inherited))
 
 
+def packages_of(kind: object) -> set[str]:
+    """The packages that a class derives from; none for what is no class or of neither.
+
+    >>> packages_of(nn.Identity)
+    set()
+    """
+    mro = kind.__mro__ if isinstance(kind, type) else ()
+    return {name for parent in mro if (name := _package(parent))}
+
+
 def _package(kind: type) -> str | None:
     return next((name for name in NAMES if f"{kind.__module__}.".startswith(f"{name}.")), None)
 

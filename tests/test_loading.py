@@ -1,9 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from camtrain.errors import ConfigurationError
-from camtrain.loading import build_network, load_weights
+from camtrain.loading import build_network, load_model, load_weights, model_names, zoo_names
+from camtrain.module import ImageClassifier
 from camtrain.networks import DecoyNet, SmallResNet
 
 
@@ -112,3 +115,35 @@ def test_load_weights__loads_real_torchvision_weights(shared_data):
     assert loaded.mismatched == ("classifier.1.weight", "classifier.1.bias")
     assert not loaded.missing
     assert not loaded.unexpected
+
+
+def test_model_names__come_from_the_file_the_network_its_configuration_or_its_checkpoint(tmp_path):
+    network = torch.nn.Linear(1, 2)
+    assert model_names(network, None) is None
+    torch.save({"state_dict": {}, "hyper_parameters": {"class_names": ["a", "b"]}}, tmp_path / "a.ckpt")
+    assert model_names(network, None, str(tmp_path / "a.ckpt")) == ["a", "b"]
+    network.config = SimpleNamespace(id2label={1: "dog", 0: "cat"})
+    assert model_names(network, None, str(tmp_path / "a.ckpt")) == ["cat", "dog"]
+    network.class_names = ("hen", "cow")
+    assert model_names(network, None) == ["hen", "cow"]
+    (tmp_path / "names.txt").write_text("sky\nsea\n")
+    assert model_names(network, tmp_path / "names.txt") == ["sky", "sea"]
+
+
+def test_zoo_names__are_those_of_the_weights_of_as_many_classes():
+    assert zoo_names("torchvision:mobilenet_v2", 1000)[281] == "tabby"
+    assert zoo_names("torchvision:mobilenet_v2", 999) is None
+    assert zoo_names("torchvision:fcn_resnet50", 21)[1] == "aeroplane"
+    assert zoo_names("camtrain.networks.DecoyNet", 10) is None
+    pytest.importorskip("timm")
+    assert zoo_names("timm:resnet18", 1000)[285] == "Egyptian cat"
+    assert zoo_names("timm:resnet18", 10) is None
+
+
+def test_load_model__asks_for_the_class_where_a_checkpoint_does_not_say_it(tmp_path, make_trainer):
+    module = ImageClassifier("camtrain.networks.SmallResNet", 3, model_kwargs={"width": 4})
+    trainer = make_trainer()
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    with pytest.raises(ConfigurationError, match="does not say of which class it is: give --model package"):
+        load_model(str(tmp_path / "model.ckpt"), None, None)

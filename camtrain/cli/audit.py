@@ -24,7 +24,7 @@ from camtrain.data.batches import read_batch
 from camtrain.data.transforms import eval_transform
 from camtrain.errors import ConfigurationError
 from camtrain.explanation import explain
-from camtrain.loading import device_of, load_model, model_names, read_names
+from camtrain.loading import count_classes, device_of, load_model, model_names, read_names, zoo_names
 from camtrain.metrics.suite import CURVES, FAITHFUL, ON_MASKS, Suite, interval_of
 from camtrain.records import Curve, MetricRow, Metrics, read_history
 from camtrain.records.run_info import write_run_info
@@ -43,11 +43,15 @@ def run(options: AuditOptions) -> int:
     transform = eval_transform(options.size, options.mean, options.std)
     given = read_names(options.classes)
     network = load_model(options.model, options.weights, len(given) if given else None)
-    named = model_names(network, options.classes)
+    named = model_names(network, options.classes, options.weights)
     dataset = open_folder(options.folder, transform, named, **options.layout)
-    metrics = chosen_metrics(options.metrics, masked=isinstance(dataset, Relabeled) and dataset.masked)
+    metrics = chosen_metrics(options.metrics, masked=dataset.masked)
     if options.metric_images < 1:
         raise ConfigurationError(f"--metric-images is at least 1, got {options.metric_images}.")
+    if named is None and (zoo := zoo_names(options.model, count_classes(network, options.size))):
+        named = zoo
+        if isinstance(dataset, Relabeled) and set(dataset.class_names) <= set(zoo):
+            dataset = Relabeled(dataset.dataset, zoo)
     names = dataset.class_names if isinstance(dataset, Relabeled) else named or []
     monitor = ExplanationMonitor(options.methods, options.layers, 1, options.num_probes, options.num_failures)
     callbacks: list[pl.Callback] = [monitor]

@@ -17,7 +17,7 @@ from camtrain.data.transforms import eval_transform
 from camtrain.errors import ConfigurationError, DataError
 from camtrain.explanation import Explanation
 from camtrain.explanation import explain as explain_images
-from camtrain.loading import device_of, load_model, model_names, read_names
+from camtrain.loading import count_classes, device_of, load_model, model_names, read_names, zoo_names
 from camtrain.records.images import jpeg, png, to_pixels
 from camtrain.render import overlay
 
@@ -29,7 +29,8 @@ def run(options: ExplainOptions) -> int:
     given = read_names(options.classes)
     device = device_of(options.device)
     network = load_model(options.model, options.weights, len(given) if given else None).to(device)
-    names = model_names(network, options.classes)
+    names = model_names(network, options.classes, options.weights)
+    names = names or zoo_names(options.model, count_classes(network, options.size))
     transform = eval_transform(options.size, options.mean, options.std)
     chosen = predicted_class if options.target is None else class_index(_index(options.target, names))
     layers: Any = options.layers
@@ -80,6 +81,9 @@ def _print(answers: list[dict[str, Any]], options: ExplainOptions) -> None:
 
 
 def _index(target: str, names: list[str] | None) -> int:
+    if names and names.count(target) > 1:
+        rows = [index for index, name in enumerate(names) if name == target]
+        raise ConfigurationError(f"{target!r} is the name of the classes {rows}: give one of these indices.")
     if names and target in names:
         return names.index(target)
     if target.isdigit():

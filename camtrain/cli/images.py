@@ -1,4 +1,4 @@
-"""Images for a command: a folder by classes, with masks or without, or a heap of files."""
+"""Images for a command: a folder by classes, or a heap of files, with masks or without."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,24 +8,27 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from camtrain.data.files import list_images, read_image
-from camtrain.data.folders import MaskedImageFolder
+from camtrain.data.files import Sample, check_samples, list_images, read_image, require_folder
+from camtrain.data.folders import MaskedImageFolder, MaskFinder, SampleDataset
 from camtrain.data.transforms import JointTransform, transform_pair
 from camtrain.errors import ConfigurationError, DataError
 
+NO_LABEL = -1
+
 
 class Unlabeled(Dataset[dict[str, Any]]):
-    """Image files without labels: items are `{"image", "id"}`."""
+    """Image files without labels: items are `{"image", "id"}`, and `"mask"` where some have one."""
 
-    def __init__(self, files: Sequence[Path], transform: JointTransform) -> None:
-        self.files = list(files)
-        self.transform = transform
+    def __init__(self, dataset: SampleDataset) -> None:
+        self.dataset = dataset
+        self.masked = any(sample.mask is not None for sample in dataset.samples)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": read_transformed(self.files[index], self.transform), "id": str(self.files[index])}
+        item = self.dataset[index]
+        return {name: item[name] for name in ("image", "id", *["mask"] * self.masked)}
 
 
 class Relabeled(Dataset[dict[str, Any]]):
@@ -34,6 +37,11 @@ class Relabeled(Dataset[dict[str, Any]]):
     def __init__(self, dataset: MaskedImageFolder, names: Sequence[str] | None) -> None:
         self.dataset = dataset
         self.class_names = list(names) if names is not None else dataset.class_names
+        if doubled := [name for name in dataset.class_names if self.class_names.count(name) > 1]:
+            raise ConfigurationError(
+                f"The model has several classes called {doubled[0]!r}, and which the folder's is cannot be known: tell "
+                "them apart in a file of names, with --classes."
+            )
         if missing := sorted(set(dataset.class_names) - set(self.class_names)):
             raise ConfigurationError(
                 f"The classes {missing[:5]} of the folder are none of the model's, which are {self.class_names[:5]}: "
@@ -61,20 +69,41 @@ def read_transformed(path: Path, transform: JointTransform) -> Tensor:
 
 
 def open_folder(
-    root: Path, transform: JointTransform, names: Sequence[str] | None, **layout: Any
+    root: Path,
+    transform: JointTransform,
+    names: Sequence[str] | None,
+    *,
+    images: str = "",
+    masks: str | None = None,
+    mask_suffix: str = "",
+    index: str | None = None,
 ) -> Relabeled | Unlabeled:
     """The images of a folder: by class where it has class folders or an index, without labels otherwise.
 
-    Raises DataError for a folder that does not exist or holds no images.
+    Raises DataError for a folder that does not exist or holds no images, or masks of which none is an image's.
     """
     if not root.is_dir():
         raise DataError(f"There is no folder {root}: name one with images in class folders, or just images.")
-    lies_flat = not any(path.is_dir() and not path.name.startswith(".") for path in root.iterdir())
-    if not lies_flat or layout.get("index"):
+    folder = require_folder(root / images, "images")
+    mask_folder = None if masks is None else require_folder(root / masks, "masks")
+    inside = {path.resolve() for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    by_class = bool(inside - ({mask_folder.resolve()} if mask_folder else set()))
+    if by_class or index:
+        layout: dict[str, Any] = {"images": images, "masks": masks, "mask_suffix": mask_suffix, "index": index}
         return Relabeled(MaskedImageFolder(root, transform=transform, **layout), names)
-    if asked := [name for name in ("images", "masks", "mask_suffix") if layout.get(name)]:
-        raise DataError(f"{root} has no class folders, which {asked[0]}={layout[asked[0]]!r} needs: name their parent.")
-    files = list_images(root)
+    find_mask = MaskFinder(folder if mask_folder is None and mask_suffix else mask_folder, mask_suffix)
+    files = [path for path in list_images(folder) if not find_mask.is_mask(path) and mask_folder not in path.parents]
     if not files:
-        raise DataError(f"{root} holds no images: name a folder with some, or with class folders.")
-    return Unlabeled(files, transform)
+        raise DataError(f"{folder} holds no images: name a folder with some, or with class folders.")
+    ids = [path.relative_to(folder) for path in files]
+    samples = [
+        Sample(path, NO_LABEL, find_mask(relative), id=relative.as_posix())
+        for path, relative in zip(files, ids, strict=True)
+    ]
+    dataset = Unlabeled(SampleDataset(check_samples(samples), (), transform=transform))
+    if find_mask.folder is not None and not dataset.masked:
+        raise DataError(
+            f"No file in {find_mask.folder} is the mask of an image: looked for {find_mask.name_for(ids[0])}, of "
+            f"{ids[0]}. Save masks as PNG files of that name, or give neither --masks nor --mask-suffix."
+        )
+    return dataset

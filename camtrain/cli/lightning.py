@@ -1,34 +1,42 @@
-"""`fit`, `validate` and `test`: LightningCLI over any module and any data module."""
+"""`fit`, `validate` and `test`: LightningCLI over any module and any data module, of whichever package of Lightning."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal
 
-import pytorch_lightning as pl
 import yaml
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
 
 import camtrain.callbacks
 import camtrain.data.modules
 import camtrain.module  # noqa: F401  loaded, a class is found by its bare name: --model ImageClassifier
 from camtrain.cli.resume import continue_run, locate_last
-from camtrain.errors import CamtrainError
+from camtrain.errors import CamtrainError, ConfigurationError
+from camtrain.loading import imported
+from camtrain.packages import NAMES, packages_of
 from camtrain.sinks.run import Run
 
 _TEST_AFTER_FIT = "test when training ends: the last weights, or those of the best checkpoint"
 
 
-class SaveConfig(SaveConfigCallback):
+class _InOwnFolder:
     """Writes the configuration to `config.yaml` in the run's own folder, and to the logger.
 
     Lightning's own callback writes to the logger's `save_dir`, which the runs of a `WandbLogger` share, and refuses
     the second run.
     """
 
-    def __init__(self, parser: LightningArgumentParser, config: Any, **options: Any) -> None:
-        super().__init__(parser, config, **(options | {"save_to_log_dir": False}))
+    parser: Any
+    config: Any
+    config_filename: str
 
-    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def __init__(self, parser: Any, config: Any, **options: Any) -> None:
+        super().__init__(parser, config, **(options | {"save_to_log_dir": False}))  # type: ignore[call-arg]
+
+    def save_config(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Write the file; Lightning calls this on rank zero, before training."""
         folder = Run.of(trainer).folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,24 +46,33 @@ class SaveConfig(SaveConfigCallback):
             logger.log_hyperparams({"configuration": configuration})
 
 
-class CommandLine(LightningCLI):
+class _AnyModule:
     """LightningCLI over any module and any data module, named by their import paths.
 
     A module with a `class_names` parameter receives the data module's `class_names`.
     """
 
+    package = NAMES[0]
+    subcommand: str | None
+    config: Any
+    trainer: Any
+    model: Any
+    datamodule: Any
+    _get: Any
+
     def __init__(self, args: Sequence[str] | None = None, **options: Any) -> None:
+        cli: Any = import_module(f"{self.package}.cli")
         super().__init__(
-            pl.LightningModule,
-            pl.LightningDataModule,
+            cli.LightningModule,  # type: ignore[call-arg]
+            cli.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            save_config_callback=SaveConfig,
+            save_config_callback=type("SaveConfig", (_InOwnFolder, cli.SaveConfigCallback), {}),
             args=None if args is None else list(args),
             **options,
         )
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+    def add_arguments_to_parser(self, parser: Any) -> None:
         """Give the module the names of the classes; test after training where that is asked for."""
         parser.add_argument("--test_after_fit", type=Literal["last", "best"] | None, default=None, help=_TEST_AFTER_FIT)
         parser.link_arguments("data", "model.init_args.class_names", compute_fn=_class_names, apply_on="instantiate")
@@ -63,7 +80,7 @@ class CommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Go on in the folder and the logger's run of the checkpoint that `fit` starts from; find the last one."""
         if self.subcommand == "fit":
-            continue_run(self.config["fit"])
+            continue_run(self.config["fit"], self.package)
         elif self.config[self.subcommand].ckpt_path == "last":
             locate_last(self.config[self.subcommand])
 
@@ -80,13 +97,29 @@ class CommandLine(LightningCLI):
         return {name: offered[name] for name in ("fit", "validate", "test")}
 
 
+class SaveConfig(_InOwnFolder, SaveConfigCallback):
+    """Writes the configuration to `config.yaml` in the run's own folder, and to the logger."""
+
+
+class CommandLine(_AnyModule, LightningCLI):
+    """LightningCLI over any module and any data module, named by their import paths."""
+
+
+def command_line_for(package: str) -> Any:
+    """The `CommandLine` of one of Lightning's packages, whose Trainer takes the modules of that package alone."""
+    if package == CommandLine.package:
+        return CommandLine
+    bases = (_AnyModule, import_module(f"{package}.cli").LightningCLI)
+    return type("CommandLine", bases, {"package": package})
+
+
 def command_line(args: Sequence[str] | None) -> None:
     """Run LightningCLI; None reads the words that the program was called with.
 
     A mistake in the configuration or the data ends the program with its message, not with a traceback.
     """
     try:
-        CommandLine(args)
+        command_line_for(package_named(sys.argv[1:] if args is None else args))(args)
     except FileNotFoundError as error:
         if "heckpoint" not in str(error):  # Lightning's word for what ckpt_path names
             raise
@@ -98,6 +131,41 @@ def command_line(args: Sequence[str] | None) -> None:
         if own is None:
             raise
         sys.exit(f"{type(own).__name__}: {own}")
+
+
+def package_named(words: Sequence[str]) -> str:
+    """The package of Lightning that the module and data in these words are of; ConfigurationError where they differ.
+
+    >>> package_named(["fit", "--model", "ImageClassifier"])
+    'pytorch_lightning'
+    """
+    sources: dict[str, set[str]] = {}
+    for path in _named_classes(words):
+        with suppress(ConfigurationError):  # LightningCLI says what is wrong with it
+            sources[path] = packages_of(imported(path)) or set(NAMES)
+    common = set(NAMES).intersection(*sources.values())
+    if not common:
+        parts = " and ".join(f"{path} is of {' and '.join(sorted(names))}" for path, names in sources.items())
+        raise ConfigurationError(f"A Trainer takes modules and data of its own package alone: {parts}. Import one.")
+    return next(name for name in NAMES if name in common)
+
+
+def _named_classes(words: Sequence[str]) -> Iterator[str]:
+    """The import paths of the module and the data: what flags say, else what the configurations say."""
+    settings: dict[str, Any] = {}
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        value = value if equals else following
+        if flag in ("--config", "-c") and Path(value).is_file():
+            content = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+            content = content if isinstance(content, dict) else {}
+            settings |= {name: content[name] for name in ("model", "data") if name in content}
+        elif flag in ("--model", "--data"):
+            settings[flag[2:]] = value
+    for setting in settings.values():
+        path = setting.get("class_path") if isinstance(setting, dict) else setting
+        if isinstance(path, str) and "." in path:
+            yield path
 
 
 def _own_error(error: BaseException | None) -> CamtrainError | None:

@@ -8,6 +8,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from camtrain.errors import ConfigurationError
+from camtrain.packages import NAMES
 
 FOLDER = "checkpoints"
 DEFAULT_NAME = "lightning_logs"
@@ -40,11 +41,11 @@ def find_continued(checkpoint: str, runs: Path) -> Continued | None:
     return Continued(found, found.parent.parent.name)
 
 
-def continue_run(config: Any) -> Continued | None:
+def continue_run(config: Any, package: str = NAMES[0]) -> Continued | None:
     """Point the first logger of a parsed `fit` configuration at the run that `ckpt_path` comes from, in place.
 
     Nothing happens without `ckpt_path`, without a logger, or where the logger's configuration names a run already.
-    Where none is configured, Lightning's own, as it wrote that run, is.
+    Where none is configured, that of this package of Lightning, as it wrote that run, is.
     """
     logger = _first(config.trainer.logger)
     if not config.ckpt_path or logger is False:
@@ -52,7 +53,7 @@ def continue_run(config: Any) -> Continued | None:
     if not hasattr(logger, "class_path"):
         found = find_continued(str(config.ckpt_path), _runs_of(config))
         if found is not None:
-            config.trainer.logger = _default_logger(found)
+            config.trainer.logger = _default_logger(found, package)
             config.ckpt_path = str(found.checkpoint)
         return found
     key = "id" if logger.class_path.endswith("WandbLogger") else "version"
@@ -89,12 +90,12 @@ def _runs_of(config: Any) -> Path:
     return Path(options.get("save_dir") or root) / str(name or DEFAULT_NAME)
 
 
-def _default_logger(found: Continued) -> Namespace:
+def _default_logger(found: Continued, package: str) -> Namespace:
     """The logger that Lightning took where none was configured."""
     folder = found.checkpoint.resolve().parent.parent
     kind = "TensorBoardLogger" if any(folder.glob("events.out*")) else "CSVLogger"
     options = Namespace(save_dir=str(folder.parent.parent), name=folder.parent.name, version=found.version)  # type: ignore[no-untyped-call]
-    return Namespace(class_path=f"pytorch_lightning.loggers.{kind}", init_args=options)  # type: ignore[no-untyped-call]
+    return Namespace(class_path=f"{package}.loggers.{kind}", init_args=options)  # type: ignore[no-untyped-call]
 
 
 def _first(loggers: Any) -> Any:

@@ -8,11 +8,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from torchvision.models import SqueezeNet1_1_Weights
 
 from camtrain import explain
 from camtrain.cli import main
 from camtrain.cli.audit import evenly
-from camtrain.cli.images import read_transformed
+from camtrain.cli.images import open_folder, read_transformed
 from camtrain.cli.tables import write_table
 from camtrain.data.transforms import eval_transform
 from camtrain.errors import ConfigurationError
@@ -298,3 +299,58 @@ def test_audit__refuses_metrics_that_have_no_answer_before_it_runs(photos, model
 def test_evenly__spreads_over_all():
     assert evenly(3, 8) == [0, 1, 2]
     assert evenly(0, 8) == []
+
+
+@pytest.mark.parametrize("layout", ["parallel", "beside", "below"])
+def test_audit__of_a_heap_of_images_measures_their_masks(capsys, photos, model, tmp_path, layout):
+    place, mask = tmp_path / "heap", np.zeros((24, 32), np.uint8)
+    mask[:12] = 255
+    images, masks = {
+        "parallel": (place / "images", place / "masks"),
+        "beside": (place, place),
+        "below": (place, place / "masks"),
+    }[layout]
+    words = {
+        "parallel": ["--images", "images", "--masks", "masks"],
+        "beside": ["--mask-suffix", "_mask"],
+        "below": ["--masks", "masks"],
+    }[layout]
+    for folder in (images, masks):
+        folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted((photos / "images" / "boat").iterdir()):
+        (images / path.name).write_bytes(path.read_bytes())
+        cv2.imwrite(str(masks / f"{path.stem}{'_mask' * (layout == 'beside')}.png"), mask)
+    found = audit(
+        capsys, place, *model, *words, "--out", tmp_path / "out", "--table", "t.csv", "--metrics", "pointing_game"
+    )
+    with Path(found["table"]).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["sample"] for row in rows] == ["0.jpg", "3.jpg", "6.jpg", "9.jpg"]
+    network = load_model(model[1], model[3], 3)
+    truth = (torch.arange(32) < 16).float().view(1, -1, 1).expand(1, 32, 32)
+    for row in rows:
+        heat = explain(network, read_transformed(images / row["sample"], eval_transform(32)).unsqueeze(0))
+        expected = inside_energy(heat.heatmaps["grad_cam"], truth).item()
+        assert float(row["inside_energy/grad_cam"]) == pytest.approx(expected, abs=0.02)  # the mask was resized
+    assert {row["true"] for row in rows} == {""}
+
+
+def test_audit__of_a_heap_takes_the_names_of_the_zoo(capsys, photos, tmp_path, caplog):
+    words = ["--model", "torchvision:squeezenet1_1", "--size", 64, "--out", tmp_path / "out", "--table", "t.csv"]
+    torch.manual_seed(0)
+    found = audit(capsys, photos / "images" / "boat", *words, "--num-probes", 1)
+    with Path(found["table"]).open(newline="") as file:
+        names = {row["predicted"] for row in csv.DictReader(file)}
+    assert names <= set(SqueezeNet1_1_Weights.DEFAULT.meta["categories"])
+    assert "random weights: give those to look at with --weights" in caplog.text
+
+
+def test_audit__of_a_zoo_model_keeps_the_names_of_folders_that_are_others(photos, tmp_path):
+    words = ["audit", str(photos), "--images", "images", "--model", "torchvision:squeezenet1_1", "--size", "64"]
+    with pytest.raises(SystemExit, match=r"answers for 1000 classes, and the folder has 3.*--classes FILE"):
+        main([*words, "--out", str(tmp_path / "out"), "--device", "cpu"])
+
+
+def test_open_folder__does_not_guess_which_of_two_classes_of_one_name_is_meant(photos):
+    with pytest.raises(ConfigurationError, match="several classes called 'hen'"):
+        open_folder(photos, eval_transform(32), ["boat", "car", "hen", "hen"], images="images")

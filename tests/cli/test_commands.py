@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.models import SqueezeNet1_1_Weights
 
 from camtrain import explain
 from camtrain.cli import main
@@ -72,6 +73,29 @@ def test_explain__ends_with_the_message_of_a_mistake(photos, model, words, said)
     words = [str(photos / "images" / "boat" / "0.jpg") if word == "IMAGE" else word for word in words]
     with pytest.raises(SystemExit, match=said):
         main(["explain", *words, *model])
+
+
+def test_explain__names_the_classes_as_the_zoo_does(capsys, photos, tmp_path, caplog):
+    words = ["--model", "torchvision:squeezenet1_1", "--size", "64", "--out", str(tmp_path / "out"), "--json"]
+    path = str(photos / "images" / "boat" / "0.jpg")
+    main(["explain", path, *words, "--target", "Egyptian cat", "--device", "cpu"])
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["predicted"] in SqueezeNet1_1_Weights.DEFAULT.meta["categories"]
+    assert caplog.text.count("torchvision:squeezenet1_1 has random weights") == 1
+
+
+def test_explain__does_not_guess_which_of_two_classes_of_one_name_is_meant(photos, model, tmp_path):
+    (tmp_path / "names.txt").write_text("hen\ncar\nhen\n")
+    words = [str(photos / "images" / "boat" / "0.jpg"), *model, "--classes", str(tmp_path / "names.txt")]
+    with pytest.raises(SystemExit, match=r"'hen' is the name of the classes \[0, 2\]: give one of these"):
+        main(["explain", *words, "--target", "hen"])
+
+
+def test_explain__says_nothing_of_random_weights_where_some_are_given(photos, model, tmp_path, caplog):
+    main(
+        ["explain", str(photos / "images" / "boat" / "0.jpg"), *model, "--out", str(tmp_path / "o"), "--device", "cpu"]
+    )
+    assert "random" not in caplog.text
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning.pytorch
 import pytest
 import torch
 import yaml
@@ -10,7 +11,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from camtrain.cli import main
+from camtrain.cli.lightning import package_named
 from camtrain.errors import MethodError
+from camtrain.loading import load_model
 from tests.layout import ROOT
 
 QUIET = {
@@ -41,6 +44,23 @@ class Nameless(Rows):
     def __init__(self) -> None:
         super().__init__(["a", "b"])
         del self.class_names
+
+
+class OfTheOtherPackage(lightning.pytorch.LightningModule):
+    """A module of the package that all current tutorials import."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(3, 2)
+
+    def training_step(self, batch, batch_idx):
+        return self.net(batch["image"].mean(dim=(2, 3))).sum()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", self.training_step(batch, batch_idx), batch_size=2)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 class Picky(Callback):
@@ -118,6 +138,14 @@ def test_main__restores_the_class_names_from_a_checkpoint(run):
     assert list(ImageClassifier.load_from_checkpoint(checkpoint).class_names) == ["land", "water", "air"]
 
 
+def test_main__leaves_a_checkpoint_that_is_loaded_by_its_file_alone(run):
+    (checkpoint,) = checkpoints(run("fit"))
+    network = load_model(str(checkpoint), None, None)
+    assert list(network.class_names) == ["land", "water", "air"]
+    stored = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert all(torch.equal(value, stored[name]) for name, value in network.state_dict().items())
+
+
 def test_main__lets_num_classes_win_over_the_data(run):
     (checkpoint,) = checkpoints(run("fit", "--model.num_classes=5"))
     assert torch.load(checkpoint, weights_only=True)["state_dict"]["network.head.weight"].shape == (5, 16)
@@ -165,3 +193,34 @@ def test_train_script__runs_from_the_checkout_and_knows_bare_class_names():
     parsed = yaml.safe_load(done.stdout)
     assert parsed["data"]["class_path"] == "camtrain.data.modules.ScenesDataModule"
     assert [callback["class_path"] for callback in parsed["trainer"]["callbacks"]] == ["camtrain.callbacks.RunSummary"]
+
+
+def test_main__trains_a_module_of_either_package(run, tmp_path):
+    data = {"class_path": "camtrain.data.modules.ScenesDataModule"}
+    data["init_args"] = {"train_size": 4, "val_size": 4, "test_size": 4, "image_size": 32, "batch_size": 2}
+    trainer = QUIET | {"default_root_dir": str(tmp_path / "run")}
+    trainer["callbacks"] = [{"class_path": "camtrain.callbacks.RunSummary"}]
+    model = {"class_path": path_of(OfTheOtherPackage)}
+    content = {"seed_everything": 1, "trainer": trainer, "model": model, "data": data}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(content))
+    main(["fit", "--config", str(tmp_path / "other.yaml")])
+    (checkpoint,) = checkpoints(tmp_path / "run")
+    network = load_model(path_of(OfTheOtherPackage), str(checkpoint), None)
+    assert torch.equal(network.net.weight, torch.load(checkpoint, weights_only=True)["state_dict"]["net.weight"])
+    written = yaml.safe_load((tmp_path / "run" / "camtrain" / "config.yaml").read_text())
+    assert written["model"]["class_path"] == path_of(OfTheOtherPackage)
+
+
+def test_main__says_which_package_the_module_and_the_data_are_of(run):
+    said = r"^ConfigurationError: A Trainer takes modules and data of its own package alone: .*OfTheOtherPackage is of "
+    with pytest.raises(SystemExit, match=said + r"lightning\.pytorch and .*Rows is of pytorch_lightning"):
+        run("fit", f"--model={path_of(OfTheOtherPackage)}")
+
+
+@pytest.mark.parametrize("spelling", ["--model={}", "--model {}", "--config FILE", "--data={}"])
+def test_package_named__reads_flags_and_configurations(spelling, tmp_path):
+    path = path_of(OfTheOtherPackage)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"model": {"class_path": path}}))
+    words = spelling.format(path).replace("FILE", str(tmp_path / "c.yaml")).split()
+    assert package_named(["fit", *words]) == "lightning.pytorch"
+    assert package_named(["fit", "--model", "nowhere.Net"]) == "pytorch_lightning"

@@ -20,8 +20,6 @@ from camtrain.cli.resume import Continued, continue_run, find_continued, locate_
 from camtrain.errors import ConfigurationError
 from camtrain.sinks import FAILURES, HEATMAPS, read_history
 
-ROOT = Path(__file__).resolve().parents[1]
-
 SCRIPT = """
 import os, signal, sys, time, warnings
 warnings.filterwarnings("ignore")

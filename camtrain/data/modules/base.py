@@ -1,20 +1,25 @@
 """What every data module has: batches in three formats, names of classes and groups, the way back to pictures."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pytorch_lightning as pl
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from camtrain.data.collate import Collate, Gathered, denormalize
 from camtrain.data.memory import InMemoryDataset
 from camtrain.errors import ConfigurationError
+from camtrain.packages import joined
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningDataModule
+else:
+    LightningDataModule = joined("LightningDataModule")
 
 BatchFormat = Literal["mapping", "triple", "pair"]
 
 
-class MaskedDataModule(pl.LightningDataModule):
+class MaskedDataModule(LightningDataModule):
     """Base of the data modules: three datasets and their loaders.
 
     A subclass gives `build(split)` for "train", "val" and "test", the names, and `mean` and `std`.

@@ -1,0 +1,1 @@
+"""The former place of the command line's parts."""
