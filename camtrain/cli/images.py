@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from camtrain.data.files import Sample, check_samples, list_images, read_image, require_folder
-from camtrain.data.folders import MaskedImageFolder, MaskFinder, SampleDataset
+from camtrain.data.files import Sample, list_images, read_image, require_folder
+from camtrain.data.folders import MaskedImageFolder, SampleDataset
+from camtrain.data.layouts import MaskFinder
 from camtrain.data.transforms import JointTransform, transform_pair
 from camtrain.errors import ConfigurationError, DataError
 
@@ -97,10 +98,13 @@ def open_folder(
         raise DataError(f"{folder} holds no images: name a folder with some, or with class folders.")
     ids = [path.relative_to(folder) for path in files]
     samples = [
-        Sample(path, NO_LABEL, find_mask(relative), id=relative.as_posix())
+        Sample(path, NO_LABEL, next(iter(paths), None), id=relative.as_posix(), more_masks=paths[1:])
         for path, relative in zip(files, ids, strict=True)
+        for paths in [find_mask(relative)]
     ]
-    dataset = Unlabeled(SampleDataset(check_samples(samples), (), transform=transform))
+    heap = SampleDataset(samples, ["image"], transform=transform)
+    heap.check("decode", skip_corrupt=False)
+    dataset = Unlabeled(heap)
     if find_mask.folder is not None and not dataset.masked:
         raise DataError(
             f"No file in {find_mask.folder} is the mask of an image: looked for {find_mask.name_for(ids[0])}, of "

@@ -207,7 +207,7 @@ def test_main__trains_a_module_of_either_package(run, tmp_path):
     (checkpoint,) = checkpoints(tmp_path / "run")
     network = load_model(path_of(OfTheOtherPackage), str(checkpoint), None)
     assert torch.equal(network.net.weight, torch.load(checkpoint, weights_only=True)["state_dict"]["net.weight"])
-    written = yaml.safe_load((tmp_path / "run" / "camtrain" / "config.yaml").read_text())
+    written = yaml.safe_load((tmp_path / "run" / "camtrain_logs" / "config.yaml").read_text())
     assert written["model"]["class_path"] == path_of(OfTheOtherPackage)
 
 
