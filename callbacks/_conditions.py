@@ -1,16 +1,12 @@
 """When something begins and ends, and how far training has come: one dialect for every callback."""
 
 import math
-import operator
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from camtrain.callbacks._lightning import Trainer
+from camtrain.checks import parse_condition
 from camtrain.errors import ConfigurationError
-
-_COMPARISONS = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le, "==": operator.eq}
-_CONDITION = re.compile(r"(?P<name>.+?)\s*(?P<sign>>=|<=|==|>|<)\s*(?P<bound>[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)")
 
 
 class Span:
@@ -72,21 +68,35 @@ def is_due(when: int | str, epoch: int, metrics: Mapping[str, Any]) -> bool:
     return name in metrics and compare(float(metrics[name]), bound)
 
 
-def parse_condition(condition: str) -> tuple[str, Callable[[float, float], bool], float]:
-    """The metric, the comparison and the number of `"metric > number"`; a name alone means above 0.
-
-    >>> parse_condition("reliance/flagged")[::2], parse_condition("val/loss<0.5")[::2]
-    (('reliance/flagged', 0.0), ('val/loss', 0.5))
-    """
-    parts = _CONDITION.fullmatch(condition.strip())
-    if parts is None:
-        return condition.strip(), operator.gt, 0.0
-    return parts["name"], _COMPARISONS[parts["sign"]], float(parts["bound"])
-
-
 def not_logged(trainer: Trainer, conditions: list[str]) -> list[str]:
     """The metrics among the conditions that nobody has logged."""
     return [name for name, _, _ in map(parse_condition, conditions) if name not in trainer.callback_metrics]
+
+
+def never_begins(trainer: Trainer, start_when: int | str) -> str:
+    """Why the epoch to begin at will not come, as a sentence; empty where it will, or a metric decides.
+
+    Asked once training starts: before, Lightning does not know how many batches an epoch has.
+    """
+    if isinstance(start_when, str) or start_when == 0:
+        return ""
+    epochs, steps, batches = trainer.max_epochs, trainer.max_steps, trainer.num_training_batches
+    if epochs is not None and 0 < epochs <= start_when:
+        return f"begins in epoch {start_when}, and training ends after {epochs}: it will do nothing"
+    if batches == math.inf:
+        endless = epochs is None or epochs < 0
+        return _ENDLESS.format(epoch=start_when) if endless else ""
+    ends = math.ceil(steps * trainer.accumulate_grad_batches / batches) if steps > 0 and batches else math.inf
+    if ends <= start_when:
+        return f"begins in epoch {start_when}, and training ends after {steps} steps, before that: it will do nothing"
+    return ""
+
+
+_ENDLESS = (
+    "begins in epoch {epoch}, and the training data have no length: if they have no end, that epoch never comes and it "
+    "does nothing. Begin by a condition on a metric, which is looked at after each validation: "
+    "start_when='val/accuracy > 0.8'"
+)
 
 
 def position(trainer: Trainer, *, new_epoch: bool = False) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from camtrain.alignment import Alignment, Penalty, Processes, Step, Twins
 from camtrain.alignment.batch import require_masks
 from camtrain.alignment.step import add_to_loss, loss_in
-from camtrain.callbacks._conditions import Span, factor, not_logged, position
+from camtrain.callbacks._conditions import Span, factor, never_begins, not_logged, position
 from camtrain.callbacks._lightning import Callback, LightningModule, SayOnce, Trainer, runs_compiled
 from camtrain.callbacks._patching import patch, patched
 from camtrain.cam import log_probability
@@ -163,6 +163,21 @@ class AttentionAlignment(Callback):
         self._say_once = SayOnce("AttentionAlignment")
 
     @property
+    def started_at(self) -> float | None:
+        """Where in the training it began, in [0, 1]; None before."""
+        return self.span.started_at
+
+    @property
+    def steps(self) -> int:
+        """How many steps were aligned."""
+        return self.alignment.steps
+
+    @property
+    def skipped(self) -> int:
+        """In how many of them a term was not finite and was left out."""
+        return self.alignment.skipped
+
+    @property
     def state_key(self) -> str:
         """The name of its entry in a checkpoint."""
         return "AttentionAlignment"
@@ -199,10 +214,12 @@ class AttentionAlignment(Callback):
         self._compiled = runs_compiled(pl_module)
         if self._compiled:
             warnings.warn("AttentionAlignment runs the compiled training step eagerly while it is on.", stacklevel=2)
-        start, epochs = self.span.start_when, trainer.max_epochs
-        if not isinstance(start, str) and epochs is not None and 0 < epochs <= start:
-            self._say(f"begins in epoch {start}, and training ends after {epochs}: it will do nothing")
         self._restore = patch(pl_module, "training_step", partial(self._training_step, trainer, pl_module))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell of an epoch that will not come."""
+        if self.span.started_at is None:
+            self._say(never_begins(trainer, self.span.start_when))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin or end, if the epoch or the metric says so."""

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from camtrain.callbacks._conditions import Span, position
-from camtrain.callbacks._lightning import Callback, LightningModule, Trainer
+from camtrain.callbacks._conditions import Span, never_begins, position
+from camtrain.callbacks._lightning import Callback, LightningModule, SayOnce, Trainer
 from camtrain.callbacks._patching import patch
 from camtrain.checks import check_arguments
 from camtrain.data.batches import check_masks, read_batch, with_images
@@ -44,11 +44,17 @@ class CueRandomization(Callback):
         start_when: int | str = "reliance/flagged",
         batch_adapter: Callable[..., Any] | None = None,
     ) -> None:
+        check_arguments(cue=cue, p=p, start_when=start_when, batch_adapter=batch_adapter)
         self.transform = RandomizeCue(cue, p)
-        check_arguments(start_when=start_when, batch_adapter=batch_adapter)
         self.span, self.batch_adapter = Span(start_when), batch_adapter
-        self._checked = False
+        self._checked = self._loaded = False
+        self._say_once = SayOnce("CueRandomization")
         self._restore: Callable[[], None] | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether it has begun."""
+        return self.span.is_on
 
     @property
     def state_key(self) -> str:
@@ -57,21 +63,38 @@ class CueRandomization(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Whether it has begun."""
-        return {"active": self.span.is_on}
+        return {"active": self.active}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.span.started_at = 0.0 if state_dict["active"] else None
+        self._loaded = True
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin anew in another training, unless a state was loaded."""
+        if stage == "fit" and trainer.global_step == 0 and not self._loaded:
+            self.span.begin_anew()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put itself around `training_step`, outside of what other callbacks have put there."""
-        self._checked = False
+        self._checked = self._loaded = False
         self._restore = patch(pl_module, "training_step", partial(self._training_step, pl_module))
+        never = "" if self.active else never_begins(trainer, self.span.start_when)
+        if never:
+            self._say_once(never, warn=True)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin, if the epoch or the metric says so; all processes alike."""
+        self._begin(trainer, new_epoch=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin, if the metric that was just logged says so: where there are no epochs there is no other time."""
+        if self.span.conditions and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._begin(trainer, new_epoch=False)
+
+    def _begin(self, trainer: Trainer, *, new_epoch: bool) -> None:
         if self.span.should_start(trainer):
-            self.span.started_at = position(trainer, new_epoch=True)
+            self.span.started_at = position(trainer, new_epoch=new_epoch)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the module as it was."""
@@ -86,11 +109,11 @@ class CueRandomization(Callback):
     def _training_step(
         self, pl_module: LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        pl_module.log("randomization/active", float(self.span.is_on), on_step=False, on_epoch=True, batch_size=1)
+        pl_module.log("randomization/active", float(self.active), on_step=False, on_epoch=True, batch_size=1)
         name, batch = (None, args[0]) if args else next(iter(kwargs.items()))
         if not self._checked:
             self._check(batch)
-        if not self.span.is_on:
+        if not self.active:
             return original(*args, **kwargs)
         changed = self._changed(batch)
         return original(changed, *args[1:], **kwargs) if name is None else original(**{**kwargs, name: changed})
@@ -98,6 +121,11 @@ class CueRandomization(Callback):
     def _check(self, batch: Any) -> None:
         read = read_batch(batch, self.batch_adapter)
         with_images(batch, read.images, read.images)
+        if read.images.ndim != 4:
+            raise ConfigurationError(
+                f"CueRandomization takes images (B, C, H, W); got {tuple(read.images.shape)}. Volumes, clips "
+                "and signals have no background, tint or sharpness that it could lend."
+            )
         if read.labels is None:
             raise ConfigurationError(
                 "CueRandomization needs labels in the training batches: convert with batch_adapter."

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from camtrain.callbacks._conditions import is_due
+from camtrain.callbacks._conditions import is_due, not_logged
 from camtrain.callbacks._lightning import (
     Attempt,
     Callback,
@@ -20,6 +20,7 @@ from camtrain.callbacks._lightning import (
     rank_zero_warn,
     untouched,
 )
+from camtrain.checks import check_arguments
 from camtrain.data.batches import read_batch
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.reliance import Collector, Pool, find_head, retrain_last_layer
@@ -71,6 +72,7 @@ class LastLayerRetraining(Callback):
         batch_adapter: Callable[..., Any] | None = None,
         seed: int = 0,
     ) -> None:
+        check_arguments(when=when, batch_adapter=batch_adapter, model=model, seed=seed)
         unknown = [cue for cue in cues if cue not in ("background", *LOOKS) and look_of(cue) is None]
         if unknown or not cues:
             raise ConfigurationError(f"cues are some of background, {', '.join(LOOKS)}; got {list(cues)}.")
@@ -111,11 +113,11 @@ class LastLayerRetraining(Callback):
         """Whether the condition holds; a metric that nobody logged is reported."""
         if self.when is None:
             return True
-        name = self.when.split()[0]
-        if name not in trainer.callback_metrics:
+        missing = not_logged(trainer, [self.when])
+        if missing:
             rank_zero_warn(
-                f"LastLayerRetraining waits for {name!r}, which nothing has logged, and leaves the network as it is: "
-                "add RelianceDetector, or set when to null."
+                f"LastLayerRetraining waits for {missing[0]!r}, which nothing has logged, and leaves the network as it "
+                "is: add RelianceDetector, or set when to null."
             )
         due = is_due(self.when, trainer.current_epoch, trainer.callback_metrics)
         return trainer.strategy.reduce_boolean_decision(due, all=False)

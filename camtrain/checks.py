@@ -1,6 +1,8 @@
 """Which arguments can be meant: one table for every callback, by the name of the argument."""
 
 import math
+import operator
+import re
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -9,6 +11,11 @@ from torch import nn
 
 from camtrain.cam import Layer
 from camtrain.errors import ConfigurationError
+
+_COMPARISONS = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le, "==": operator.eq}
+_CONDITION = re.compile(
+    r"(?P<name>[^<>=!\s][^<>=!]*?)\s*((?P<sign>>=|<=|==|>|<)\s*(?P<bound>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?))?"
+)
 
 
 class _Rule(NamedTuple):
@@ -36,6 +43,28 @@ def check_arguments(**arguments: Any) -> None:
         )
 
 
+def parse_condition(condition: str) -> tuple[str, Callable[[float, float], bool], float]:
+    """The metric, the comparison and the number of `"metric > number"`; a name alone means above 0.
+
+    Raises ConfigurationError for what is neither.
+
+    >>> parse_condition("reliance/flagged")[::2], parse_condition("val/loss<0.5")[::2]
+    (('reliance/flagged', 0.0), ('val/loss', 0.5))
+    """
+    parts = _CONDITION.fullmatch(condition.strip())
+    if parts is None:
+        raise ConfigurationError(
+            f"A condition is the name of a metric (above 0), or a name, one of {', '.join(_COMPARISONS)} and a number, "
+            f"as 'val/accuracy > 0.8'; got {condition!r}."
+        )
+    sign = parts["sign"] or ">"
+    return parts["name"], _COMPARISONS[sign], float(parts["bound"] or 0)
+
+
+def _is_condition(value: Any) -> bool:
+    return isinstance(value, str) and _CONDITION.fullmatch(value.strip()) is not None
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))
 
@@ -57,7 +86,7 @@ def _is_factor(value: Any) -> bool:
 
 
 def _is_time(value: Any) -> bool:
-    return isinstance(value, str) or _is_count(value)
+    return _is_condition(value) or _is_count(value)
 
 
 def _is_called(value: Any) -> bool:
@@ -76,6 +105,7 @@ def _called(example: str, *, needed: bool = False) -> _Rule:
 
 
 _FACTOR = _Rule(_is_factor, "is 'auto' or a finite number of at least 0 (0 switches it off)")
+_AS = "a condition on a metric, as 'reliance/flagged' (above 0) or 'val/accuracy > 0.8'"
 _SHARE = _Rule(lambda value: _is_number(value) and 0 < value <= 1, "is a part of the batch in (0, 1]")
 _PLACE = _one_of("exchange", "add")
 _RULES = {
@@ -98,10 +128,9 @@ _RULES = {
     ),
     "seed": _Rule(_is_count, "is a whole number of at least 0"),
     "second_order": _Rule(lambda value: isinstance(value, bool), "is True or False"),
-    "start_when": _Rule(_is_time, "is an epoch from 0 on, or a condition on a metric"),
-    "stop_when": _Rule(
-        lambda value: value is None or _is_time(value), "is an epoch from 1 on, a condition on a metric, or None"
-    ),
+    "start_when": _Rule(_is_time, f"is an epoch from 0 on, or {_AS}"),
+    "when": _Rule(lambda value: value is None or _is_condition(value), f"is {_AS}, or None"),
+    "stop_when": _Rule(lambda value: value is None or _is_time(value), f"is an epoch from 1 on, {_AS}, or None"),
     "layers": _Rule(_are_layers, "are 'auto', a dotted name in the LightningModule, a module, or a list of these"),
     "model": _Rule(
         lambda value: value is None or isinstance(value, (str, nn.Module)), "is the name of a part, a module, or None"
@@ -109,5 +138,12 @@ _RULES = {
     "loss": _called("an instance, as AlignmentLoss('outside_l1')"),
     "target": _called("as camtrain.cam.true_class", needed=True),
     "schedule": _called("of the progress in [0, 1], as lambda at: 1 - at"),
+    "method": _Rule(
+        lambda value: isinstance(value, str) or _is_called(value), "is a name, as 'grad_cam', or a function as that one"
+    ),
+    "infill": _one_of("swap", "inpaint", "noise", "shuffle"),
+    "jitter": _Rule(lambda value: _is_number(value) and 0 <= value <= 1, "is a fraction in [0, 1]"),
+    "cue": _Rule(lambda value: isinstance(value, str), "is the name of a cue, as 'background'"),
+    "p": _Rule(lambda value: _is_number(value) and 0 <= value <= 1, "is a probability in [0, 1]"),
     "batch_adapter": _called("from a batch to (images, labels, masks)"),
 }

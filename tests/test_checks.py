@@ -30,6 +30,11 @@ from camtrain.losses import AlignmentLoss
         ({"second_order": "no"}, "second_order is True or False; got 'no'"),
         ({"memory": True}, "memory counts images.*got True"),
         ({"weight": True}, "weight is 'auto' or.*got True"),
+        ({"method": 3}, "method is a name.*got 3"),
+        ({"infill": "blur"}, "infill is one of.*got 'blur'"),
+        ({"jitter": -0.1}, "jitter is a fraction.*got -0.1"),
+        ({"jitter": "a"}, "jitter is a fraction.*got 'a'"),
+        ({"stop_when": "val/accuracy =>"}, "stop_when is an epoch.*got 'val/accuracy =>'"),
         ({"twins_place": "both"}, "'exchange', 'add'; got 'both'"),
     ],
 )

@@ -51,6 +51,7 @@ class Census:
     guiding: int = 0
     twinned: int = 0
     all_annotated: int = 0
+    all_guiding: int = 0
     all_twinned: int = 0
     all_eligible: int = 0
     all_empty: int = 0
@@ -78,20 +79,27 @@ class Annotations:
     """
 
     def __init__(self) -> None:
-        self.images = self.annotated = self.empty = 0
+        self.images = self.annotated = self.guiding = self.empty = 0
 
     def count(self, images: int, census: Census) -> None:
         """Take a batch into the epoch, all processes' images."""
         self.images += images
         self.annotated += census.all_annotated
+        self.guiding += census.all_guiding
         self.empty += census.all_empty
 
     def end_epoch(self) -> str:
         """What there is to say of the epoch; empty where it had enough."""
-        images, annotated, empty = self.images, self.annotated, self.empty
-        self.images = self.annotated = self.empty = 0
+        images, annotated, guiding, empty = self.images, self.annotated, self.guiding, self.empty
+        self.images = self.annotated = self.guiding = self.empty = 0
         if images and not annotated:
             return f"saw no annotation on any of the {images} images of an epoch: it does nothing"
+        if annotated and not guiding:
+            return (
+                f"saw {annotated} masks in an epoch, and none of them leaves a background: each is 1 all over (or "
+                "forbids nothing), so that it does nothing. Of a label map or a trimap make masks that are 1 on the "
+                "object alone"
+            )
         if empty > annotated / 2:
             return (
                 f"saw {annotated} masks in an epoch, {empty} of them empty. An empty mask says that nothing may "
@@ -129,10 +137,12 @@ def count(
     counts[2].clamp_(max=limit if len(batch) + remembered > 1 else 0)  # a single image has nobody's background
     counts[6] = refused
     totals = counts if processes.count == 1 else processes.total(counts.clone())
-    (annotated, guiding, twinned, _, _, bad, _), sums = counts.tolist(), totals.tolist()
+    (annotated, guiding, twinned, *_, bad, _), sums = counts.tolist(), totals.tolist()
     if bad:
         check_masks(batch)  # raises
-    return Census(annotated, guiding, twinned, sums[0], sums[2], sums[3], sums[4], sums[6] > 0, processes.count)
+    return Census(
+        annotated, guiding, twinned, sums[0], sums[1], sums[2], sums[3], sums[4], sums[6] > 0, processes.count
+    )
 
 
 def _counts(masks: Tensor, fill_donors: bool) -> Tensor:

@@ -468,6 +468,8 @@ def test_masks__none_in_an_epoch_or_most_of_them_empty_is_told(make_trainer):
     images, labels, masks = samples()
     with pytest.warns(UserWarning, match="saw no annotation on any of the 4 images"):
         fit(make_trainer, Foreign(), aligned(), pair(images, labels, -torch.ones_like(masks)))
+    with pytest.warns(UserWarning, match="saw 4 masks in an epoch, and none of them leaves a background"):
+        fit(make_trainer, Foreign(), aligned(), pair(images, labels, torch.ones_like(masks)))
     masks[:3] = 0
     with pytest.warns(UserWarning, match="saw 4 masks in an epoch, 3 of them empty"):
         fit(make_trainer, Foreign(), aligned(), pair(images, labels, masks))

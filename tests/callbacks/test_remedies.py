@@ -5,7 +5,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from camtrain.callbacks import AttentionAlignment, CueRandomization, LastLayerRetraining, RelianceDetector
 from camtrain.callbacks._patching import patch, patched
@@ -115,6 +115,7 @@ def test_retraining__names_an_unknown_head_before_training(make_trainer):
         fit(make_trainer, LastLayerRetraining(head="fc"))
 
 
+@pytest.mark.filterwarnings("ignore:CueRandomization begins:UserWarning")
 def test_randomization__before_its_start_trains_as_without_it(make_trainer):
     states = [fit(make_trainer, *c)[1].state_dict() for c in ([], [CueRandomization("tint", start_when=5)])]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -148,6 +149,13 @@ def test_randomization__remembers_over_a_checkpoint():
     assert one.state_key != CueRandomization("sharpness").state_key
 
 
+def test_randomization__refuses_what_is_no_image(make_trainer):
+    volumes = [{"image": torch.rand(1, 4, 8, 8), "label": index % 3} for index in range(6)]
+    trainer = make_trainer(callbacks=[CueRandomization("tint", start_when=0)])
+    with pytest.raises(ConfigurationError, match=r"takes images \(B, C, H, W\); got \(6, 1, 4, 8, 8\)"):
+        trainer.fit(Net(), DataLoader(volumes, 6))
+
+
 def test_randomization__of_the_background_without_masks_fails_in_the_first_step(make_trainer):
     plain = [{"image": torch.rand(3, 16, 16), "label": index % 3} for index in range(6)]
     trainer = make_trainer(callbacks=[CueRandomization()])
@@ -159,6 +167,7 @@ def test_randomization__of_the_background_without_masks_fails_in_the_first_step(
     ("build", "message"),
     [
         (lambda: CueRandomization("smell"), "cue is one of"),
+        (lambda: CueRandomization(p=float("nan")), "p is a probability"),
         (lambda: CueRandomization(start_when=-1), "start_when is an epoch"),
         (lambda: LastLayerRetraining(cues=["smell"]), r"got \['smell'\]"),
         (lambda: LastLayerRetraining(images_per_class=1), "images_per_class must be at least 2"),
@@ -263,3 +272,29 @@ def test_patch__restores_class_methods_and_instance_attributes():
     restore()
     restore()
     assert thing.step is own
+
+
+def test_randomization__begins_after_a_validation_where_there_are_no_epochs(make_trainer):
+    class Endless(IterableDataset):
+        def __iter__(self):
+            while True:
+                yield from Scenes(24, 0)
+
+    randomization = CueRandomization("tint", start_when="val/accuracy >= 0")
+    trainer = make_trainer(
+        max_epochs=None, max_steps=4, val_check_interval=2, check_val_every_n_epoch=None, callbacks=[randomization]
+    )
+    trainer.fit(Net(), DataLoader(Endless(), 8), DataLoader(Scenes(12, 1), 12))
+    assert randomization.active
+
+
+@pytest.mark.filterwarnings("ignore:CueRandomization begins:UserWarning")
+def test_randomization__begins_anew_with_another_module(make_trainer):
+    randomization = CueRandomization("tint", start_when=1)
+    for _ in range(2):
+        module = fit(make_trainer, randomization, max_epochs=1, limit_train_batches=1)[1]
+        assert not randomization.active
+        assert len(module.seen) == 1
+        with_it = fit(make_trainer, randomization, max_epochs=2, limit_train_batches=1)
+        assert randomization.active
+        assert len(with_it[1].seen) == 2
