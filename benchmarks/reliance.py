@@ -54,7 +54,18 @@ from rich.progress import Progress
 from camtrain import explain
 from camtrain.cam import true_class
 from camtrain.metrics import inside_energy
-from camtrain.reliance import FRAME, NEAR_OBJECT, STICKER, Criteria, Findings, Plan, Verdict, examine, placement, screen
+from camtrain.reliance import (
+    FRAME,
+    NEAR_OBJECT,
+    STICKER,
+    Criteria,
+    ExaminationPlan,
+    Findings,
+    Verdict,
+    examine,
+    placement,
+    screen,
+)
 
 Case = tuple[int, str]  # how many images a class, which masks
 
@@ -74,7 +85,7 @@ def judged(trained: Trained, specimen: Specimen, count: int, masks: str, device:
     pool = pool_with(scenes, masks, device, specimen.number)
     names, criteria = class_names(specimen.base), Criteria()
     classes = range(trained.validation.classes)
-    plan = Plan(device=device, seed=specimen.seed, guessed=masks == "none")
+    plan = ExaminationPlan(device=device, seed=specimen.seed, guessed=masks == "none")
     with torch.no_grad():
         findings = examine(trained.predict, pool, names, classes, criteria=criteria, plan=plan)
     seconds = time.perf_counter() - start

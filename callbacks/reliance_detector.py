@@ -30,20 +30,20 @@ from camtrain.data.batches import Batch
 from camtrain.errors import ConfigurationError
 from camtrain.packages import overrides, part_of
 from camtrain.reliance import (
-    Census,
     Collecting,
     Count,
     Criteria,
+    ExaminationPlan,
     Exemplars,
     Findings,
     Guesser,
-    History,
-    Plan,
     Pool,
+    PoolCensus,
     Pools,
     Progress,
     Samples,
     Verdict,
+    VerdictHistory,
     concatenate,
     examine,
     locate,
@@ -178,11 +178,11 @@ class RelianceDetector(Callback):
         self.images_per_class, self.max_images, self.classes = images_per_class, max_images, classes
         self.spend_alpha, self.num_examples, self.regions = spend_alpha, num_examples, regions
         self.model, self.dataloader_idx = model, dataloader_idx
-        self.plan = Plan(arms=donor_classes, looks=tuple(looks), stickers=stickers, seed=seed)
+        self.plan = ExaminationPlan(arms=donor_classes, looks=tuple(looks), stickers=stickers, seed=seed)
         self.verdicts: tuple[Verdict, ...] = ()
         self._collecting = Collecting(batch_adapter, lend=lend_from_training)
         self._guesser = Guesser(segmenter)
-        self._history = History()
+        self._history = VerdictHistory()
         self._attempt = Attempt("RelianceDetector")
         self._say_once = SayOnce("RelianceDetector")
 
@@ -270,7 +270,7 @@ class RelianceDetector(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the run that is resumed: no second alert, and no fresh alpha to spend."""
-        self._history = History.restored(state_dict)
+        self._history = VerdictHistory.restored(state_dict)
 
     @property
     def flagged_since(self) -> dict[str, int]:
@@ -329,7 +329,7 @@ class RelianceDetector(Callback):
         with untouched(trainer, pl_module), progress_bar(trainer, "Reliance") as progress:
             pools = self._choose(trainer, pl_module, judged, progress)
             counts = everywhere(trainer, lambda: Count.of(pools.judged, pools.training))
-            census = Census.of(counts, self.criteria.min_images)
+            census = PoolCensus.of(counts, self.criteria.min_images)
             self._mention(pools, census)
             self._history.rounds += 1
             pool = pools.judged or Pool.empty(census.size)
@@ -381,7 +381,7 @@ class RelianceDetector(Callback):
         self._guesser.forget()
         return pools[0]
 
-    def _plan_of(self, pools: Pools, pl_module: LightningModule) -> Plan:
+    def _plan_of(self, pools: Pools, pl_module: LightningModule) -> ExaminationPlan:
         return replace(
             self.plan,
             batch_size=pools.batch_size,
@@ -398,7 +398,7 @@ class RelianceDetector(Callback):
         with quickened(network, pool.images[:1].to(pl_module.device, dtype)) as layout:
             yield lambda images: find_logits(network(layout(images.to(dtype))))
 
-    def _mention(self, pools: Pools, census: Census) -> None:
+    def _mention(self, pools: Pools, census: PoolCensus) -> None:
         """Each once a run: that classes are left out, that masks are guessed, that training images lend nothing."""
         if pools.left_out:
             listed = f"leaves {len(pools.left_out)} classes out, among them {sorted(pools.left_out)[:5]}"

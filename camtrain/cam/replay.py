@@ -17,7 +17,7 @@ from camtrain.cam.passes import image_of, with_images
 
 
 @dataclass
-class Calls:
+class ReplayedCalls:
     """What a module returned at each call, and which of these calls can be answered from memory."""
 
     outputs: list[Any] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Replay:
     def __init__(self, model: nn.Module, inputs: Any, layer: Layer) -> None:
         self.model, self.inputs, self.layer = model, inputs, layer
         self.size = len(image_of(inputs))
-        self.calls = {module: Calls() for module in [layer.module, *_outermost(model, layer.module)]}
+        self.calls = {module: ReplayedCalls() for module in [layer.module, *_outermost(model, layer.module)]}
         self._ended = 0
         with hooked(self._recorders()):
             self.output = call(model, inputs)

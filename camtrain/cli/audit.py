@@ -189,7 +189,7 @@ def _metric_table(rows: Sequence[MetricRow]) -> Table:
 
 
 @dataclass
-class Measured:
+class MeasuredImages:
     """The values of each image by `<metric>/<method>`, NaN without an answer, and its confidences along the curves."""
 
     samples: list[str] = field(default_factory=list)
@@ -235,11 +235,11 @@ def evenly(count: int, most: int) -> list[int]:
 
 def measure(
     network: nn.Module, dataset: Dataset[Any], rows: Sequence[int], suite: Suite, options: AuditOptions
-) -> Measured:
+) -> MeasuredImages:
     """The suite's metrics of these rows of a dataset of named images, of the predicted class."""
     device = next((each.device for each in network.parameters()), torch.device("cpu"))
     layers: Any = options.layers
-    measured = Measured()
+    measured = MeasuredImages()
     for items in DataLoader(Subset(dataset, rows), options.batch_size, num_workers=options.workers):
         batch = read_batch(items)
         images = batch.images.to(device)
@@ -258,7 +258,7 @@ def measure(
     return measured
 
 
-def record_of(columns: Mapping[str, Sequence[Any]], measured: Measured, metrics: Sequence[str]) -> Metrics:
+def record_of(columns: Mapping[str, Sequence[Any]], measured: MeasuredImages, metrics: Sequence[str]) -> Metrics:
     """Means with intervals over what the columns hold, and the mean curves with theirs."""
     rows = []
     for metric in metrics:

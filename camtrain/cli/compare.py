@@ -9,7 +9,7 @@ from rich.table import Table
 from camtrain.cli.options import CompareOptions
 from camtrain.errors import DataError
 from camtrain.report.comparison import (
-    Run,
+    ComparedRun,
     comparison_of,
     read_run,
     shown_comparison_of,
@@ -54,7 +54,7 @@ def find_run(path: Path) -> Path:
     return found[0]
 
 
-def _table(runs: list[Run]) -> Table:
+def _table(runs: list[ComparedRun]) -> Table:
     """Numbers, then verdicts with their effects."""
     table = Table("", *unique_titles(runs))
     for name, values in shown_comparison_of(runs).items():

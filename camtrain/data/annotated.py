@@ -7,14 +7,14 @@ from pathlib import Path
 
 from camtrain.data.files import Sample, announce, image_size, list_images
 from camtrain.data.formats import Annotations, ImageAnnotation
-from camtrain.data.layouts import Layout, check_names, split_of
+from camtrain.data.layouts import FolderLayout, check_names, split_of
 from camtrain.data.shapes import Shape, area_of
 from camtrain.errors import DataError
 
 
 def from_annotations(
     annotations: Annotations, folder: Path, categories: Sequence[str] | None = None, upright: bool = True
-) -> Layout:
+) -> FolderLayout:
     """Images labeled with the category that covers most of them, and the union of its shapes as the object.
 
     Images without a shape or a label are left out, and counted.
@@ -46,7 +46,7 @@ def from_annotations(
     if not samples:
         raise DataError(f"The {annotations.kind} file annotates no image with the chosen categories. Choose others.")
     _say(annotations, len(samples), len(annotations.images))
-    return Layout(samples, names, [])
+    return FolderLayout(samples, names, [])
 
 
 def attached(samples: Sequence[Sample], names: Sequence[str], annotations: Annotations, folder: Path) -> list[Sample]:

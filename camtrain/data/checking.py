@@ -14,7 +14,7 @@ ReadFacts = Callable[[Sample], MaskFacts | None]
 
 
 @dataclass(frozen=True)
-class Look:
+class CheckedSample:
     """What was met in the files of an image.
 
     Attributes:
@@ -36,7 +36,7 @@ def check_samples(
     skip_corrupt: bool = False,
     rule: ImageRule = ImageRule(),  # noqa: B008 - frozen
     mask_facts: ReadFacts | None = None,
-) -> list[Look]:
+) -> list[CheckedSample]:
     """Open every image and mask before they are needed.
 
     Args:
@@ -56,10 +56,10 @@ def check_samples(
     if verify not in VERIFY:
         raise DataError(f"verify is one of {', '.join(VERIFY)}; got {verify!r}.")
     if verify == "none":
-        return [Look(sample, (0, 0)) for sample in samples]
+        return [CheckedSample(sample, (0, 0)) for sample in samples]
     with ThreadPoolExecutor(4) as pool:
         looks = list(pool.map(lambda sample: _look(sample, verify, rule, mask_facts), samples))
-    bad = [look for look in looks if not isinstance(look, Look)]
+    bad = [look for look in looks if not isinstance(look, CheckedSample)]
     wrong = [problem for problem in bad if isinstance(problem, MaskError)]
     if bad and (not skip_corrupt or wrong):
         first = (wrong or bad)[0]
@@ -68,12 +68,14 @@ def check_samples(
     if bad:
         shown = "; ".join(str(problem).split(":")[0] for problem in bad[:3])
         warnings.warn(f"Skipped {len(bad)} of {len(samples)} images: {shown}", UserWarning, stacklevel=2)
-    good = [look for look in looks if isinstance(look, Look)]
+    good = [look for look in looks if isinstance(look, CheckedSample)]
     _say(good, rule)
     return good
 
 
-def _look(sample: Sample, verify: str, rule: ImageRule, mask_facts: ReadFacts | None) -> Look | DataError | MaskError:
+def _look(
+    sample: Sample, verify: str, rule: ImageRule, mask_facts: ReadFacts | None
+) -> CheckedSample | DataError | MaskError:
     try:
         if verify == "headers":
             size, orientation = image_size(sample.image, rule.upright), 1
@@ -84,11 +86,11 @@ def _look(sample: Sample, verify: str, rule: ImageRule, mask_facts: ReadFacts | 
         if mask_facts is None or verify == "headers":
             for mask in sample.masks:
                 require_same_size(sample, size, image_size(mask, rule.upright), str(mask))
-            return Look(sample, size, orientation)
+            return CheckedSample(sample, size, orientation)
         facts = mask_facts(sample)
         if facts is not None:
             require_same_size(sample, size, facts.size, str(sample.mask or "its annotation"))
-        return Look(sample, size, orientation, facts)
+        return CheckedSample(sample, size, orientation, facts)
     except (DataError, MaskError) as error:
         return error
 
@@ -114,7 +116,7 @@ def _is_turned(sample: Sample) -> bool:
     return check_image(sample.image, ImageRule(upright=False))[1] > 4
 
 
-def _say(looks: Sequence[Look], rule: ImageRule) -> None:
+def _say(looks: Sequence[CheckedSample], rule: ImageRule) -> None:
     """A line on what was done to files that are not plain."""
     if turned := sum(look.orientation > 1 for look in looks):
         announce(

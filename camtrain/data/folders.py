@@ -13,11 +13,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from camtrain.data.annotated import attached, from_annotations
-from camtrain.data.checking import Look, check_samples
+from camtrain.data.checking import CheckedSample, check_samples
 from camtrain.data.files import ImageRule, Sample, announce, image_size, read_image, require_folder
 from camtrain.data.formats import Annotations, read_annotations
 from camtrain.data.formats.reading import Sources
-from camtrain.data.layouts import Layout, MaskFinder, has_class_folders, read_class_folders, read_index, say_splits
+from camtrain.data.layouts import (
+    FolderLayout,
+    MaskFinder,
+    has_class_folders,
+    read_class_folders,
+    read_index,
+    say_splits,
+)
 from camtrain.data.masks import MaskFacts, MaskRule, Values, mask_facts, mask_rule, read_mask_array
 from camtrain.data.shapes import drawn
 from camtrain.data.subsets import annotated_subset
@@ -57,7 +64,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         self.transform = transform
         self.image_rule, self.mask_rule = image_rule, mask_rule
         self.annotated = torch.ones(len(self.samples), dtype=torch.bool)
-        self.looks: list[Look] = []
+        self.looks: list[CheckedSample] = []
 
     @property
     def labels(self) -> Tensor:
@@ -246,7 +253,7 @@ class MaskedImageFolder(SampleDataset):
             "split": split_column,
         }
 
-        def read(split: str | None) -> Layout:
+        def read(split: str | None) -> FolderLayout:
             if index is not None:
                 return read_index(base / index, folder, find_mask, split, columns)
             return read_class_folders(folder, find_mask, split, exclude)

@@ -41,7 +41,7 @@ _COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """Images with labels, as a folder or a table names them.
 
     Attributes:
@@ -54,12 +54,12 @@ class Layout:
     class_names: list[str]
     group_names: list[str]
 
-    def of_split(self, split: str | None) -> "Layout":
+    def of_split(self, split: str | None) -> "FolderLayout":
         """The samples of a split; all for None."""
         samples = [sample for sample in self.samples if split in (None, sample.split)]
         if not samples:
             raise DataError(f"No image is annotated for the split {split!r}. Choose another.")
-        return Layout(samples, self.class_names, self.group_names)
+        return FolderLayout(samples, self.class_names, self.group_names)
 
 
 def split_of(name: str) -> str | None:
@@ -144,7 +144,7 @@ class MaskFinder:
 
 def read_class_folders(
     folder: Path, find_mask: MaskFinder, split: str | None = None, exclude: Collection[str] | None = None
-) -> Layout:
+) -> FolderLayout:
     """Images with one folder per class, which may lie in folders by split.
 
     Args:
@@ -180,7 +180,7 @@ def read_class_folders(
             "Set images to the folder of the class folders, or index to a CSV file with file and label."
         )
     _refuse_shared_masks(samples)
-    return Layout(samples, classes, [])
+    return FolderLayout(samples, classes, [])
 
 
 def read_index(
@@ -189,7 +189,7 @@ def read_index(
     find_mask: MaskFinder,
     split: str | None = None,
     columns: Mapping[str, str | Sequence[str] | None] | None = None,
-) -> Layout:
+) -> FolderLayout:
     """Images that a CSV file names; class and group names are sorted over all its rows.
 
     Args:
@@ -225,7 +225,7 @@ def read_index(
             samples.append(Sample(_existing(file, bases), classes.index(name), *tail))
     if not samples:
         raise DataError(f"{index} has no rows{'' if split is None else f' with split {split!r}'}. Add some.")
-    return Layout(samples, classes, groups)
+    return FolderLayout(samples, classes, groups)
 
 
 def check_names(names: Sequence[str], source: str) -> None:

@@ -18,9 +18,9 @@ from camtrain.reliance.estimate import (
     screen,
     sufficiency,
 )
-from camtrain.reliance.examine import Findings, Plan, Shown, examine, guess_margins, margins
+from camtrain.reliance.examine import ExaminationPlan, Findings, Shown, examine, guess_margins, margins
 from camtrain.reliance.guess import Guesser, guess_masks
-from camtrain.reliance.history import History
+from camtrain.reliance.history import VerdictHistory
 from camtrain.reliance.instances import (
     Instance,
     Transplant,
@@ -42,7 +42,7 @@ from camtrain.reliance.intervene import (
 )
 from camtrain.reliance.locate import Evidence, gather_evidence, join_evidence
 from camtrain.reliance.places import Exemplars, Region, exemplars, locate, region_of, with_regions
-from camtrain.reliance.pool import Census, Collecting, Collector, Count, Pools, Samples, usable
+from camtrain.reliance.pool import Collecting, Collector, Count, PoolCensus, Pools, Samples, usable
 from camtrain.reliance.records import STICKER, Criteria, Design, Effects, Estimate, Pool, Progress, Verdict, concatenate
 from camtrain.reliance.remedies import Advice, Remedy, advice_for, remedies_of
 from camtrain.reliance.retrain import Retrained, find_head, retrain_last_layer
@@ -53,7 +53,6 @@ __all__ = [
     "NEAR_OBJECT",
     "STICKER",
     "Advice",
-    "Census",
     "Collecting",
     "Collector",
     "Contrast",
@@ -63,14 +62,14 @@ __all__ = [
     "Effects",
     "Estimate",
     "Evidence",
+    "ExaminationPlan",
     "Exemplars",
     "Findings",
     "Guesser",
-    "History",
     "Instance",
     "Placement",
-    "Plan",
     "Pool",
+    "PoolCensus",
     "Pools",
     "Progress",
     "Region",
@@ -81,6 +80,7 @@ __all__ = [
     "Stickers",
     "Transplant",
     "Verdict",
+    "VerdictHistory",
     "adjust_families",
     "advice_for",
     "bootstrap",

@@ -20,7 +20,7 @@ from camtrain.swaps.compositing import fill_with_texture
 from camtrain.swaps.infills import noise_background
 from camtrain.swaps.looks import LOOKS, look_of
 
-__all__ = ["Findings", "Gather", "Plan", "Shown", "examine", "guess_margins", "margins"]
+__all__ = ["ExaminationPlan", "Findings", "Gather", "Shown", "examine", "guess_margins", "margins"]
 
 _FEWEST_ARMS = 3  # its own class, the one to win for, and one to compare with
 _COLORED = 12  # images of a class on noise in the donor's color: for a remark
@@ -30,7 +30,7 @@ Gather = Callable[[Callable[[], Effects]], Effects]
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExaminationPlan:
     """How a round is run: donor classes per image, mask margins in pixels (None: from the side), memory, seed.
 
     ``looks`` are the cues of the whole picture that are tried beside the background, with ``look_arms`` donor classes.
@@ -80,7 +80,7 @@ def examine(
     *,
     lenders: Pool | None = None,
     criteria: Criteria = Criteria(),  # noqa: B008  frozen
-    plan: Plan = Plan(),
+    plan: ExaminationPlan = ExaminationPlan(),
     gather: Gather = lambda compute: compute(),
     progress: Progress = lambda what, done, total: None,
 ) -> Findings:
@@ -188,7 +188,7 @@ class Round:
     lenders: Pool | None
     classes: tuple[int, ...]
     criteria: Criteria
-    plan: Plan
+    plan: ExaminationPlan
     gather: Gather
     progress: Progress
     mine: dict[str, Effects] = field(default_factory=dict)
@@ -331,7 +331,7 @@ def guess_margins(images: Float[Tensor, "N C H W"]) -> tuple[int, int]:
     return max(1, round(side / 64)), max(3, round(0.12 * side))
 
 
-def _margins(pool: Pool, plan: Plan) -> tuple[int, int]:
+def _margins(pool: Pool, plan: ExaminationPlan) -> tuple[int, int]:
     margin, guard = margins(pool.images)
     return (
         margin if plan.margin is None else plan.margin,

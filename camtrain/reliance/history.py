@@ -13,7 +13,7 @@ def _nothing() -> dict[str, float]:
 
 
 @dataclass
-class History:
+class VerdictHistory:
     """The last logged values, the epoch in which each class was first flagged, and how many rounds there were when."""
 
     values: dict[str, float] = field(default_factory=_nothing)
@@ -38,7 +38,7 @@ class History:
     def is_due(self, epoch: int, *, start: int, every: int, last: int | None) -> bool:
         """Whether to examine in this epoch of a fit: `every` so many, and in the `last`, but none twice.
 
-        >>> [epoch for epoch in range(6) if History(examined_epoch=1).is_due(epoch, start=0, every=3, last=5)]
+        >>> [epoch for epoch in range(6) if VerdictHistory(examined_epoch=1).is_due(epoch, start=0, every=3, last=5)]
         [4, 5]
         """
         if epoch < start or epoch == self.examined_epoch:
@@ -50,7 +50,7 @@ class History:
         return asdict(self)
 
     @classmethod
-    def restored(cls, state: dict[str, Any]) -> "History":
+    def restored(cls, state: dict[str, Any]) -> "VerdictHistory":
         """From a checkpoint."""
         names = ("values", "flagged_since", "examined_epoch", "rounds")
         values, since, examined, rounds = (state[name] for name in names)

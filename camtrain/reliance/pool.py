@@ -13,7 +13,7 @@ from camtrain.data.batches import Adapter, Batch, check_masks, read_batch
 from camtrain.errors import BatchError, CamtrainError, ConfigurationError
 from camtrain.reliance.records import Pool
 
-__all__ = ["Census", "Collecting", "Collector", "Count", "Pools", "Samples", "usable"]
+__all__ = ["Collecting", "Collector", "Count", "PoolCensus", "Pools", "Samples", "usable"]
 
 Annotated = tuple[bool, bool]
 _NO_LABELS = (
@@ -271,7 +271,7 @@ class Count:
 
 
 @dataclass(frozen=True)
-class Census:
+class PoolCensus:
     """What all processes hold together: the classes that can be judged, and whether training images can lend."""
 
     classes: tuple[int, ...]
@@ -279,7 +279,7 @@ class Census:
     size: tuple[int, ...]
 
     @classmethod
-    def of(cls, counts: Sequence[Count], least: int) -> "Census":
+    def of(cls, counts: Sequence[Count], least: int) -> "PoolCensus":
         """Training images lend where they are of one size with the others, and at least so many of each class.
 
         CamtrainError where no process has an image that can be judged.

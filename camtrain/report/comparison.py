@@ -14,7 +14,7 @@ from camtrain.records.run_info import read_run_info
 from camtrain.report import summary as story
 from camtrain.report.charts import Series, line_chart
 from camtrain.report.formatting import FILTERS
-from camtrain.report.pictures import Film, Frame, Pictures, films
+from camtrain.report.pictures import Film, Frame, SavedPictures, films
 
 SIDE = 160
 MOST_PROBES = 16
@@ -22,7 +22,7 @@ _Reel = tuple[str, str | None, tuple[Frame, ...]]  # picture, label, frames
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """A run to compare: its folder, its title, what was recorded."""
 
     folder: Path
@@ -43,9 +43,11 @@ class Seen:
     frames: list[tuple[Frame, ...] | None]
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> ComparedRun:
     """The run in a folder; its title is that of `run.json`, else what its folder is called."""
-    return Run(folder, str(read_run_info(folder).get("title") or name_of(folder.resolve())), read_history(folder))
+    return ComparedRun(
+        folder, str(read_run_info(folder).get("title") or name_of(folder.resolve())), read_history(folder)
+    )
 
 
 def name_of(folder: Path) -> str:
@@ -59,11 +61,11 @@ def name_of(folder: Path) -> str:
     return f"{folder.parent.parent.name} ({folder.name})" if folder.parent.name == "camtrain" else folder.name
 
 
-def comparison_of(runs: Sequence[Run]) -> dict[str, list[float | None]]:
+def comparison_of(runs: Sequence[ComparedRun]) -> dict[str, list[float | None]]:
     """Each measure at the end of each run, by label; None where it was not measured.
 
-    >>> one = Run(Path(), "a", History(scalars={"val/accuracy": {0: 0.5}}))
-    >>> comparison_of([one, Run(Path(), "b", History())])
+    >>> one = ComparedRun(Path(), "a", History(scalars={"val/accuracy": {0: 0.5}}))
+    >>> comparison_of([one, ComparedRun(Path(), "b", History())])
     {'Accuracy': [0.5, None]}
     """
     measured = [{one.label: one.after for one in story.measures(run.history)} for run in runs]
@@ -71,17 +73,17 @@ def comparison_of(runs: Sequence[Run]) -> dict[str, list[float | None]]:
     return {label: [_known(found.get(label)) for found in measured] for label in labels}
 
 
-def shown_comparison_of(runs: Sequence[Run]) -> dict[str, list[str]]:
+def shown_comparison_of(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
     """The same as people read it.
 
-    >>> shown_comparison_of([Run(Path(), "a", History(scalars={"val/accuracy": {0: 0.5}}))])
+    >>> shown_comparison_of([ComparedRun(Path(), "a", History(scalars={"val/accuracy": {0: 0.5}}))])
     {'Accuracy': ['50.0 %']}
     """
     units = {one.label: one.unit for run in runs for one in story.measures(run.history)}
     return {label: [story.shown(value, units[label]) for value in row] for label, row in comparison_of(runs).items()}
 
 
-def write_comparison(runs: Sequence[Run], path: Path) -> Path:
+def write_comparison(runs: Sequence[ComparedRun], path: Path) -> Path:
     """Write the page and return its path; it holds its pictures and sends no request."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
@@ -96,13 +98,13 @@ def write_comparison(runs: Sequence[Run], path: Path) -> Path:
     return path
 
 
-def unique_titles(runs: Sequence[Run]) -> list[str]:
+def unique_titles(runs: Sequence[ComparedRun]) -> list[str]:
     """The titles, numbered where two are the same."""
     titles = [run.title for run in runs]
     return [f"{t} ({titles[: i + 1].count(t)})" if titles.count(t) > 1 else t for i, t in enumerate(titles)]
 
 
-def verdicts_of(runs: Sequence[Run]) -> dict[str, list[VerdictRow | None]]:
+def verdicts_of(runs: Sequence[ComparedRun]) -> dict[str, list[VerdictRow | None]]:
     """By class, the last verdict in each run."""
     found = [
         {row.class_name: row for row in story.latest_verdicts(run.history, max(run.history.epochs, default=None))}
@@ -112,7 +114,7 @@ def verdicts_of(runs: Sequence[Run]) -> dict[str, list[VerdictRow | None]]:
     return {name: [rows.get(name) for rows in found] for name in names}
 
 
-def charts_of(runs: Sequence[Run]) -> dict[str, Markup]:
+def charts_of(runs: Sequence[ComparedRun]) -> dict[str, Markup]:
     """Accuracy, worst group and inside energy by title, a curve for each run."""
     charts = {}
     for title, find in (("Accuracy", _accuracy), ("Worst-group accuracy", _worst), ("Inside energy", _energy)):
@@ -126,13 +128,13 @@ def charts_of(runs: Sequence[Run]) -> dict[str, Markup]:
     return charts
 
 
-def probes_of(runs: Sequence[Run]) -> list[Seen]:
+def probes_of(runs: Sequence[ComparedRun]) -> list[Seen]:
     """The probes, those that most runs have seen first."""
     found: list[dict[str, _Reel]] = []
     for run in runs:
         epochs = list(run.history.panels.get(HEATMAPS, {}))
         ends = list(dict.fromkeys([*epochs[:1], *epochs[-1:]]))  # one epoch is its first and its last
-        reels = films(run.history, Pictures(run.folder, SIDE), ends, most=MOST_PROBES)
+        reels = films(run.history, SavedPictures(run.folder, SIDE), ends, most=MOST_PROBES)
         whole = [one for one in reels if None not in one.frames]
         found.append({one.sample: (one.picture, one.label, _known_frames(one)) for one in whole})
     samples = list(dict.fromkeys(sample for reel in found for sample in reel))

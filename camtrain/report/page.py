@@ -18,10 +18,10 @@ from camtrain.report.charts import Series, Unit, area_chart, line_chart
 from camtrain.report.formatting import FILTERS
 from camtrain.report.metric_table import curve_charts, metric_columns
 from camtrain.report.pictures import (
-    Case,
+    FailureCase,
     Intervention,
-    Pictures,
     Place,
+    SavedPictures,
     failures,
     film_epochs,
     films,
@@ -92,7 +92,7 @@ def write_report(folder: str | Path) -> Path:
     folder = Path(folder)
     history = read_history(folder)
     for side in SIDES:
-        page = render(history, Pictures(folder, side), read_run_info(folder), _title(folder)).encode()
+        page = render(history, SavedPictures(folder, side), read_run_info(folder), _title(folder)).encode()
         if len(page) <= LIMIT:
             break
     return _replace(folder / REPORT_FILE, page)
@@ -110,7 +110,7 @@ class ReportPage:
         return f'<iframe srcdoc="{page}" width="100%" height="{self.height}" style="border:1px solid #ccc"></iframe>'
 
 
-def render(history: History, pictures: Pictures, info: Mapping[str, Any], title: str) -> str:
+def render(history: History, pictures: SavedPictures, info: Mapping[str, Any], title: str) -> str:
     """The page of a history as HTML."""
     run, start = story.span(history), story.alignment_start(history)
     epochs = film_epochs(history, start=start)
@@ -151,7 +151,7 @@ def render(history: History, pictures: Pictures, info: Mapping[str, Any], title:
     )
 
 
-def class_verdicts(history: History, pictures: Pictures) -> list[ClassVerdict]:
+def class_verdicts(history: History, pictures: SavedPictures) -> list[ClassVerdict]:
     """The latest verdict of each class, beside the last one before alignment; the most worrying first."""
     run = story.span(history)
     rows = story.latest_verdicts(history, run.after)
@@ -173,7 +173,7 @@ def class_verdicts(history: History, pictures: Pictures) -> list[ClassVerdict]:
     return sorted(found, key=_worry)
 
 
-def case_filters(cases: Sequence[Case]) -> dict[str, list[str]]:
+def case_filters(cases: Sequence[FailureCase]) -> dict[str, list[str]]:
     """What the failure cases can be filtered by, and the values that occur; nothing that has one value only."""
     values = {
         "when": [one.when for one in cases],
@@ -245,7 +245,7 @@ def _chart(history: History, title: str, names: Mapping[str, str], start: int | 
     return Chart(title, series, Markup(line_chart(series, unit=unit, start=start, epochs=history.epochs)), unit)
 
 
-def _cells(history: History, run: story.Span) -> list[tuple[str, dict[str, int]]]:
+def _cells(history: History, run: story.EpochSpan) -> list[tuple[str, dict[str, int]]]:
     """The counts of the last pass, and before them those of the last one without alignment."""
     now = max(history.cells, default=None)
     before = max((epoch for epoch in history.cells if run.before is not None and epoch <= run.before), default=None)

@@ -42,7 +42,7 @@ class Film:
 
 
 @dataclass(frozen=True)
-class Case:
+class FailureCase:
     """One failure: the picture, overlays by method, the one for the true class, and what went wrong when."""
 
     sample: str
@@ -81,7 +81,7 @@ class Place:
     images: int
 
 
-class Pictures:
+class SavedPictures:
     """The pictures in a folder as data URIs, no side longer than `side`; None for a file that is gone."""
 
     def __init__(self, folder: Path, side: int) -> None:
@@ -143,7 +143,7 @@ def film_epochs(history: History, most: int = 12, start: int | None = None) -> l
     return sorted(fixed.union(free))
 
 
-def films(history: History, pictures: Pictures, epochs: Sequence[int], most: int = 12) -> list[Film]:
+def films(history: History, pictures: SavedPictures, epochs: Sequence[int], most: int = 12) -> list[Film]:
     """The probes over these epochs, those seen most often first come, at most `most` of them."""
     passes = [history.panels[HEATMAPS][epoch] for epoch in epochs]
     seen: dict[str, int] = {}
@@ -154,7 +154,9 @@ def films(history: History, pictures: Pictures, epochs: Sequence[int], most: int
     return [_film(sample, passes, pictures) for sample in followed]
 
 
-def failures(history: History, pictures: Pictures, epoch: int | None, when: str, most: int = 36) -> list[Case]:
+def failures(
+    history: History, pictures: SavedPictures, epoch: int | None, when: str, most: int = 36
+) -> list[FailureCase]:
     """The failure cases of the last pass up to an epoch, said to be of `when`."""
     passes = [at for at in history.panels.get(FAILURES, {}) if epoch is not None and at <= epoch]
     items = history.panels[FAILURES][passes[-1]].items if passes else []
@@ -162,7 +164,7 @@ def failures(history: History, pictures: Pictures, epoch: int | None, when: str,
 
 
 def interventions(
-    history: History, pictures: Pictures, epoch: int | None, most: int = 2
+    history: History, pictures: SavedPictures, epoch: int | None, most: int = 2
 ) -> dict[str, list[Intervention]]:
     """By class name, the examples of the last detection up to an epoch, at most `most` of a class."""
     passes = [at for at in history.examples if epoch is not None and at <= epoch]
@@ -175,7 +177,7 @@ def interventions(
     return found
 
 
-def places(history: History, pictures: Pictures, epoch: int | None) -> dict[str, Place]:
+def places(history: History, pictures: SavedPictures, epoch: int | None) -> dict[str, Place]:
     """By class name, where its cue lay in the last detection up to an epoch."""
     passes = [at for at in history.strips if epoch is not None and at <= epoch]
     found: dict[str, Place] = {}
@@ -186,7 +188,7 @@ def places(history: History, pictures: Pictures, epoch: int | None) -> dict[str,
     return found
 
 
-def _film(sample: str, passes: Sequence[Pass], pictures: Pictures) -> Film:
+def _film(sample: str, passes: Sequence[Pass], pictures: SavedPictures) -> Film:
     found = [next((item for item in one.items if item["sample"] == sample), None) for one in passes]
     first = next(item for item in found if item is not None)
     frames = [
@@ -195,7 +197,7 @@ def _film(sample: str, passes: Sequence[Pass], pictures: Pictures) -> Film:
     return Film(sample, pictures.outlined(first) or GONE, first["label_name"], first["group_name"], frames)
 
 
-def _frame(epoch: int, item: Line, pictures: Pictures) -> Frame:
+def _frame(epoch: int, item: Line, pictures: SavedPictures) -> Frame:
     overlays = {method: uri for method, uri in pictures.overlays(item).items() if uri}
     move = item.get("since_last")
     return Frame(
@@ -210,9 +212,9 @@ def _frame(epoch: int, item: Line, pictures: Pictures) -> Frame:
     )
 
 
-def _case(item: Line, pictures: Pictures, when: str) -> Case:
+def _case(item: Line, pictures: SavedPictures, when: str) -> FailureCase:
     true = item.get("true_overlay")
-    return Case(
+    return FailureCase(
         sample=item["sample"],
         picture=pictures.outlined(item) or GONE,
         overlays={method: uri for method, uri in pictures.overlays(item).items() if uri},

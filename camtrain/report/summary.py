@@ -20,7 +20,7 @@ Unit = Literal["share", "ratio", "count"]  # shown as percent, with two digits, 
 
 
 @dataclass(frozen=True)
-class Span:
+class EpochSpan:
     """The two epochs that a run is told by; `before` is None where there is only one to speak of.
 
     With alignment, `before` is the last epoch without it; otherwise the first epoch.
@@ -64,18 +64,18 @@ def alignment_start(history: History) -> int | None:
     return min((epoch for epoch, value in active.items() if value > 0), default=None)
 
 
-def span(history: History) -> Span:
+def span(history: History) -> EpochSpan:
     """The epochs before and after, as `Span` says.
 
     >>> span(History(scalars={"alignment/weight": {0: 0.0, 1: 0.0, 2: 1.0, 3: 1.0}}))
-    Span(before=1, after=3, aligned=True)
+    EpochSpan(before=1, after=3, aligned=True)
     """
     epochs, start = history.epochs, alignment_start(history)
     if not epochs:
-        return Span(None, None, False)
+        return EpochSpan(None, None, False)
     if start is not None:
-        return Span(max((epoch for epoch in epochs if epoch < start), default=None), epochs[-1], True)
-    return Span(epochs[0] if len(epochs) > 1 else None, epochs[-1], False)
+        return EpochSpan(max((epoch for epoch in epochs if epoch < start), default=None), epochs[-1], True)
+    return EpochSpan(epochs[0] if len(epochs) > 1 else None, epochs[-1], False)
 
 
 def value_at(by_epoch: dict[int, float], epoch: int | None, *, since: int = 0) -> float:

@@ -42,7 +42,7 @@ class Square:
     share: float
 
 
-def class_lines(history: History, run: story.Span) -> list[ClassLine]:
+def class_lines(history: History, run: story.EpochSpan) -> list[ClassLine]:
     """A line for each class of the last pass, those that are right for the wrong reason most often first."""
     now = _pass_at(history, run.after)
     before = _by_name(_pass_at(history, run.before)) if run.before is not None else {}

@@ -14,7 +14,7 @@ from camtrain.reliance.remedies import advice_for
 from camtrain.report.formatting import signed
 from camtrain.report.summary import (
     RELIANT,
-    Span,
+    EpochSpan,
     alignment_start,
     headline,
     latest_verdicts,
@@ -109,12 +109,12 @@ def places(report: Path, checkpoints: Sequence[Any] = (), loggers: Sequence[Any]
     return found
 
 
-def _columns(run: Span) -> Iterable[str]:
+def _columns(run: EpochSpan) -> Iterable[str]:
     before, after = ("before alignment", "after") if run.aligned else ("first", "last")
     return _known(run, f"{before} (epoch {run.before})", f"{after} (epoch {run.after})")
 
 
-def _known(run: Span, before: str, after: str) -> tuple[str, ...]:
+def _known(run: EpochSpan, before: str, after: str) -> tuple[str, ...]:
     return (after,) if run.before is None else (before, after)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from camtrain.reliance import Design, Plan, Pool, concatenate, examine, illustrate, margins, restrict
+from camtrain.reliance import Design, ExaminationPlan, Pool, concatenate, examine, illustrate, margins, restrict
 from camtrain.reliance.examine import Round
 from tests.reliance.worlds import World, mixture, read_background, read_background_for, read_object
 
@@ -78,7 +78,9 @@ def test_examine__eroded_masks_end_undecided_with_the_reason():
         return 6 * images[:, :, 5:11, 10:11].mean(dim=(2, 3))
 
     names = [str(c) for c in range(4)]
-    found = examine(reads_the_rim, Pool(pool.images, pool.labels, small), names, range(4), plan=Plan(guard=4))
+    found = examine(
+        reads_the_rim, Pool(pool.images, pool.labels, small), names, range(4), plan=ExaminationPlan(guard=4)
+    )
     assert {one.verdict for one in found.verdicts} == {"undecided"}
     assert all("masks too small" in one.note for one in found.verdicts)
 
@@ -94,7 +96,7 @@ def test_examine__of_one_class_decides_nothing():
 def test_examine__repeats_to_the_bit():
     world = World(classes=3, images=15, seed=0)
     first, second = (
-        examine(mixture(0.2), world.pool(), ["a", "b", "c"], range(3), plan=Plan(seed=5)) for _ in range(2)
+        examine(mixture(0.2), world.pool(), ["a", "b", "c"], range(3), plan=ExaminationPlan(seed=5)) for _ in range(2)
     )
     assert repr(first.verdicts) == repr(second.verdicts)  # NaN is not equal to itself
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from camtrain.errors import MaskError
 from camtrain.reliance import (
     Criteria,
+    ExaminationPlan,
     Guesser,
-    Plan,
     Pool,
     decide,
     examine,
@@ -162,7 +162,7 @@ def scenes(seed: int, cue: str = "none", classes: int = 4, each: int = 24) -> Po
 
 
 def verdicts(pool: Pool, predict, **kwargs) -> list[tuple[str, str]]:
-    found = examine(predict, pool, list("abcd"), range(4), plan=Plan(guessed=True), **kwargs)
+    found = examine(predict, pool, list("abcd"), range(4), plan=ExaminationPlan(guessed=True), **kwargs)
     return [(one.verdict, one.cue) for one in found.verdicts]
 
 
@@ -184,7 +184,7 @@ def test_examine_guessed__finds_a_corner_far_from_the_object():
 
 
 def test_examine_guessed__never_clears_and_says_over_which_share_of_the_frame():
-    found = examine(by_object, scenes(0), list("abcd"), range(4), plan=Plan(guessed=True))
+    found = examine(by_object, scenes(0), list("abcd"), range(4), plan=ExaminationPlan(guessed=True))
     assert {one.verdict for one in found.verdicts} == {"no evidence"}
     assert all(
         "no evidence found, by these tests, over" in one.note and "% of the frame" in one.note for one in found.verdicts
@@ -199,7 +199,9 @@ def test_examine_guessed__an_object_that_was_cut_off_is_suspect_at_most():
     def by_lower_rim(images: Tensor) -> Tensor:
         return color_of(images[:, :, 19:21, 16:20].mean(dim=(2, 3)))
 
-    found = examine(by_lower_rim, Pool(pool.images, pool.labels, cut), list("abcd"), range(4), plan=Plan(guessed=True))
+    found = examine(
+        by_lower_rim, Pool(pool.images, pool.labels, cut), list("abcd"), range(4), plan=ExaminationPlan(guessed=True)
+    )
     assert "reliant" not in {one.verdict for one in found.verdicts}
     assert [one.verdict for one in found.verdicts].count("suspect") >= 3
     assert all("look at the pictures" in one.note for one in found.verdicts if one.verdict == "suspect")
@@ -209,7 +211,9 @@ def test_examine_guessed__what_shows_in_the_frame_alone_is_suspect():
     pool = scenes(0, "corner")
     large = torch.zeros_like(pool.masks)
     large[:, 1:, 1:] = 1  # everything may be object: nothing is exchanged far from it
-    found = examine(by_corner, Pool(pool.images, pool.labels, large), list("abcd"), range(4), plan=Plan(guessed=True))
+    found = examine(
+        by_corner, Pool(pool.images, pool.labels, large), list("abcd"), range(4), plan=ExaminationPlan(guessed=True)
+    )
     assert {(one.verdict, one.cue) for one in found.verdicts} == {("suspect", "frame")}
 
 
@@ -301,5 +305,5 @@ def test_examine_guessed__costs_what_it_says():
         return by_object(images)
 
     pool = scenes(0)
-    examine(predict, pool, list("abcd"), range(4), plan=Plan(guessed=True, arms=4, stickers=False))
+    examine(predict, pool, list("abcd"), range(4), plan=ExaminationPlan(guessed=True, arms=4, stickers=False))
     assert sum(asked) == len(pool.labels) * (1 + 4 + 3 * 4 + 2 * 2)

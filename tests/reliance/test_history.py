@@ -1,6 +1,6 @@
 import math
 
-from camtrain.reliance import History, Verdict
+from camtrain.reliance import Verdict, VerdictHistory
 
 
 def verdict(index: int, answer: str, effect: float = 0.3) -> Verdict:
@@ -8,7 +8,7 @@ def verdict(index: int, answer: str, effect: float = 0.3) -> Verdict:
 
 
 def test_history__only_the_first_flag_of_a_run_is_the_first():
-    history = History()
+    history = VerdictHistory()
     assert not history.keep([verdict(0, "not reliant", 0.01)], epoch=0)
     assert history.keep([verdict(0, "reliant")], epoch=1)
     assert not history.keep([verdict(0, "reliant"), verdict(1, "reliant")], epoch=2)
@@ -16,7 +16,7 @@ def test_history__only_the_first_flag_of_a_run_is_the_first():
 
 
 def test_history__a_class_that_was_not_judged_keeps_its_last_effect():
-    history = History()
+    history = VerdictHistory()
     history.keep([verdict(0, "reliant", 0.3), verdict(1, "undecided", math.nan)], epoch=0)
     history.keep([verdict(2, "suspect", 0.1)], epoch=1)
     assert history.values["reliance/effect/a"] == 0.3
@@ -25,12 +25,12 @@ def test_history__a_class_that_was_not_judged_keeps_its_last_effect():
 
 
 def test_history__is_restored_from_its_state():
-    history = History(rounds=3, examined_epoch=4)
+    history = VerdictHistory(rounds=3, examined_epoch=4)
     history.keep([verdict(0, "reliant")], epoch=4)
-    restored = History.restored(history.state())
+    restored = VerdictHistory.restored(history.state())
     assert restored == history
     assert not restored.is_due(4, start=0, every=1, last=9)
 
 
 def test_history__nothing_is_due_before_the_start():
-    assert [History().is_due(epoch, start=2, every=1, last=1) for epoch in (1, 2)] == [False, True]
+    assert [VerdictHistory().is_due(epoch, start=2, every=1, last=1) for epoch in (1, 2)] == [False, True]

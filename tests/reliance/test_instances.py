@@ -6,7 +6,7 @@ import torch
 
 from camtrain.reliance import (
     Effects,
-    Plan,
+    ExaminationPlan,
     concatenate,
     examine,
     flipped,
@@ -60,7 +60,7 @@ def test_transplants__stand_in_verdicts_that_a_person_should_look_at():
 
 def test_transplant__costs_no_forward():
     seen = []
-    found(lambda images: seen.append(len(images)) or read_background(images), classes=3, plan=Plan(looks=()))
+    found(lambda images: seen.append(len(images)) or read_background(images), classes=3, plan=ExaminationPlan(looks=()))
     assert sum(seen) == 60 * (1 + 3) + 36 * 3  # before, arms, color alone
 
 

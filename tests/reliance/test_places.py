@@ -8,8 +8,8 @@ from torch import Tensor
 
 from camtrain.reliance import (
     Evidence,
+    ExaminationPlan,
     Findings,
-    Plan,
     Pool,
     Verdict,
     examine,
@@ -55,7 +55,7 @@ def reads_patches(images: Tensor) -> Tensor:
 
 
 def found(pool: Pool, predict=reads_patches, count: int = CLASSES) -> Findings:
-    return examine(predict, pool, [f"class {c}" for c in range(count)], range(count), plan=Plan(looks=()))
+    return examine(predict, pool, [f"class {c}" for c in range(count)], range(count), plan=ExaminationPlan(looks=()))
 
 
 @cache

@@ -12,8 +12,8 @@ from camtrain.reliance import (
     Criteria,
     Effects,
     Estimate,
+    ExaminationPlan,
     Placement,
-    Plan,
     Pool,
     Verdict,
     concatenate,
@@ -192,7 +192,7 @@ def test_find_stickers__reads_a_single_logit():
 
 def test_examine_guessed__measures_stickers_and_can_show_them():
     pool, _ = scenes("off")
-    findings = examine(by_dot, pool, NAMES, range(3), plan=Plan(guessed=True))
+    findings = examine(by_dot, pool, NAMES, range(3), plan=ExaminationPlan(guessed=True))
     assert {one.verdict for one in findings.verdicts} == {"reliant"}
     flips = transplant(findings.effects[STICKER], 0)
     assert flips.flips > 0.7 * flips.images > 0
@@ -246,7 +246,7 @@ def test_examine_guessed__looks_again_at_backgrounds_and_never_at_stickers(monke
 
     monkeypatch.setattr(Round, "swap", noting)
     pool, _ = scenes("on")
-    findings = examine(by_dot, pool, NAMES, range(3), plan=Plan(guessed=True))
+    findings = examine(by_dot, pool, NAMES, range(3), plan=ExaminationPlan(guessed=True))
     found = screen(findings.effects[STICKER], range(3), Criteria(), generator=torch.Generator().manual_seed(0))
     assert {one.class_index for one in rejected(found, Criteria())} == {0, 1, 2}  # they do win
     assert STICKER not in asked
@@ -254,7 +254,7 @@ def test_examine_guessed__looks_again_at_backgrounds_and_never_at_stickers(monke
 
 def test_examine_guessed__what_the_object_wears_is_no_sticker():
     pool, _ = scenes("on")
-    findings = examine(by_dot, pool, NAMES, range(3), plan=Plan(guessed=True))
+    findings = examine(by_dot, pool, NAMES, range(3), plan=ExaminationPlan(guessed=True))
     assert "reliant" not in {one.verdict for one in findings.verdicts}
     assert findings.stickers is not None
 
@@ -271,7 +271,7 @@ def test_examine_guessed__need_not_look_for_stickers():
         return predict
 
     for stickers in asked:
-        plan = Plan(guessed=True, stickers=stickers)
+        plan = ExaminationPlan(guessed=True, stickers=stickers)
         findings = examine(counting(stickers), pool, NAMES, range(3), plan=plan)
         assert STICKER not in {one.cue for one in findings.verdicts}
     assert asked[True] - asked[False] == len(pool.labels) * (9 + 9 + 9 + 12)

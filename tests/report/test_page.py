@@ -9,7 +9,7 @@ from camtrain.records.history import History, Pass
 from camtrain.records.run_info import write_run_info
 from camtrain.report.charts import Series, area_chart, line_chart
 from camtrain.report.page import EffectAxis, class_verdicts, curves, write_report
-from camtrain.report.pictures import Pictures, film_epochs, spread
+from camtrain.report.pictures import SavedPictures, film_epochs, spread
 from camtrain.sinks import (
     CELLS,
     FAILURES,
@@ -154,7 +154,7 @@ def test_report__puts_suspects_behind_reliant_classes(tmp_path):
     kinds = ["no evidence", "undecided", "suspect", "reliant"]
     rows = [VerdictRow(i, kind, kind, 0.1, 0.0, 0.2, 0.0, 0.1, 9) for i, kind in enumerate(kinds)]
     FilesSink(tmp_path).write(Verdicts(tuple(rows), 0, 0))
-    found = class_verdicts(read_history(tmp_path), Pictures(tmp_path, 80))
+    found = class_verdicts(read_history(tmp_path), SavedPictures(tmp_path, 80))
     assert [one.row.verdict for one in found] == kinds[::-1]
     page = opened(tmp_path)
     assert all(kind in page.words for kind in kinds)

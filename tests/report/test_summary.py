@@ -2,7 +2,7 @@ from math import isnan
 
 import pytest
 
-from camtrain.report.summary import Span, alignment_start, find_scalar, headline, measures, span, value_at
+from camtrain.report.summary import EpochSpan, alignment_start, find_scalar, headline, measures, span, value_at
 from camtrain.sinks import CELLS, History, VerdictRow
 
 NAN = float("nan")
@@ -25,11 +25,11 @@ def test_alignment_start__is_the_first_epoch_with_a_weight(weights, start):
 def test_span__is_told_from_around_the_start_of_alignment():
     accuracy = dict.fromkeys(range(6), 0.5)
     weights = {epoch: float(epoch >= 4) for epoch in range(6)}
-    assert span(History()) == Span(None, None, False)
-    assert span(History(scalars={"val/acc": {2: 0.5}})) == Span(None, 2, False)
-    assert span(History(scalars={"val/acc": accuracy})) == Span(0, 5, False)
-    assert span(History(scalars={"val/acc": accuracy, "alignment/weight": weights})) == Span(3, 5, True)
-    assert span(History(scalars={"alignment/weight": {0: 1.0, 1: 1.0}})) == Span(None, 1, True)
+    assert span(History()) == EpochSpan(None, None, False)
+    assert span(History(scalars={"val/acc": {2: 0.5}})) == EpochSpan(None, 2, False)
+    assert span(History(scalars={"val/acc": accuracy})) == EpochSpan(0, 5, False)
+    assert span(History(scalars={"val/acc": accuracy, "alignment/weight": weights})) == EpochSpan(3, 5, True)
+    assert span(History(scalars={"alignment/weight": {0: 1.0, 1: 1.0}})) == EpochSpan(None, 1, True)
 
 
 def test_value_at__skips_what_was_not_measured():

@@ -2,7 +2,7 @@ from math import isnan
 
 import pytest
 
-from camtrain.report.summary import Span
+from camtrain.report.summary import EpochSpan
 from camtrain.report.tables import MOST_CLASSES, MOST_CURVES, class_lines, energies_by_class, matrix
 from camtrain.sinks import CELLS, History, VerdictRow
 
@@ -23,7 +23,7 @@ def history():
 
 
 def test_class_lines__put_reliant_classes_first_and_remember_the_past():
-    car, boat, hen = class_lines(history(), Span(1, 3, True))
+    car, boat, hen = class_lines(history(), EpochSpan(1, 3, True))
     assert (car.name, car.verdict, car.accuracy, car.lucky) == ("car", "reliant", 0.5, 0.25)
     assert (boat.accuracy, boat.inside_energy, boat.lucky) == (0.8, 0.5, 0.2)
     assert (boat.earlier_accuracy, boat.earlier_energy, boat.earlier_lucky) == (0.5, 0.2, 0.4)
@@ -33,7 +33,7 @@ def test_class_lines__put_reliant_classes_first_and_remember_the_past():
 
 
 def test_class_lines__of_nothing_are_none():
-    assert class_lines(History(), Span(None, None, False)) == []
+    assert class_lines(History(), EpochSpan(None, None, False)) == []
 
 
 def test_matrix__gives_counts_and_shares_of_the_true_class():
