@@ -23,7 +23,7 @@ def from_annotations(
     if unknown := [name for name in names if name not in annotations.categories]:
         there = sorted(annotations.categories)
         raise DataError(f"The annotations have no category {unknown}; they have {there}. Correct categories.")
-    check_names(names, f"The {annotations.kind} annotations")
+    check_names(names, annotations.kind)
     find = _Finder(annotations.folder or folder)
     samples, missing = [], []
     for image in annotations.images:
@@ -44,7 +44,9 @@ def from_annotations(
             "Correct the folder of the images, or remove their entries."
         )
     if not samples:
-        raise DataError(f"The {annotations.kind} file annotates no image with the chosen categories. Choose others.")
+        raise DataError(
+            f"The annotations, {annotations.kind}, are of no image with the chosen categories. Choose others."
+        )
     _say(annotations, len(samples), len(annotations.images))
     return FolderLayout(samples, names, [])
 

@@ -179,14 +179,16 @@ class _Pixels:
 
 def _decode(path: Path, rule: MaskRule) -> _Pixels:
     with opened(path, rule.upright) as image:
-        lossy = image.format in _LOSSY
+        lossy = image.format in _LOSSY and not (image.format == "WEBP" and _is_lossless_webp(path))
         if rule.channel in ("red", "green", "blue", "alpha"):
             return _Pixels(path, _channel(image, rule.channel, path), False, lossy)
         alpha = None if rule.channel == "color" else _alpha(image)
-        palette = image.getpalette("RGB") if image.mode == "P" else None
+        palette = image.getpalette("RGB") if image.mode == "P" and not rule.soft else None
         if (image.mode == "P" and rule.soft) or image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa", "La"):
             image = image.convert("RGB")
         values = np.array(image)
+    if palette and (grays := _grays(values, np.reshape(palette, (-1, 3)))) is not None:
+        values, palette = grays, None
     colored = False
     bilevel = values.dtype == bool
     values = values.view(np.uint8) if bilevel else values.astype(values.dtype.newbyteorder("="), copy=False)
@@ -201,6 +203,11 @@ def _decode(path: Path, rule: MaskRule) -> _Pixels:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise MaskError(f"{path} has values that are not finite. Replace them by 0, 1 or an ignore_value.")
     return _Pixels(path, values, colored, lossy, palette, bilevel)
+
+
+def _is_lossless_webp(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b"VP8L" in file.read(4096)
 
 
 def _alpha(image: Image.Image) -> Array | None:
@@ -219,10 +226,21 @@ def _channel(image: Image.Image, name: str, path: Path) -> Array:
     return np.array(image.convert("RGB").getchannel(name[0].upper()))
 
 
+def _grays(indices: Array, palette: Array) -> Array | None:
+    """The gray values of a palette that is no more than that (a GIF's), which are what was saved; else None."""
+    used = palette[: int(indices.max(initial=0)) + 1]
+    is_gray = (used[:, 0] == used[:, 1]).all() and (used[:, 0] == used[:, 2]).all()
+    if is_gray and used[0, 0] == used[:, 0].min() and len(np.unique(used[:, 0])) == len(used):
+        return np.asarray(used[:, 0].astype(np.uint8)[indices])
+    return None
+
+
 def _light_first(pixels: _Pixels) -> bool:
     """Is index 0, the background of a palette, lighter than the one other color in use: then it may be the object."""
     other = 3 * int(pixels.values.max(initial=0))
     palette = pixels.palette
+    if palette is not None and not other:
+        return sum(palette[:3]) > 0  # nothing but index 0, which is not black
     return palette is not None and other + 2 < len(palette) and sum(palette[:3]) > sum(palette[other : other + 3])
 
 

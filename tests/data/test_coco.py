@@ -107,7 +107,7 @@ def test_coco_masks__stated_area_decides_over_the_box(write_coco, tmp_path):
             {"image_id": 1, "category_id": 7, "bbox": [0, 0, 1, 1]}]}, r"1 images that do not exist, first .*9\.png"),
         ({"annotations": [{"image_id": 5, "category_id": 7, "bbox": [0, 0, 1, 1]}]}, "annotates image 5"),
         ({"annotations": [{"image_id": 1, "category_id": 99, "bbox": [0, 0, 1, 1]}]}, "category 99"),
-        ({"annotations": []}, "annotates no image"),
+        ({"annotations": []}, "are of no image"),
         ({"annotations": [{"image_id": 1}]}, "without category_id"),
         ({"categories": None}, "'categories'"),
     ],

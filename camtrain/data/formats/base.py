@@ -52,7 +52,7 @@ class Annotations:
     """An annotation file, or several of one kind.
 
     Attributes:
-        kind: name of the format.
+        kind: name of the format and of the file.
         images: one record per image.
         categories: names in the order of the file, or sorted where it has none.
         left_out: what the file holds that is no shape with an area, by kind, with its number.

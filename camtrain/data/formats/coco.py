@@ -105,7 +105,8 @@ def read_coco_annotations(path: Path, boxes: bool = False) -> Annotations:
         key = str(record["id"])
         return ImageAnnotation(str(record["file_name"]), tuple(regions[key]), sizes[key], split=split, id=key)
 
-    return Annotations("COCO", each(path, content["images"], read), list(dict.fromkeys(names.values())), left_out)
+    images = each(path, content["images"], read)
+    return Annotations(f"COCO ({path})", images, list(dict.fromkeys(names.values())), left_out)
 
 
 def shape_of(annotation: Record, size: tuple[int, int], boxes: bool = False) -> Shape | None:
@@ -124,7 +125,7 @@ def shape_of(annotation: Record, size: tuple[int, int], boxes: bool = False) -> 
         return CocoPolygons(polygons) if any(_polygon_area(points) > 0 for points in polygons) else None
     if not isinstance(segmentation, Mapping) or "counts" not in segmentation:
         raise DataError(f"The segmentation of {name} is no polygon and no run lengths: {str(segmentation)[:80]}.")
-    if tuple(segmentation.get("size") or ()) != size:
+    if segmentation.get("size") not in (list(size), size):
         raise MaskError(
             f"Run lengths have the size of their image, {size}; those of {name} have {segmentation.get('size')}. "
             "Annotate the image at its present size."

@@ -37,7 +37,7 @@ def read_cvat(path: Path) -> Annotations:
         )
 
     images = each(path, root.iter("image"), read)
-    return Annotations("CVAT", images, category_names(images, names), left_out)
+    return Annotations(f"CVAT ({path})", images, category_names(images, names), left_out)
 
 
 def _shape(element: Element) -> Shape | None:

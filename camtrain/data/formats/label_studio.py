@@ -43,7 +43,7 @@ def read_label_studio(path: Path) -> Annotations:
 
     images = each(path, content, read)
     kinds = {kind: count for kind, count in left_out.items() if count}
-    return Annotations("Label Studio", images, category_names(images), kinds)
+    return Annotations(f"Label Studio ({path})", images, category_names(images), kinds)
 
 
 def decode_brush(code: Sequence[int]) -> Array:

@@ -21,7 +21,7 @@ def read_labelme(files: Sequence[Path], base: Path) -> Annotations:
     """One record per file; lines and points cover nothing and are left out and counted."""
     left_out: Counter[str] = Counter()
     images = [image for path in files for image in each(path, [read_json(path)], _Reader(path, base, left_out))]
-    return Annotations("LabelMe", images, category_names(images), left_out)
+    return Annotations(f"LabelMe ({base})", images, category_names(images), left_out)
 
 
 class _Reader:

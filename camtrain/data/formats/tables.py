@@ -88,7 +88,7 @@ def _run_lengths(
         )
         for name, entries in coded.items()
     ]
-    return Annotations("run lengths", images, category_names(images) if category else [WITHOUT, WITH])
+    return Annotations(f"run lengths ({path})", images, category_names(images) if category else [WITHOUT, WITH])
 
 
 def _is_absolute(numbers: Sequence[int]) -> bool:
@@ -127,7 +127,7 @@ def _points(path: Path, rows: Sequence[Mapping[str, str]], image: str, x: str, y
             f"{path} has x and y in pixels; none is above {highest:g}. Multiply shares by width and height."
         )
     images = [ImageAnnotation(name, tuple(Region("", Disc(*place)) for place in of)) for name, of in places.items()]
-    return Annotations("points", images, [], {"point outside the image": left_out} if left_out else {})
+    return Annotations(f"points ({path})", images, [], {"point outside the image": left_out} if left_out else {})
 
 
 def _prediction_strings(path: Path, rows: Sequence[Mapping[str, str]], image: str, column: str) -> Annotations:
@@ -146,4 +146,4 @@ def _prediction_strings(path: Path, rows: Sequence[Mapping[str, str]], image: st
                 f"Row {position + 2} of {path} has a class and four corners in turn; got {row[column][:60]!r}."
             )
         images.append(ImageAnnotation(row[image].strip(), read(words)))
-    return Annotations("ImageNet boxes", images, category_names(images))
+    return Annotations(f"ImageNet boxes ({path})", images, category_names(images))

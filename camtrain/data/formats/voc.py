@@ -29,7 +29,7 @@ def read_voc(files: Sequence[Path], base: Path) -> Annotations:
         return ImageAnnotation((relative / name).as_posix(), regions, size, split=splits.get(path.stem))
 
     images = [image for path, root in roots for image in each(path, [root], partial(read, path))]
-    return Annotations("VOC", images, category_names(images))
+    return Annotations(f"VOC ({base})", images, category_names(images))
 
 
 def _box(item: Element, first: int) -> Box:

@@ -34,7 +34,7 @@ def read_yolo(path: Path) -> Annotations:
             rows = labels.read_text().splitlines() if labels.is_file() else []
             regions = _regions(labels, rows, names, keypoints)
             images.append(ImageAnnotation(_relative(image, root), regions, split=split))
-    return Annotations("YOLO", images, list(names.values()), folder=root)
+    return Annotations(f"YOLO ({path})", images, list(names.values()), folder=root)
 
 
 def _images(given: Any, root: Path, path: Path) -> list[Path]:
