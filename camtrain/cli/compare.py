@@ -1,6 +1,7 @@
 """`camtrain compare`: runs side by side in one page, their numbers, their verdicts and the same images."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +24,8 @@ from camtrain.report.formatting import signed
 def run(options: CompareOptions) -> int:
     """Compare, write the page, print the numbers."""
     runs = [read_run(find_run(path)) for path in options.runs]
+    if options.names:
+        runs = [replace(run, title=name) for run, name in zip(runs, options.names, strict=True)]
     if empty := [str(run.folder) for run in runs if not run.history.epochs]:
         raise DataError(f"{empty[0]} holds no record that can be read: name the folder of a run that has written some.")
     page = write_comparison(runs, options.out)

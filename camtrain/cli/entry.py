@@ -145,13 +145,15 @@ def understood(name: str, words: Sequence[str]) -> Options:
     parser.add_class_arguments(kind)
     parser._action_groups[-1].title = f"of {name}"  # jsonargparse's is the description once more
     try:
-        given = parser.parse_args(spelled(words, typing.get_type_hints(kind), kind.positional))
+        given = parser.parse_args(spelled(words, typing.get_type_hints(kind), kind.positional, kind.repeatable))
         return kind(**{field: given[field] for field in fields})
     except ConfigurationError as error:
         parser.error(str(error))
 
 
-def spelled(words: Sequence[str], hints: Mapping[str, Any], positional: str) -> list[str]:
+def spelled(
+    words: Sequence[str], hints: Mapping[str, Any], positional: str, repeatable: Sequence[str] = ()
+) -> list[str]:
     """Words of a shell in the grammar of `fit`: dashes within names, flags without a value, several values, none.
 
     >>> hints = {"folder": str, "json": bool, "batch_size": int, "methods": tuple[str, ...]}
@@ -161,6 +163,7 @@ def spelled(words: Sequence[str], hints: Mapping[str, Any], positional: str) -> 
     rest = deque(words)
     translated: list[str] = []
     loose: list[str] = []
+    repeated: dict[str, list[str]] = {}
     while rest:
         word = rest.popleft()
         flag, equals, value = word.partition("=")
@@ -171,12 +174,14 @@ def spelled(words: Sequence[str], hints: Mapping[str, Any], positional: str) -> 
             translated.append(word)
         elif name != "config" and name not in hints:
             raise ConfigurationError(_unknown("no option", flag, [f"--{hint}" for hint in hints]))
+        elif name in repeatable and (equals or rest):
+            repeated.setdefault(name, []).append(value if equals else rest.popleft())
         elif equals:
             translated.append(f"--{name}{'+' * flag.endswith('+')}={value}")
         elif hints.get(name) is bool:
             value = rest.popleft() if rest and rest[0] in ("true", "false") else "true"
             translated.append(f"--{name}={value}")
-        elif name in hints and _takes_several(hints[name]):
+        elif name in hints and _takes_several(hints[name]) and name not in repeatable:
             several = []
             while rest and not rest[0].startswith("--"):
                 several.append(rest.popleft())
@@ -185,6 +190,8 @@ def spelled(words: Sequence[str], hints: Mapping[str, Any], positional: str) -> 
             translated.append(f"--{name}={rest.popleft()}")
         else:
             raise ConfigurationError(f"{flag} needs a value.")
+    for name, values in repeated.items():
+        translated.append(f"--{name}={values[0] if len(values) == 1 else json.dumps(values)}")
     return translated + _placed(loose, positional, hints[positional])
 
 

@@ -1,7 +1,7 @@
 """`camtrain film`: a video with heatmaps over it, or a probe of a run over its epochs."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from camtrain.cli.options import FilmOptions
 from camtrain.data.transforms import eval_transform, transform_pair
 from camtrain.errors import ConfigurationError, DataError
 from camtrain.explanation import explain
-from camtrain.loading import device_of, load_model
+from camtrain.loading import count_classes, device_of, load_model, model_names, zoo_names
 from camtrain.records import HEATMAPS, read_history
 from camtrain.records.images import read_pixels
 from camtrain.render import overlay
+from camtrain.render.captions import captioned
 from camtrain.render.video import frame_rate, read_video, write_video
 
 
@@ -38,32 +39,45 @@ def run(options: FilmOptions) -> int:
 
 
 def video_frames(path: Path, options: FilmOptions) -> Iterator[Tensor]:
-    """A video's frames with the first method's heatmaps over them."""
+    """A video's frames with the first method's heatmaps over them, and what the model answered below."""
     if options.model is None:
         raise ConfigurationError("A video needs a model to explain it: --model torchvision:resnet18 --weights FILE.")
     device = device_of(options.device)
     network = load_model(options.model, options.weights, None).to(device)
+    names = model_names(network, options.classes, options.weights)
+    names = names or zoo_names(options.model, count_classes(network, options.size)) or []
     transform = eval_transform(options.size, options.mean, options.std)
     layers: Any = options.layers
     frames = read_video(path)
     while batch := [torch.from_numpy(frame).permute(2, 0, 1) for frame in islice(frames, options.batch_size)]:
-        images = torch.stack([transform_pair(transform, one, torch.zeros(one.shape[1:]))[0] for one in batch])
-        found = explain(network, images.to(device), layers=layers, methods=options.methods[0])
-        layers = list(found.layers)
-        yield from overlay(torch.stack(batch), next(iter(found.heatmaps.values())).cpu())
+        images = torch.stack([transform_pair(transform, frame, torch.zeros(frame.shape[1:]))[0] for frame in batch])
+        explanation = explain(network, images.to(device), layers=layers, methods=options.methods[0])
+        layers = list(explanation.layers)
+        pictures = overlay(torch.stack(batch), next(iter(explanation.heatmaps.values())).cpu())
+        probabilities, classes = explanation.logits.softmax(1).max(1)
+        for picture, probability, index in zip(pictures, probabilities.tolist(), classes.tolist(), strict=True):
+            name = names[index] if index < len(names) else f"class {index}"
+            yield captioned(picture, f"{name} {100 * probability:.0f} %")
 
 
 def probe_frames(folder: Path, options: FilmOptions) -> Iterator[Tensor]:
-    """A probe's overlays by the first method that the run has, oldest first."""
+    """A probe's overlays by the first method that the run has, oldest first, and what was answered below."""
     passes: dict[int, Any] = read_history(folder).panels.get(HEATMAPS, {})
-    samples = list(dict.fromkeys(item["sample"] for one in passes.values() for item in one.items))
+    samples = list(dict.fromkeys(item["sample"] for shown in passes.values() for item in shown.items))
     sample = options.sample or next(iter(samples), None)
     if not samples:
         raise DataError(f"{folder} holds no probes to film: name the folder of a run that ExplanationMonitor watched.")
     if sample not in samples:
         raise DataError(f"No probe {sample!r} in {folder}; it has {', '.join(samples[:8])}.")
-    for one in passes.values():
-        for item in one.items:
+    for epoch, shown in passes.items():
+        for item in shown.items:
             if item["sample"] == sample:
                 path = folder / next(iter(item["overlays"].values()))
-                yield torch.from_numpy(read_pixels(path)).permute(2, 0, 1)
+                yield captioned(torch.from_numpy(read_pixels(path)).permute(2, 0, 1), _line(epoch, item))
+
+
+def _line(epoch: int, item: Mapping[str, Any]) -> str:
+    """The epoch and the answer, as "epoch 3  boat 97 %"."""
+    name, probability = item.get("predicted_name"), item.get("probability")
+    answer = name if probability is None else f"{name} {100 * probability:.0f} %"
+    return f"epoch {epoch}" if name is None else f"epoch {epoch}  {answer}"

@@ -1,5 +1,6 @@
 """What each command takes: fields are its options, their documentation is its help. Read before torch is imported."""
 
+from collections.abc import Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -23,10 +24,14 @@ Metric = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a command takes; `positional` names the field that needs no flag, `example` shows its use."""
+    """What a command takes; `positional` names the field that needs no flag, `example` shows its use.
+
+    A flag in `repeatable` may be given several times, a value each.
+    """
 
     positional: ClassVar[str]
     example: ClassVar[str]
+    repeatable: ClassVar[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +139,14 @@ class AuditOptions(LayoutOptions, ModelOptions):
 class ExplainOptions(ModelOptions):
     """Paint what a model looked at over images, and say what it saw in them.
 
+    With --model several times, one beside the other: sheet.jpg has a row for each image and a column for each model.
+
     Args:
+        model: torchvision:resnet50, timm:NAME, the import path of a LightningModule or network, or a checkpoint that
+            camtrain fit wrote; several times for several models.
+        weights: File of a state dict or Lightning checkpoint, or the name of torchvision's; of several models once for
+            each, in their order, none for one that has some.
+        names: What several models are called, in their order.
         images: Image files.
         target: Name or index of the class to explain, by default the predicted one.
         out: Folder of the overlays.
@@ -143,13 +155,31 @@ class ExplainOptions(ModelOptions):
     """
 
     images: tuple[Path, ...]
+    model: str | tuple[str, ...]  # type: ignore[assignment]
+    weights: str | tuple[str, ...] | None = None  # type: ignore[assignment]
+    names: tuple[str, ...] = ()
     target: str | None = None
     out: Path = Path()
     format: Literal["jpg", "png"] = "jpg"
     json: bool = False
 
     positional = "images"
-    example = "camtrain explain cat.jpg dog.jpg --model torchvision:resnet50 --weights model.pth --out overlays"
+    repeatable = ("model", "weights")
+    example = """camtrain explain cat.jpg dog.jpg --model torchvision:resnet50 --weights model.pth --out overlays
+         camtrain explain cat.jpg --model timm:resnet18 --weights a.pth --model my.Net --weights b.ckpt"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_for_each("names", self.names, self.models)
+
+    @property
+    def models(self) -> list[tuple[str, str | None]]:
+        """Each model and its weights, if it has any."""
+        specs = [self.model] if isinstance(self.model, str) else list(self.model)
+        weights = [self.weights] if isinstance(self.weights, str) else list(self.weights or ())
+        one_for_each("weights", weights, specs)
+        files = weights or ["none"] * len(specs)
+        return [(spec, None if file == "none" else file) for spec, file in zip(specs, files, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,16 +188,21 @@ class CompareOptions(Options):
 
     Args:
         runs: Folders of runs, which hold scalars.jsonl.
+        names: What the runs are called, in their order.
         out: The page.
         json: Print the numbers as JSON.
     """
 
     runs: tuple[Path, ...]
+    names: tuple[str, ...] = ()
     out: Path = Path("compare.html")
     json: bool = False
 
     positional = "runs"
-    example = "camtrain compare runs/demo/abc123/camtrain runs/demo/def456/camtrain --out compare.html"
+    example = "camtrain compare runs/demo/abc123 runs/demo/def456 --names before after --out compare.html"
+
+    def __post_init__(self) -> None:
+        one_for_each("names", self.names, self.runs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +293,15 @@ def whole(least: int, **options: int | None) -> None:
     for name, value in options.items():
         if value is not None and value < least:
             raise ConfigurationError(f"--{name}: '{value}' is no whole number of at least {least}.")
+
+
+def one_for_each(name: str, given: Sized, things: Sized) -> None:
+    """Refuse another number of values than there are things to have one; none at all is one for none.
+
+    >>> one_for_each("names", (), ("a", "b"))
+    """
+    if given and len(given) != len(things):
+        raise ConfigurationError(f"--{name}: {len(given)} for {len(things)}; give one for each, in order, or none.")
 
 
 def above_zero(**options: float | None) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from camtrain.cli.images import read_transformed
 from camtrain.data.files import read_image
 from camtrain.data.transforms import eval_transform
 from camtrain.loading import load_model
+from camtrain.networks import SmallResNet
 from camtrain.render import overlay
 from camtrain.render.video import frame_rate, read_video, write_video
 from camtrain.sinks import HEATMAPS, FilesSink, Panels, Scalars
@@ -75,6 +77,43 @@ def test_explain__ends_with_the_message_of_a_mistake(photos, model, words, said)
         main(["explain", *words, *model])
 
 
+@pytest.fixture
+def other(tmp_path):
+    torch.manual_seed(5)
+    torch.save(SmallResNet(3).state_dict(), tmp_path / "other.pth")
+    return ["--model", "camtrain.networks.SmallResNet", "--weights", str(tmp_path / "other.pth")]
+
+
+def test_explain__puts_several_models_side_by_side(capsys, photos, model, other, names, tmp_path):
+    paths = [photos / "images" / "boat" / "0.jpg", photos / "images" / "car" / "1.jpg"]
+    words = [*map(str, paths), *model, *other, *names, "--out", str(tmp_path / "out"), "--format", "png", "--json"]
+    main(["explain", *words, "--names", "old", "new", "--device", "cpu"])
+    answers = json.loads(capsys.readouterr().out)
+    assert [(answer["model"], answer["image"]) for answer in answers] == [
+        (name, str(path)) for name in ("old", "new") for path in paths
+    ]
+    for answer, weights in zip(answers, [model[3], model[3], other[3], other[3]], strict=True):
+        network = load_model(model[1], weights, 3)
+        explanation = explain(network, read_transformed(Path(answer["image"]), eval_transform(32)).unsqueeze(0))
+        assert answer["predicted"] == ["boat", "car", "hen"][int(explanation.logits.argmax())]
+        original = read_image(Path(answer["image"])).unsqueeze(0)
+        expected = overlay(original, explanation.heatmaps["grad_cam"])[0].permute(1, 2, 0).numpy()
+        assert np.array_equal(cv2.imread(answer["overlays"]["grad_cam"])[..., ::-1], expected)
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        page = np.asarray(sheet)
+    left, top = 140 + 2 * 192 + 2 + 16 + 192 + 2, 42 + 24  # the second model's overlay of the first image
+    fitted = Image.fromarray(cv2.imread(answers[2]["overlays"]["grad_cam"])[..., ::-1]).resize((192, 144), 0)
+    assert np.array_equal(page[top : top + 144, left : left + 192], np.asarray(fitted))
+
+
+def test_explain__asks_for_weights_of_each_of_several_models(photos, model, other, capsys):
+    words = ["explain", str(photos / "images" / "boat" / "0.jpg"), *model, "--model", "torchvision:resnet18"]
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert "--weights: 1 for 2; give one for each" in capsys.readouterr().err
+
+
 def test_explain__names_the_classes_as_the_zoo_does(capsys, photos, tmp_path, caplog):
     words = ["--model", "torchvision:squeezenet1_1", "--size", "64", "--out", str(tmp_path / "out"), "--json"]
     path = str(photos / "images" / "boat" / "0.jpg")
@@ -123,6 +162,17 @@ def test_compare__shows_the_same_probes_of_both_runs(runs, capsys):
     assert html.count("<svg") == 3
     assert html.count("</span> –</td>") == 2  # the effect on cars, of which there are too few
     assert "nan" not in re.sub(r"data:[^\"]*", "", html)
+
+
+def test_compare__calls_runs_as_it_is_told(runs, capsys):
+    words = [str(runs / "before"), str(runs / "after"), "--out", str(runs / "c.html"), "--names", "plain", "aligned"]
+    main(["compare", *words, "--json"])
+    assert json.loads(capsys.readouterr().out)["runs"] == ["plain", "aligned"]
+    assert "aligned" in (runs / "c.html").read_text()
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", *words[:-1]])
+    assert stopped.value.code == 2
+    assert "--names: 1 for 2; give one for each" in capsys.readouterr().err
 
 
 def test_compare__of_runs_with_other_probes_leaves_gaps(runs, make_one_panel, capsys):
@@ -198,8 +248,8 @@ def test_film__paints_heatmaps_over_a_video(tmp_path, model, capsys):
     main(["film", *words, "--device", "cpu", "--frames", "4"])
     assert json.loads(capsys.readouterr().out)["frames"] == 4
     before, after = (next(iter(read_video(tmp_path / name))).astype(int) for name in ("in.mp4", "out.mp4"))
-    assert before.shape == after.shape
-    assert abs(before - after).max() > 50
+    assert after.shape == (6 * 32 + 22, 6 * 48, 3)  # enlarged to be read, and a line below
+    assert abs(before.repeat(6, 0).repeat(6, 1) - after[: 6 * 32]).max() > 50
 
 
 @pytest.mark.parametrize("folder", ["before/camtrain", "before"])
@@ -207,7 +257,7 @@ def test_film__of_a_run_shows_a_probe_over_its_epochs(runs, capsys, folder):
     main(["film", str(runs / folder), "--sample", "s1", "--out", str(runs / "s1.gif")])
     assert "3 frames in" in capsys.readouterr().out
     with Image.open(runs / "s1.gif") as film:
-        assert film.size == (16, 16)
+        assert film.size == (256, 256 + 22)
 
 
 @pytest.mark.parametrize(
