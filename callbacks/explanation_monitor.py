@@ -202,12 +202,15 @@ class ExplanationMonitor(Callback):
         """Leave no hook behind, and write what there is of the report."""
         self._dismount()
         if self._passes:
-            self._attempt(Run.of(trainer).publish)
+            self._attempt(Run.of(trainer).conclude)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave no hook behind, on loggers neither."""
+        """Leave no hook behind, on loggers neither, and say what became of the run."""
         self._dismount()
-        Run.of(trainer).release_loggers()
+        run = Run.of(trainer)
+        run.release_loggers()
+        if self._passes:
+            self._attempt(run.conclude)
 
     def state_dict(self) -> dict[str, Any]:
         """The identities of the probes and how they looked, so that a resumed run follows the same images."""

@@ -251,10 +251,11 @@ class RelianceDetector(Callback):
         pl_module.log_dict(self._history.values, sync_dist=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Wait until the verdicts and their pictures are written; write the report where no other callback did."""
-        Run.of(trainer).flush()
-        if trainer.is_global_zero and self.verdicts:
-            self._attempt(Run.of(trainer).publish)
+        """Wait until the verdicts and their pictures are written, write the report and say what became of the run."""
+        run = Run.of(trainer)
+        run.flush()
+        if self.verdicts:
+            self._attempt(run.conclude)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The same for what there is of them."""

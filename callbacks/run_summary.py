@@ -6,9 +6,7 @@ import yaml
 
 from camtrain.callbacks._lightning import Attempt, Callback, LightningModule, Trainer
 from camtrain.packages import is_a
-from camtrain.records import read_history
-from camtrain.report import REPORT_FILE
-from camtrain.report.terminal import advised, epoch_line, places, print_line, print_summary
+from camtrain.report.terminal import epoch_line, print_line
 from camtrain.sinks.run import Run
 
 
@@ -46,8 +44,8 @@ class RunSummary(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the report and print the table."""
-        if Run.of(trainer).writes and self._epochs_kept:
-            self._attempt(summarize, trainer)
+        if self._epochs_kept:
+            self._attempt(Run.of(trainer).conclude, table=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The same for what there is of the run."""
@@ -56,8 +54,8 @@ class RunSummary(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """After `validate` and `test`, say what was found and where the report lies, if there is one."""
-        if stage in ("validate", "test") and Run.of(trainer).writes:
-            self._attempt(tell, trainer)
+        if stage in ("validate", "test"):
+            self._attempt(Run.of(trainer).conclude)
 
     def _keep(self, trainer: Trainer) -> None:
         run = Run.of(trainer)
@@ -65,22 +63,6 @@ class RunSummary(Callback):
         self._epochs_kept += 1
         if run.writes:
             print_line(epoch_line(values, trainer.current_epoch), trainer.progress_bar_callback)
-
-
-def summarize(trainer: Trainer) -> None:
-    """Write the report of a run, and print its table and where things lie."""
-    report = Run.of(trainer).publish()
-    history = read_history(report.parent)
-    print_summary(history, [*advised(history), *places(report, trainer.checkpoint_callbacks, trainer.loggers)])
-
-
-def tell(trainer: Trainer) -> None:
-    """Print what `validate` or `test` found, and where the report lies that another callback wrote."""
-    run = Run.of(trainer)
-    run.flush()
-    report = run.place / REPORT_FILE
-    if report.is_file():
-        print_summary(read_history(report.parent), places(report), table=False)
 
 
 def _describe(trainer: Trainer, pl_module: LightningModule) -> None:

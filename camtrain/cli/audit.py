@@ -149,7 +149,8 @@ def _trainer(options: AuditOptions, callbacks: list[pl.Callback]) -> pl.Trainer:
         enable_model_summary=False,
         callbacks=callbacks,
     )
-    Run.of(trainer).folder = options.out / "camtrain"
+    run = Run.of(trainer)
+    run.folder, run.quiet = options.out / "camtrain", True
     return trainer
 
 

@@ -32,11 +32,25 @@ Labeled = tuple[str, str]
 def print_summary(history: History, lines: Iterable[Labeled], *, table: bool = True) -> None:
     """The story of a run in a sentence, its table where it is asked for, and labeled lines."""
     console = Console()
-    console.print(headline(history), style="bold", soft_wrap=True, highlight=False, markup=False)
+    sentence = headline(history) if table else verdict_line(history)
+    console.print(sentence, style="bold", soft_wrap=True, highlight=False, markup=False)
     if table:
         console.print(summary_table(history))
     for label, text in lines:
         console.print(f"{label:<11} {text}", soft_wrap=True, highlight=False, markup=False)
+
+
+def verdict_line(history: History) -> str:
+    """What was found, in a line: of the classes, or, where none was tested, in numbers.
+
+    >>> verdict_line(History(scalars={"val/accuracy": {0: 0.5, 1: 0.75}}))
+    'epoch 1: accuracy 75.0 %; no class was tested for what it leans on'
+    """
+    if history.verdicts or not history.epochs:
+        return headline(history)
+    epoch = history.epochs[-1]
+    values = {name: by_epoch[epoch] for name, by_epoch in history.scalars.items() if epoch in by_epoch}
+    return f"{epoch_line(values, epoch)}; no class was tested for what it leans on"
 
 
 def print_line(line: str, bar: Any = None) -> None:

@@ -12,6 +12,7 @@ from camtrain.records.run_info import write_run_info
 from camtrain.records.verdicts import write_verdicts
 from camtrain.report import REPORT_FILE, write_report
 from camtrain.report.summary import latest_verdicts, summary_of
+from camtrain.report.terminal import advised, places, print_summary
 from camtrain.sinks.background import Background
 from camtrain.sinks.base import SinkGroup
 from camtrain.sinks.files import FilesSink
@@ -38,9 +39,11 @@ class Run:
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self.pictures: PictureFormat = "jpg"
+        self.quiet = False  # whoever tells the end of a run in words of its own
         self._folder: Path | None = None
         self._groups: dict[Path, SinkGroup] = {}
         self._unpublished: set[Path] = set()
+        self._untold: set[Path] = set()
         self._evaluated: set[str] = set()
         self._evaluated_in = -1
         self._guards = ExitStack()
@@ -100,6 +103,7 @@ class Run:
         """Hand the records of one pass to the sinks of the stage that runs."""
         if self.writes and records:
             self._unpublished.add(self.place)
+            self._untold.add(self.place)
             self._sinks().write(*records)
 
     def describe(self, configuration: Mapping[str, Any], *, title: str | None = None) -> None:
@@ -159,6 +163,21 @@ class Run:
         for group in self._groups.values():
             group.close()
         return place / REPORT_FILE
+
+    def conclude(self, *, table: bool = False) -> None:
+        """Write the report of the stage that ends, and say what became of it and where things lie, once.
+
+        Every callback calls it at the end; `table` has the numbers said as well.
+        """
+        place = self.place
+        report = self.publish()
+        if place not in self._untold or self.quiet:
+            return
+        self._untold.discard(place)
+        history = read_history(place)
+        checkpoints = self.trainer.checkpoint_callbacks if self.trainer.state.fn == "fit" else []
+        lines = [*advised(history), *places(report, checkpoints, self.trainer.loggers)]
+        print_summary(history, lines, table=table)
 
     def guard_loggers(self) -> None:
         """Let the loggers lose the connection to their service without ending the training."""

@@ -13,7 +13,6 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from camtrain.callbacks import RunSummary
-from camtrain.callbacks.run_summary import tell
 from camtrain.report.summary import headline
 from camtrain.report.terminal import epoch_line, places, summary_table
 from camtrain.sinks import History, VerdictRow, Verdicts, read_history
@@ -66,6 +65,8 @@ class Verdicting(pl.Callback):
                 0, "boat", "not reliant" if trainer.current_epoch == 3 else "reliant", 0.4, 0.3, 0.5, 0.0, 0.001, 9
             )
             Run.of(trainer).write(Verdicts((row,), trainer.current_epoch, trainer.global_step))
+
+    on_test_end = on_validation_end
 
 
 class Failing(pl.Callback):
@@ -121,14 +122,9 @@ def test_run_summary__prints_before_and_after_alignment(make_trainer, tmp_path, 
 @pytest.mark.parametrize("stage", ["validate", "test"])
 def test_run_summary__says_where_the_report_of_an_evaluation_lies(make_trainer, tmp_path, capsys, monkeypatch, stage):
     monkeypatch.chdir(tmp_path)
-    tell(make_trainer())  # no report, nothing to say
-    assert capsys.readouterr().out == ""
-    trainer = make_trainer(callbacks=[RunSummary()])
-    place = Run.of(trainer).folder / stage
-    place.mkdir(parents=True)
+    trainer = make_trainer(callbacks=[Verdicting(), RunSummary()])
     module = Planned()
     module.test_step = module.validation_step
-    (place / "report.html").write_text("")
     getattr(trainer, stage)(module, DataLoader(torch.zeros(2, 1), batch_size=1), verbose=False)
     assert f"report      camtrain_logs/{stage}/report.html" in capsys.readouterr().out
 

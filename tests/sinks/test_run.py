@@ -155,6 +155,33 @@ def test_run__writes_the_report_anew_only_where_something_was_recorded(make_trai
     assert "look here" in run.publish().read_text()
 
 
+@pytest.mark.parametrize("others", [[], [RunSummary]], ids=["alone", "with a summary"])
+def test_run__says_once_at_its_end_what_became_of_it_and_where_the_report_lies(
+    make_trainer, tmp_path, capsys, monkeypatch, others
+):
+    monkeypatch.chdir(tmp_path)
+    callbacks = [ExplanationMonitor(layers="net.4"), *(kind() for kind in others)]
+    trainer = fit(make_trainer(callbacks=callbacks), Counting())
+    text = capsys.readouterr().out
+    assert text.count("report      camtrain_logs/report.html") == 1
+    assert ("no class was tested for what it leans on" in text) == (not others)  # the summary has a table instead
+    trainer.validate(Counting(), DataLoader(tensors(8), 8), verbose=False)
+    assert capsys.readouterr().out.count("report      camtrain_logs/validate/report.html") == 1
+
+
+def test_run__says_how_to_send_an_offline_run(make_trainer, wandb_offline, capsys):
+    logger = WandbLogger(project="camtrain", save_dir=wandb_offline, offline=True)
+    fit(make_trainer(callbacks=[ExplanationMonitor(layers="net.4")], logger=logger))
+    assert f"wandb sync {logger.experiment.settings.sync_dir}" in capsys.readouterr().out
+
+
+def test_run__that_is_told_in_other_words_is_quiet(make_trainer, capsys):
+    trainer = make_trainer(callbacks=[ExplanationMonitor(layers="net.4")])
+    Run.of(trainer).quiet = True
+    fit(trainer)
+    assert capsys.readouterr().out == ""
+
+
 class Broken:
     def write(self, *records):
         raise ConnectionError("the service is gone")
