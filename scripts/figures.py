@@ -86,12 +86,6 @@ def figures(root: Path, *, static: bool) -> dict[str, Any]:
     single = [name for name, path in files.items() if path.name != "__init__.py" and len(users[name]) == 1]
     classes = [(name, node) for name, tree in trees.items() for node in tree.body if isinstance(node, ast.ClassDef)]
     names = Counter(node.name for _, node in classes if not node.name.startswith("_"))
-    bound = [
-        node.id
-        for tree in trees.values()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    ]
     counted = {
         "files": len(files),
         "lines of source": sum(len(path.read_text().splitlines()) for path in files.values()),
@@ -107,9 +101,16 @@ def figures(root: Path, *, static: bool) -> dict[str, Any]:
         "median lines of a function": statistics.median(lengths),
         "90 % of functions have at most": lengths[int(0.9 * len(lengths))],
         "functions of more than 40 lines": sum(value > 40 for value in lengths),
-        "participles among bound names, %": round(100 * sum(name in PARTICIPLES for name in bound) / len(bound), 1),
+        "participles among bound names, %": participles(trees),
     }
     return counted if static else counted | walked(root)
+
+
+def participles(trees: dict[str, ast.Module]) -> float:
+    """Percent of the bound names that say that something was found, kept or told, and not what it is."""
+    nodes = (node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.Name))
+    bound = [node.id for node in nodes if isinstance(node.ctx, ast.Store)]
+    return round(100 * sum(name in PARTICIPLES for name in bound) / len(bound), 1)
 
 
 def sources(root: Path) -> dict[str, Path]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from camtrain.alignment.batch import Annotations, Census, Processes, count, have_soft_labels, with_object_masks
+from camtrain.alignment.batch import AnnotationTally, Census, Processes, count, have_soft_labels, with_object_masks
 from camtrain.alignment.budget import Plan
 from camtrain.alignment.network import Looking, Network
 from camtrain.alignment.penalty import Penalty
@@ -82,7 +82,7 @@ class Alignment:
         self.module, self.processes = module, processes or Processes()
         self.network = Looking(module, model=self.model, layers=self.layers, name=self._name, takes_own=self._takes_own)
         self.penalty.proven = False  # it is to be shown once more that it has a gradient
-        self.annotations = Annotations()
+        self.annotations = AnnotationTally()
         self.first_batch_seen, self._step = False, None
         return self
 

@@ -69,10 +69,10 @@ class Census:
         return self.twinned * self.processes / self.all_twinned if self.all_twinned else 1.0
 
 
-class Annotations:
+class AnnotationTally:
     """What an epoch had to align with.
 
-    >>> annotations = Annotations()
+    >>> annotations = AnnotationTally()
     >>> annotations.count(8, Census(annotated=2, all_annotated=2))
     >>> annotations.end_epoch()
     ''

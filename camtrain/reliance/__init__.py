@@ -41,7 +41,7 @@ from camtrain.reliance.intervene import (
     probabilities,
 )
 from camtrain.reliance.locate import Evidence, gather_evidence, join_evidence
-from camtrain.reliance.places import Exemplars, Region, exemplars, locate, region_of, with_regions
+from camtrain.reliance.places import CueRegion, Exemplars, exemplars, locate, region_of, with_regions
 from camtrain.reliance.pool import Collecting, Collector, Count, PoolCensus, Pools, Samples, usable
 from camtrain.reliance.records import STICKER, Criteria, Design, Effects, Estimate, Pool, Progress, Verdict, concatenate
 from camtrain.reliance.remedies import Advice, Remedy, advice_for, remedies_of
@@ -58,6 +58,7 @@ __all__ = [
     "Contrast",
     "Count",
     "Criteria",
+    "CueRegion",
     "Design",
     "Effects",
     "Estimate",
@@ -72,7 +73,6 @@ __all__ = [
     "PoolCensus",
     "Pools",
     "Progress",
-    "Region",
     "Remedy",
     "Retrained",
     "Samples",

@@ -19,7 +19,7 @@ from camtrain.reliance.records import Pool, Predict, Progress, Verdict
 from camtrain.reliance.windows import Fractions, fractions, place_name
 from camtrain.swaps.looks import look_of
 
-__all__ = ["Exemplars", "Region", "clusters", "exemplars", "likeness", "locate", "region_of", "with_regions"]
+__all__ = ["CueRegion", "Exemplars", "clusters", "exemplars", "likeness", "locate", "region_of", "with_regions"]
 
 MOST_CLASSES = 12  # in which to look for a place, the most affected ones
 SOME, MOST = 1 / 3, 1 / 2  # of the images
@@ -34,7 +34,7 @@ Gather = Callable[[Callable[[], Evidence]], Sequence[Evidence]]
 
 
 @dataclass(frozen=True)
-class Region:
+class CueRegion:
     """Where a class's cue lies.
 
     ``answer``: "stays" in ``box``, "moves" from image to image, is "spread" over the background, or "unclear".
@@ -102,7 +102,7 @@ def locate(
     return with_regions(findings.verdicts, regions), shown
 
 
-def region_of(evidence: Evidence) -> Region:
+def region_of(evidence: Evidence) -> CueRegion:
     """Where the cue lies, if the images say so.
 
     Surely more than a third of the images must point to one window (one-sided exact binomial test at 5 %). If four
@@ -113,7 +113,7 @@ def region_of(evidence: Evidence) -> Region:
     """
     points = pointing(evidence.lost, evidence.boxes)
     images, count = len(points), int(points.sum())
-    answer = Region(evidence.class_index, "unclear", count, images)
+    answer = CueRegion(evidence.class_index, "unclear", count, images)
     if images < LEAST:
         return answer
     if bdtrc(count - 1, images, SOME) <= ALPHA:
@@ -121,11 +121,11 @@ def region_of(evidence: Evidence) -> Region:
     alone = int((evidence.won >= ALONE).sum())
     if bdtr(count + alone, images, MOST) <= ALPHA:
         cue = "background" if look_of(evidence.cue) is not None else evidence.cue
-        return Region(evidence.class_index, "spread", count, images, f"all over the {cue}")
+        return CueRegion(evidence.class_index, "spread", count, images, f"all over the {cue}")
     return answer
 
 
-def with_regions(verdicts: Sequence[Verdict], regions: Sequence[Region]) -> tuple[Verdict, ...]:
+def with_regions(verdicts: Sequence[Verdict], regions: Sequence[CueRegion]) -> tuple[Verdict, ...]:
     """The verdicts with where their cues lie."""
     known = {one.class_index: one for one in regions}
     return tuple(
@@ -136,7 +136,7 @@ def with_regions(verdicts: Sequence[Verdict], regions: Sequence[Region]) -> tupl
     )
 
 
-def exemplars(evidence: Evidence, region: Region) -> Exemplars | None:
+def exemplars(evidence: Evidence, region: CueRegion) -> Exemplars | None:
     """The windows that look alike, of a cue that stays or moves; None for one without a place.
 
     A cue that stays is shown in the same window of every image.
@@ -215,16 +215,16 @@ def _histogram(pixels: Tensor) -> Tensor:
     return place.bincount(minlength=LEVELS ** len(level)) / place.numel()
 
 
-def _placed(evidence: Evidence, points: Tensor, answer: Region) -> Region:
+def _placed(evidence: Evidence, points: Tensor, answer: CueRegion) -> CueRegion:
     middle, found = mean_window(evidence), evidence.boxes[hottest(evidence.lost[points])]
     near = ((found[:, :2] - middle[:2]).abs() <= (middle[2:] + 1) // 2).all(dim=1)
     counted = f"{answer.pointing} of {answer.images} images"
     if float(near.float().mean()) < SAME_PLACE:
-        return Region(
+        return CueRegion(
             answer.class_index, "moves", answer.pointing, answer.images, f"moves from image to image ({counted})"
         )
     box = fractions(middle, *evidence.images.shape[-2:])
-    return Region(answer.class_index, "stays", answer.pointing, answer.images, f"{place_name(box)} ({counted})", box)
+    return CueRegion(answer.class_index, "stays", answer.pointing, answer.images, f"{place_name(box)} ({counted})", box)
 
 
 def mean_window(evidence: Evidence) -> Int[Tensor, " 4"]:

@@ -1,0 +1,88 @@
+"""The walls of the house, counted by `scripts/figures.py`: what a reader must hold in the head stays small."""
+
+import ast
+import sys
+from collections import Counter
+
+import pytest
+
+from tests.layout import ROOT
+
+sys.path.append(str(ROOT / "scripts"))
+
+import figures
+
+FILES = figures.sources(ROOT)
+TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
+STORIES = [name for name, path in FILES.items() if name.startswith("camtrain.callbacks.") and path.name[0] != "_"]
+# Rules of one folder stand where they are told; a file that is imported once has a test of its own or a name in docs.
+SINGLE_IMPORTERS = 64
+LONGEST_STORY = 445
+MOST_ATTRIBUTES = {"Step": 32}  # all facts of a training step; 20 elsewhere
+PARTICIPLES = 6.5  # percent of the bound names
+
+
+def test_callbacks__are_stories_and_two_helpers():
+    files = {path.name for name, path in FILES.items() if name.startswith("camtrain.callbacks")}
+    assert {name for name in files if name.startswith("_")} == {
+        "__init__.py", "_conditions.py", "_lightning.py", "_patching.py",
+    }  # fmt: skip
+    assert len(files) <= 11
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_callbacks__are_read_in_one_sitting(name):
+    assert len(FILES[name].read_text().splitlines()) <= LONGEST_STORY
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_classes__set_at_most_twenty_attributes(name):
+    classes = [node for node in TREES[name].body if isinstance(node, ast.ClassDef)]
+    counts = {node.name: len(figures.attributes(node)) for node in classes}
+    assert {kind: count for kind, count in counts.items() if count > MOST_ATTRIBUTES.get(kind, 20)} == {}
+
+
+def test_modules__with_a_single_importer_do_not_grow_in_number():
+    users = figures.importers(TREES)
+    single = [name for name, path in FILES.items() if path.name != "__init__.py" and len(users[name]) == 1]
+    assert len(single) <= SINGLE_IMPORTERS, sorted(single)
+
+
+def test_types__have_a_name_of_their_own():
+    classes = [node.name for tree in TREES.values() for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert [name for name, count in Counter(classes).items() if count > 1 and not name.startswith("_")] == []
+
+
+def test_imports__of_rooms_form_no_circle():
+    edges = {}
+    for name, tree in TREES.items():
+        room = ".".join(name.split(".")[:2])
+        others = {".".join(other.split(".")[:2]) for other in figures.imported(tree, set(TREES))}
+        edges.setdefault(room, set()).update(others - {room, "camtrain"})
+    assert circles(edges) == []
+
+
+def circles(edges):
+    """Rooms that reach themselves.
+
+    >>> circles({"a": {"b"}, "b": {"a"}, "c": {"a"}})
+    ['a', 'b']
+    """
+
+    def reached(room):
+        seen, open_ = set(), set(edges.get(room, ()))
+        while open_:
+            other = open_.pop()
+            seen.add(other)
+            open_ |= edges.get(other, set()) - seen
+        return seen
+
+    return sorted(room for room in edges if room in reached(room))
+
+
+def test_circles__are_seen():
+    assert circles({"a": {"b"}, "b": {"a"}, "c": {"a"}}) == ["a", "b"]
+
+
+def test_names__name_the_thing():
+    assert figures.participles(TREES) <= PARTICIPLES
