@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from camtrain.cam import pool_masks
+from camtrain.cam import pool_masks, without_unknown
 from camtrain.errors import ConfigurationError
 from camtrain.swaps.masks import read_annotated
 
@@ -62,13 +62,15 @@ class AlignmentLoss(nn.Module):
 
         Masks are of any type of number, with or without a channel of one; MaskError for values that cannot be meant.
 
-        Images without an annotation (masks of all -1) are left out, whatever their heatmap holds. Without any annotated
+        Images without an annotation (masks of all -1) are left out, whatever their heatmap holds, and so are cells of
+        which nothing is known. Without any annotated
         image the answer is a zero that has no graph. A dead map (zero everywhere) counts as 0 with a zero gradient.
         """
         masks, index = read_annotated(masks, heatmaps.ndim)
         if not len(index):
             return heatmaps.new_zeros(())
-        maps, pooled = heatmaps[index], pool_masks(masks, heatmaps.shape[1:]).to(heatmaps.dtype)
+        pooled = pool_masks(masks, heatmaps.shape[1:]).to(heatmaps.dtype)
+        maps, pooled = without_unknown(heatmaps[index], pooled)
         penalties = self.penalty(maps, pooled)
         if self.tolerance == 0:
             return penalties.mean()

@@ -7,6 +7,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from camtrain.cam import pool_masks
+from camtrain.cam.spatial import UNKNOWN
 from camtrain.swaps.masks import read_annotated
 
 
@@ -83,4 +84,6 @@ def _mean_over_annotated(penalty: Callable[[Tensor, Tensor], Tensor], heatmaps: 
     if not len(index):
         return heatmaps.new_zeros(())
     pooled = pool_masks(masks, heatmaps.shape[1:]).to(heatmaps.dtype)
-    return penalty(heatmaps[index].flatten(1), pooled.flatten(1)).mean()
+    maps, human = heatmaps[index].flatten(1), pooled.flatten(1)
+    lowest = maps.detach().amin(dim=1, keepdim=True)  # a region of which nothing is known ranks below all others
+    return penalty(torch.where(human <= UNKNOWN, lowest, maps), torch.where(human <= UNKNOWN, 0, human)).mean()

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from camtrain.cam.spatial import UNKNOWN
 from camtrain.errors import GradientError, MaskError
 from camtrain.swaps.masks import read_annotated
 
@@ -38,7 +39,8 @@ class InputGradientLoss(nn.Module):
             )
         if not len(index):
             return logits.new_zeros(())
-        return outside_gradient(input_gradients(images, logits)[index], masks).mean()
+        known = torch.where(masks <= UNKNOWN, 1, masks)  # what is unknown is not held against the network
+        return outside_gradient(input_gradients(images, logits)[index], known).mean()
 
 
 def input_gradients(images: Float[Tensor, "B C *S"], logits: Float[Tensor, "B K"]) -> Float[Tensor, "B C *S"]:

@@ -148,12 +148,13 @@ def count(
 def _counts(masks: Tensor, fill_donors: bool) -> Tensor:
     """Annotated, guiding, to be twinned, eligible, empty, bad, and room for one more."""
     flat = masks.flatten(1)
-    valid = ((flat >= 0) & (flat <= 1)).all(dim=1)
-    bad = ~valid & ~(flat == -1).all(dim=1)
-    guiding = valid & (flat < 1).any(dim=1)
+    known, unknown = (flat >= 0) & (flat <= 1), flat == -1
+    bad = ~(known | unknown).all(dim=1)
+    valid = ~bad & known.any(dim=1)
+    guiding = valid & (known & (flat < 1)).any(dim=1)
     eligible = can_have_twin(masks, fill_donors=fill_donors)
     twinned = eligible & guiding.any()  # where nothing is forbidden, nothing can be exchanged
-    empty = valid & (flat == 0).all(dim=1)
+    empty = valid & (flat <= 0).all(dim=1)
     return torch.stack([part.sum() for part in (valid, guiding, twinned, eligible, empty, bad, bad & False)])
 
 
@@ -260,7 +261,7 @@ def outline_objects(batch: Batch) -> bool:
         return True
     flat = batch.masks.flatten(1).float()
     undecided = ((flat > 0.1) & (flat < 0.9)).sum(dim=1) > (flat >= 0.9).sum(dim=1)
-    known = (flat >= 0).all(dim=1)
+    known = (flat >= 0).any(dim=1)
     return bool((undecided & known).sum() * 2 <= known.sum())
 
 

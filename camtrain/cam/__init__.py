@@ -25,7 +25,15 @@ from camtrain.cam.perturbation import ablation_cam, score_cam
 from camtrain.cam.recording import Activations, record_activations
 from camtrain.cam.ride import Ride, can_ride
 from camtrain.cam.smoothing import smooth_grad_cam_plus_plus
-from camtrain.cam.spatial import annotated, is_empty, normalize, pool_masks, resize
+from camtrain.cam.spatial import (
+    annotated,
+    is_empty,
+    normalize,
+    partly_unknown,
+    pool_masks,
+    resize,
+    without_unknown,
+)
 from camtrain.cam.states import State
 from camtrain.cam.targets import (
     class_index,
@@ -92,6 +100,7 @@ __all__ = [
     "normalize",
     "nth_class",
     "occlusion_map",
+    "partly_unknown",
     "pool_masks",
     "predicted_class",
     "record_activations",
@@ -107,5 +116,6 @@ __all__ = [
     "top_k",
     "true_class",
     "unwrap",
+    "without_unknown",
     "xgrad_cam",
 ]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+UNKNOWN = -0.5  # at or below it a mask is unknown: -1, give or take what interpolation does
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -22,16 +23,49 @@ def annotated(masks: Float[Tensor, "B *S"]) -> Bool[Tensor, " B"]:
 def pool_masks(masks: Float[Tensor, "B *S"], size: Sequence[int]) -> Float[Tensor, "B *s"]:
     """Masks averaged over the area of each cell of a feature grid; an unannotated mask stays -1 everywhere.
 
-    A 2-D mask of a 3-D map (video) holds for every frame.
+    Unknown pixels, which are -1 in a mask of other values, are left out: a cell is the mean of what is known of it, and
+    -1 where nothing is. A 2-D mask of a 3-D map (video) holds for every frame.
 
     >>> pool_masks(torch.tensor([[[1.0, 1.0], [0.0, 1.0]]]), (1, 1))
     tensor([[[0.7500]]])
+    >>> pool_masks(torch.tensor([[[1.0, 0.0, -1.0, 1.0, -1.0, -1.0]]]), (1, 3))
+    tensor([[[ 0.5000,  1.0000, -1.0000]]])
     """
     if masks.ndim - 1 < len(size):
         masks = masks.unsqueeze(1).expand(-1, size[0], *masks.shape[1:])
     if tuple(masks.shape[1:]) == tuple(size):
         return masks
-    return F.interpolate(masks.unsqueeze(1), size=tuple(size), mode="area").squeeze(1)
+    pooled = F.interpolate(masks.unsqueeze(1), size=tuple(size), mode="area").squeeze(1)
+    partly = partly_unknown(masks)
+    if not bool(partly.any()):
+        return pooled
+    known = masks > UNKNOWN
+    parts = torch.stack([masks * known, known.to(masks.dtype)], dim=1)
+    inside, share = F.interpolate(parts, size=tuple(size), mode="area").unbind(dim=1)
+    means = torch.where(share > 0, inside / share, -1)
+    return torch.where(partly.view(-1, *[1] * len(size)), means, pooled)
+
+
+def partly_unknown(masks: Float[Tensor, "B *S"]) -> Bool[Tensor, " B"]:
+    """Which masks are annotations with unknown pixels: -1 beside other values.
+
+    >>> partly_unknown(torch.tensor([[-1.0, -1.0], [-1.0, 0.0], [0.0, 1.0]]))
+    tensor([False,  True, False])
+    """
+    flat = masks.flatten(1)
+    return (flat.amin(dim=1) <= UNKNOWN) & (flat.amax(dim=1) > UNKNOWN)
+
+
+def without_unknown(
+    heatmaps: Float[Tensor, "B *S"], masks: Float[Tensor, "B *S"]
+) -> tuple[Float[Tensor, "B *S"], Float[Tensor, "B *S"]]:
+    """Heatmaps and masks of one size, both 0 where the mask is unknown (-1): neither inside nor outside.
+
+    >>> without_unknown(torch.tensor([[3.0, 2.0]]), torch.tensor([[-1.0, 1.0]]))
+    (tensor([[0., 2.]]), tensor([[0., 1.]]))
+    """
+    unknown = masks <= UNKNOWN
+    return torch.where(unknown, 0, heatmaps), torch.where(unknown, 0, masks)
 
 
 def resize(heatmaps: Float[Tensor, "B *s"], size: Sequence[int]) -> Float[Tensor, "B *S"]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from camtrain.errors import BatchError, MaskError
@@ -14,7 +13,7 @@ from camtrain.errors import BatchError, MaskError
 Adapter = Callable[[Any], Any]
 
 _KEYS = {
-    "images": ("image", "images"),
+    "images": ("image", "images", "pixel_values"),
     "labels": ("label", "labels"),
     "masks": ("mask", "masks"),
     "groups": ("group", "groups"),
@@ -33,8 +32,8 @@ class Batch:
     Attributes:
         images: `(B, C, *S)`, as the model takes them.
         labels: `(B,)` class indices, or None.
-        masks: `(B, *S)` float: 1 where the evidence should be, values between are soft, all -1 where
-            the image has no annotation; or None.
+        masks: `(B, *S)` float: 1 where the evidence should be, values between are soft, -1 where a pixel is
+            unknown, all -1 where the image has no annotation; or None.
         groups: `(B,)` group indices, or None.
         ids: one name per image, or None.
     """
@@ -102,8 +101,8 @@ def read_batch(batch: Any, adapter: Adapter | None = None) -> Batch:
 
     Args:
         batch: `(images, labels)`, `(images, labels, masks)`, bare images, a `Batch`, or a mapping with
-            `image`/`images`, `label`/`labels`, `mask`/`masks`, `group`/`groups`, `id`/`ids`; other keys are
-            ignored.
+            `image`/`images`/`pixel_values`, `label`/`labels`, `mask`/`masks`, `group`/`groups`, `id`/`ids`;
+            other keys are ignored.
         adapter: called first, for batches of another shape; returns one of the above.
 
     Returns:
@@ -176,14 +175,13 @@ def check_masks(batch: Batch) -> None:
         batch: any batch; one without masks passes.
 
     Raises:
-        MaskError: for masks of another size than the images, values outside {-1} and [0, 1], or a mask that
-            is -1 in a part of the image only.
+        MaskError: for masks of another size than the images, or values outside {-1} and [0, 1].
 
     >>> check_masks(Batch(torch.zeros(1, 3, 2, 2), masks=torch.full((1, 2, 2), 255.0)))
     Traceback (most recent call last):
         ...
-    camtrain.errors.MaskError: A mask holds values in [0, 1], or is -1 everywhere (no annotation); image 0 \
-has 255.0. Divide 8-bit masks by 255.
+    camtrain.errors.MaskError: A mask holds values in [0, 1], and -1 where unknown (everywhere: no annotation); \
+image 0 has 255.0. Divide 8-bit masks by 255.
     """
     if batch.masks is None:
         return
@@ -199,16 +197,35 @@ has 255.0. Divide 8-bit masks by 255.
     bad = ~((flat >= 0) & (flat <= 1)) & (flat != -1)
     if bool(bad.any()):
         index, value = int(bad.any(1).nonzero()[0]), flat[bad][0].item()
-        advice = "Divide 8-bit masks by 255." if value > 1 else "Correct it or leave the image without a mask."
+        values, counts = torch.unique(flat[index], return_counts=True)
         raise MaskError(
-            f"A mask holds values in [0, 1], or is -1 everywhere (no annotation); image {index} has {value}. {advice}"
+            "A mask holds values in [0, 1], and -1 where unknown (everywhere: no annotation); "
+            f"image {index} has {value}{_shares(values, counts)}. {_advice(values)}"
         )
-    mixed = partly_unannotated(flat)
-    if bool(mixed.any()):
-        raise MaskError(
-            f"A mask is -1 everywhere (no annotation) or nowhere; that of image {int(mixed.nonzero()[0])} "
-            "mixes -1 with other values. Set unknown pixels to 0 or 1."
+
+
+def _shares(values: Tensor, counts: Tensor) -> str:
+    """The values and their shares, where they are kinds."""
+    if len(values) > 99 or set(values.tolist()) <= {0, 1, 255}:
+        return ""
+    order = counts.argsort(descending=True, stable=True)[:6]
+    shown = [f"{values[k].item():g} ({counts[k].item() / counts.sum().item():.0%})" for k in order]
+    return f" (values {', '.join([*shown, *['...'] * (len(values) > 6)])})"
+
+
+def _advice(values: Tensor) -> str:
+    """What to do about values that are no mask's."""
+    if set(values.tolist()) <= {0, 255}:
+        return "Divide 8-bit masks by 255."
+    kinds = values.isfinite().all() and (values == values.round()).all() and values.max() > 1
+    if bool(kinds) and len(values) < 100:
+        return (
+            "These are kinds: make masks with camtrain.data.label_map_to_masks(maps, values, ignore=255) in a "
+            "batch_adapter."
         )
+    if bool(values.max() > 1):
+        return "Divide masks by the largest value that they may have (255 of 8 bits)."
+    return "Correct it or leave the image without a mask."
 
 
 def _plainly_valid(flat: Tensor) -> bool:
@@ -217,27 +234,19 @@ def _plainly_valid(flat: Tensor) -> bool:
     return bool((((low >= 0) & (high <= 1)) | ((low == -1) & (high == -1))).all())
 
 
-def partly_unannotated(masks: Float[Tensor, " B *S"]) -> Bool[Tensor, " B"]:
-    """Which masks mix -1 with other values.
-
-    >>> partly_unannotated(torch.tensor([[-1.0, -1.0], [-1.0, 0.0], [0.0, 1.0]]))
-    tensor([False,  True, False])
-    """
-    missing = masks.flatten(1) == -1
-    return missing.any(1) & ~missing.all(1)
-
-
 def class_names(source: object | None, num_classes: int) -> list[str]:
     """Names of the classes: `source.class_names` or `source.classes`, else "class 0", "class 1", ...
 
     Args:
-        source: a data module, a dataset, or None.
+        source: a data module, a dataset (a part of one too), or None.
         num_classes: how many names to return; names that are missing are numbered, names in excess left out.
 
     >>> class_names(None, 2)
     ['class 0', 'class 1']
     """
     found = getattr(source, "class_names", None) or getattr(source, "classes", None) or []
+    while not found and (source := getattr(source, "dataset", None)) is not None:  # a Subset, as random_split makes
+        found = getattr(source, "class_names", None) or getattr(source, "classes", None) or []
     names = [str(name) for name in found][:num_classes]
     return names + [f"class {index}" for index in range(len(names), num_classes)]
 
@@ -271,6 +280,8 @@ def _read_masks(masks: Any, images: Tensor) -> Tensor:
         expected = (len(images), *images.shape[2:])
         raise BatchError(f"Masks are a tensor {expected}; got {_describe(masks)}; {_REMEDY}.")
     if masks.ndim == images.ndim:
+        if masks.shape[1] != 1 and masks.shape[-1] == 1 and masks.shape[1:-1] == images.shape[2:]:
+            raise MaskError(f"A mask's channel is its second axis; got {_describe(masks)}. Give masks.squeeze(-1).")
         if masks.shape[1] != 1:
             raise MaskError(f"A mask has one channel; got {_describe(masks)}. Merge the channels, as by masks.amax(1).")
         masks = masks.squeeze(1)

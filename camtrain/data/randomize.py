@@ -9,6 +9,7 @@ from camtrain.data.transforms import TwinBackgrounds
 from camtrain.errors import ConfigurationError
 from camtrain.swaps.compositing import dilate, place
 from camtrain.swaps.looks import LOOKS, Look, look_of
+from camtrain.swaps.masks import solid
 from camtrain.swaps.twins import choose_donors
 
 CUES = ("background", *LOOKS)
@@ -52,7 +53,7 @@ class RandomizeCue(v2.Transform):
     def _changed(self, images: Tensor, labels: Tensor, masks: Tensor | None, look: Look) -> Tensor:
         if len(images) < 2:
             return images
-        known = images.new_full((len(images), *images.shape[2:]), -1.0) if masks is None else masks
+        known = images.new_full((len(images), *images.shape[2:]), -1.0) if masks is None else solid(masks)
         donors = choose_donors(known, labels if labels.ndim == 1 else None)
         margin = max(1, round(min(images.shape[-2:]) / 64))
         measured = look.measure(images, dilate(known, 2 * margin))

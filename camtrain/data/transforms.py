@@ -89,7 +89,7 @@ class TwinBackgrounds(v2.Transform):
 
         Raises:
             BatchError: for images that are not in floating point.
-            MaskError: for masks of another size, values outside {-1} and [0, 1], or a mask that is -1 in a part only.
+            MaskError: for masks of another size, or values outside {-1} and [0, 1].
         """
         images, known = self._exchanged(images, labels, _read_masks(images, masks))
         return images, labels, known.reshape(masks.shape)

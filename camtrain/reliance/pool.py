@@ -12,6 +12,7 @@ from torch import Tensor
 from camtrain.data.batches import Adapter, Batch, check_masks, read_batch
 from camtrain.errors import BatchError, CamtrainError, ConfigurationError
 from camtrain.reliance.records import Pool
+from camtrain.swaps.masks import solid
 
 __all__ = ["Collecting", "Collector", "Count", "PoolCensus", "Pools", "Samples", "usable"]
 
@@ -86,6 +87,7 @@ class Collector:
         self.largest_batch = max(self.largest_batch, len(images))
         if masks is None:
             masks = images.new_full((len(images), *images.shape[2:]), -1.0, dtype=torch.float32)
+        masks = solid(masks)  # what is unknown stays with the object, and is never exchanged
         fit = (usable(masks) if self.annotated else (masks < 0).flatten(1).all(dim=1)).tolist()
         known = labels.tolist()
         rows = [row for row, label in enumerate(known) if fit[row] and self._may_want(label)]

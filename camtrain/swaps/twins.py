@@ -7,7 +7,7 @@ from torch import Tensor
 from camtrain.cam import annotated
 from camtrain.errors import BatchError, ConfigurationError, MaskError
 from camtrain.swaps.blending import Blend
-from camtrain.swaps.masks import read_masks
+from camtrain.swaps.masks import read_masks, solid
 
 
 def make_twins(
@@ -77,11 +77,15 @@ def make_masked_twins(
     generator: torch.Generator | None = None,
     limit: int | None = None,
 ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N H W"], Int[Tensor, " N"]]:
-    """`make_twins` with the masks of the twins, which move with their objects: twins, masks, index."""
+    """`make_twins` with the masks of the twins, which move with their objects: twins, masks, index.
+
+    Unknown pixels stay with the object, and stay unknown where it is not moved.
+    """
+    given, masks = masks, solid(masks)
     candidates = can_have_twin(masks, fill_donors=blend.fill_donors)
     if blend.infill != "swap":
         index = _chosen(candidates & blend.changes(masks, masks), limit, generator)
-        return *blend(images, masks, index, index, generator), index
+        return *_unmoved(blend, given, index, blend(images, masks, index, index, generator)), index
     if len(images) < 2:
         index = candidates.nonzero().flatten()[:0]
         return *blend(images, masks, index, index, generator), index
@@ -92,7 +96,13 @@ def make_masked_twins(
     else:
         donors = choose_donors(masks, labels, fill_donors=False, generator=generator)
         index = _chosen(candidates & blend.changes(masks, masks[donors]), limit, generator)
-    return *blend(images, masks, index, donors[index], generator), index
+    return *_unmoved(blend, given, index, blend(images, masks, index, donors[index], generator)), index
+
+
+def _unmoved(blend: Blend, given: Tensor, index: Tensor, made: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Twins and their masks, whose unknown pixels are unknown again where the objects stayed in their place."""
+    twins, shapes = made
+    return twins, shapes if blend.jitter else torch.where(given[index] < 0, given[index], shapes)
 
 
 def deal_backgrounds(
@@ -145,7 +155,8 @@ def deal_backgrounds(
     if not 0 <= share <= 1:
         raise ConfigurationError(f"share is a part of the twins in [0, 1]; got {share}.")
     blend = Blend(infill, feather, grow, jitter, fill_donors)
-    masks = _beside(images, masks)
+    given = _beside(images, masks)
+    masks = solid(given)
     rows = can_have_twin(masks, fill_donors=fill_donors).nonzero().flatten()
     donors = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
     others = (rows != donors) & blend.changes(masks[rows], masks[donors])
@@ -155,8 +166,8 @@ def deal_backgrounds(
     if share < 1:
         others &= (torch.rand(len(rows), generator=generator) < share).to(rows.device)
     index, donors = rows[others], donors[others]
-    twins, shapes = blend(images, masks, index, donors, generator)
-    return images.index_copy(0, index, twins.to(images.dtype)), masks.index_copy(0, index, shapes), index
+    twins, shapes = _unmoved(blend, given, index, blend(images, masks, index, donors, generator))
+    return images.index_copy(0, index, twins.to(images.dtype)), given.index_copy(0, index, shapes), index
 
 
 def _beside(images: Tensor, masks: Tensor) -> Float[Tensor, "B H W"]:
@@ -193,7 +204,7 @@ def can_have_twin(masks: Float[Tensor, "B H W"], *, fill_donors: bool = True) ->
     """
     flat = masks.flatten(1)
     found = annotated(masks) & (flat.amax(dim=1) > 0)
-    return found & (flat.amin(dim=1) < 1) if fill_donors else found
+    return found & ((flat >= 0) & (flat < 1)).any(dim=1) if fill_donors else found
 
 
 def choose_donors(

@@ -19,9 +19,9 @@ def test_count__clamps_twins_and_knows_that_one_image_has_none():
     assert count(batch_of(1), 3).twinned == 0
 
 
-def test_count__refuses_a_mask_that_is_partly_unannotated():
+def test_count__refuses_a_mask_that_is_none():
     batch = batch_of()
-    batch.masks[2, 0, 0] = -1
+    batch.masks[2, 0, 0] = -0.5
     with pytest.raises(MaskError, match="image 2"):
         count(batch, 4)
 

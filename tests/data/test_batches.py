@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import nn
+from torch.utils.data import Subset, TensorDataset
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from camtrain.data.batches import Batch, MaskedPair, check_masks, class_names, read_batch
@@ -106,11 +107,36 @@ def test_check_masks__names_the_image_and_the_bad_value(value, shown):
         check_masks(Batch(IMAGES, masks=masks))
 
 
-def test_check_masks__refuses_partly_missing_masks():
+def test_check_masks__takes_unknown_pixels():
     masks = torch.zeros(2, 4, 6)
     masks[0, 0, 0] = -1
-    with pytest.raises(MaskError, match="image 0 mixes -1"):
-        check_masks(Batch(IMAGES, masks=masks))
+    check_masks(Batch(IMAGES, masks=masks))
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (torch.tensor([0, 255]).repeat(2, 4, 3), r"has 255\.0\. Divide 8-bit masks by 255\."),
+        (torch.tensor([0, 15, 0]).repeat(2, 4, 2), r"values 0 \(67%\), 15 \(33%\).*label_map_to_masks"),
+        (torch.tensor([1, 2, 3]).repeat(2, 4, 2), r"values 1 \(33%\), 2 \(33%\), 3 \(33%\).*label_map_to_masks"),
+        (torch.rand(2, 4, 6) * 200, "largest value that they may have"),
+    ],
+)
+def test_check_masks__says_what_to_do_about_values_that_are_no_masks(masks, message):
+    with pytest.raises(MaskError, match=message):
+        check_masks(read_batch((IMAGES, LABELS, masks)))
+
+
+def test_read_batch__names_the_axis_of_a_masks_channel_and_reads_pixel_values():
+    with pytest.raises(MaskError, match=r"second axis.*squeeze\(-1\)"):
+        read_batch((IMAGES, LABELS, torch.zeros(2, 4, 6, 1)))
+    assert read_batch({"pixel_values": IMAGES, "labels": LABELS}).images is IMAGES
+
+
+def test_class_names__are_found_through_parts_of_a_dataset():
+    data = TensorDataset(IMAGES, LABELS)
+    data.classes = ["cat", "dog"]
+    assert class_names(Subset(Subset(data, [0, 1]), [0]), 3) == ["cat", "dog", "class 2"]
 
 
 def test_check_masks__names_both_sizes():

@@ -49,7 +49,10 @@ def test_losses__take_masks_of_any_type_with_and_without_a_channel(loss, dtype, 
     ("values", "said"),
     [
         ([0, 255], "that of image 1 goes from 0 to 255. Divide 8-bit masks by 255."),
-        ([-1, 1], "that of image 1 goes from -1 to 1. Set unknown pixels to 0 or 1, or all of it to -1."),
+        (
+            [-1, 2],
+            "that of image 1 goes from -1 to 2. Of a label map make masks with camtrain.data.label_map_to_masks.",
+        ),
         ([-0.5, 1], "that of image 1 goes from -0.5 to 1. Correct it, or set all of it to -1."),
         ([-2, -2], "that of image 1 goes from -2 to -2. Correct it"),
         ([0, NAN], "that of image 1 goes from nan to nan. Correct it"),

@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from camtrain.cam import annotated
 from camtrain.errors import ConfigurationError
 
 
@@ -91,6 +90,6 @@ def noise_in_region(
     if sigma < 0:
         raise ConfigurationError(f"A standard deviation is at least 0, not sigma={sigma}.")
     region = masks if inside else 1 - masks
-    region = torch.where(annotated(masks).view(-1, 1, 1), region, 0).to(images.dtype).unsqueeze(1)
+    region = torch.where(masks < 0, 0, region).to(images.dtype).unsqueeze(1)
     drawn = torch.randn(images.shape, generator=generator, device=images.device, dtype=torch.float32)
     return images + sigma * region * drawn.to(images.dtype)

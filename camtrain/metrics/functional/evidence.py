@@ -1,14 +1,15 @@
 """Is the evidence on the object? Pure functions over heatmaps and masks, one value per image.
 
 Every function takes raw heatmaps `(B, *s)` and masks `(B, *S)`, which may have another resolution, and returns `(B,)`
-with NaN wherever the question has no answer: an unannotated or empty mask, an empty heatmap.
+with NaN wherever the question has no answer: an unannotated or empty mask, an empty heatmap. Pixels of which nothing is
+known (-1 in a mask of other values) count neither inside nor outside.
 """
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from camtrain.cam import annotated, is_empty, pool_masks, resize
+from camtrain.cam import annotated, is_empty, partly_unknown, pool_masks, resize, without_unknown
 
 
 def answerable(heatmaps: Float[Tensor, "B *s"], masks: Float[Tensor, "B *S"]) -> Tensor:
@@ -38,8 +39,9 @@ def inside_energy(heatmaps: Float[Tensor, "B *s"], masks: Float[Tensor, "B *S"])
     tensor([0.7500])
     """
     pooled = pool_masks(masks, heatmaps.shape[1:]).to(heatmaps.dtype)
-    total = heatmaps.flatten(1).sum(dim=1)
-    inside = (heatmaps * pooled).flatten(1).sum(dim=1)
+    seen, pooled = without_unknown(heatmaps, pooled)
+    total = seen.flatten(1).sum(dim=1)
+    inside = (seen * pooled).flatten(1).sum(dim=1)
     return torch.where(answerable(heatmaps, masks), inside / total, torch.nan)
 
 
@@ -49,7 +51,10 @@ def mask_area(masks: Float[Tensor, "B *S"]) -> Float[Tensor, " B"]:
     >>> mask_area(torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[-1.0, -1.0], [-1.0, -1.0]]]))
     tensor([0.2500,    nan])
     """
-    return torch.where(annotated(masks), masks.flatten(1).mean(dim=1), torch.nan)
+    flat = masks.flatten(1)
+    of_known = flat.clamp(min=0).sum(dim=1) / (flat >= 0).sum(dim=1)
+    area = torch.where(partly_unknown(masks), of_known, flat.mean(dim=1))
+    return torch.where(annotated(masks), area, torch.nan)
 
 
 def energy_lift(heatmaps: Float[Tensor, "B *s"], masks: Float[Tensor, "B *S"]) -> Float[Tensor, " B"]:
@@ -84,16 +89,22 @@ def pointing_game(heatmaps: Float[Tensor, "B *s"], masks: Float[Tensor, "B *S"])
     >>> pointing_game(torch.tensor([[[3.0, 1.0]], [[2.0, 2.0]]]), torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]]))
     tensor([1.0000, 0.5000])
     """
-    return torch.where(answerable(heatmaps, masks), maxima_inside(heatmaps, masks >= 0.5), torch.nan)
+    return torch.where(answerable(heatmaps, masks), maxima_inside(heatmaps, masks >= 0.5, masks < 0), torch.nan)
 
 
-def maxima_inside(heatmaps: Float[Tensor, "B *s"], inside: Bool[Tensor, "B *S"]) -> Float[Tensor, " B"]:
+def maxima_inside(
+    heatmaps: Float[Tensor, "B *s"], inside: Bool[Tensor, "B *S"], unknown: Bool[Tensor, "B *S"] | None = None
+) -> Float[Tensor, " B"]:
     """The fraction of each heatmap's maxima that lie inside, once it has the size of the mask; 0 for an empty mask.
+
+    Pixels that are `unknown` are no maxima.
 
     >>> maxima_inside(torch.tensor([[[2.0, 2.0]]]), torch.tensor([[[True, False]]]))
     tensor([0.5000])
     """
     flat = resize(heatmaps, inside.shape[1:]).flatten(1)
+    if unknown is not None:
+        flat = flat.masked_fill(unknown.flatten(1), -1)
     maxima = flat == flat.amax(dim=1, keepdim=True)  # amax and int32: these are the monitor's costliest lines
     hits = (maxima & inside.flatten(1)).sum(dim=1, dtype=torch.int32)
     return (hits / maxima.sum(dim=1, dtype=torch.int32)).to(heatmaps.dtype)
@@ -115,7 +126,7 @@ def reason_cells(
     tensor([0, 1])
     """
     flat = masks.flatten(1)
-    askable = (flat >= 0).any(dim=1) & (flat > 0).any(dim=1) & (flat < 1).any(dim=1)
+    askable = (flat > 0).any(dim=1) & ((flat >= 0) & (flat < 1)).any(dim=1)
     grounded = grounding(heatmaps, masks) > grounded_above  # NaN, of an empty heatmap, is not above
     return torch.where(askable, 2 * (~correct).long() + (~grounded).long(), -1)
 

@@ -62,7 +62,7 @@ def heatmap_iou(
     >>> heatmap_iou(heat, mask, 0.5), heatmap_iou(heat, mask, 0.8)
     (tensor([0.5000]), tensor([1.]))
     """
-    hot = binarize(resize(heatmaps, masks.shape[1:]), threshold).flatten(1)
+    hot = binarize(resize(heatmaps, masks.shape[1:]), threshold).flatten(1) & (masks >= 0).flatten(1)
     inside = (masks >= 0.5).flatten(1)
     overlap = (hot & inside).sum(dim=1) / (hot | inside).sum(dim=1)
     return torch.where(answerable(heatmaps, masks), overlap.to(heatmaps.dtype), torch.nan)
@@ -159,7 +159,7 @@ def average_precision(heatmaps: Float[Tensor, "B *s"], masks: Float[Tensor, "B *
     >>> average_precision(torch.tensor([[[4.0, 3.0, 1.0, 0.0]]]), torch.tensor([[[1.0, 0.0, 1.0, 0.0]]]))
     tensor([0.8333])
     """
-    heat = resize(heatmaps, masks.shape[1:]).flatten(1)
+    heat = resize(heatmaps, masks.shape[1:]).masked_fill(masks < 0, -1).flatten(1)  # what is unknown comes last
     falling, order = (-heat).sort(dim=1)
     found = (masks >= 0.5).flatten(1).gather(1, order).to(torch.float64)
     last = torch.searchsorted(falling, falling, right=True)  # one behind the last pixel of the same value
