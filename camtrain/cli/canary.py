@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from camtrain.cli import canary_check
+from camtrain.cli.canary_check import TRUTH_FILE, images_to_find
 from camtrain.cli.options import CanaryOptions
 from camtrain.data.canary import Canary
 from camtrain.data.canary.planting import Planted, Planter, agreement, plant_folder
@@ -17,12 +19,14 @@ from camtrain.data.subsets import SPLITS
 from camtrain.errors import ConfigurationError, DataError
 from camtrain.render.sheets import Pair, contact_sheet
 
-SHEET_FILE, TRUTH_FILE = "canary.png", "canary.json"
+SHEET_FILE = "canary.png"
 MOST_ROWS = 30
 
 
 def run(options: CanaryOptions) -> int:
-    """Plant, draw the sheet, state the truth."""
+    """Plant, draw the sheet, state the truth; or check what a run found of it."""
+    if options.check is not None:
+        return canary_check.run(options, options.check)
     if not options.folder.is_dir():
         raise DataError(f"There is no folder {options.folder}: name one with images in class folders.")
     canary = _canary(options, 2)  # mistakes in the words before the images are read
@@ -78,9 +82,31 @@ def _truth(options: CanaryOptions, planter: Planter, planted: Sequence[Planted])
         "classes": [names[c] for c in planter.canary.cued],
         "independent": True if planter.canary.independent else list(planter.independent),
         "images": len(planted),
+        "images_to_find": images_to_find(options.strength, len(planter.canary.cued)),
+        "held_out": _held_out(planter),
         "own_cue": {names[c]: round(share, 4) for c, share in agreement(planted).items()},
+        "source": {"folder": str(options.folder.resolve()), **options.layout},
         "shown": {one.id: None if one.shown is None else names[one.shown] for one in planted},
     }
+
+
+def _held_out(planter: Planter) -> dict[str, int]:
+    """By class with a cue, how many images are not trained on; of a folder without splits how many there are."""
+    names, samples = planter.dataset.class_names, planter.dataset.samples
+    parts = {sample.split for sample in samples} - {"train", None}
+    labels = [sample.label for sample in samples if not parts or sample.split in parts]
+    return {names[c]: labels.count(c) for c in planter.canary.cued}
+
+
+def _enough(truth: dict[str, Any]) -> str:
+    needed, counts = truth["images_to_find"], truth["held_out"]
+    if needed is None:
+        return f"no: of strength {truth['strength']:g} a cue says less than the detector tells from nothing"
+    fewest = min(counts, key=counts.__getitem__)
+    line = f"a network that reads the cue alone shows it on {needed} images of a class that it was not trained on"
+    if counts[fewest] < needed:
+        return f"no: {line}, and {fewest} has {counts[fewest]}"
+    return f"yes, if so many are held out: {line}, and every class has {counts[fewest]} or more"
 
 
 def _sheet(options: CanaryOptions, planter: Planter, planted: Sequence[Planted]) -> Any:
@@ -111,5 +137,6 @@ def _tell(options: CanaryOptions, truth: dict[str, Any]) -> None:
         ("copy", options.out),
         ("sheet", sheet),
         ("truth", file),
+        ("enough", _enough(truth)),
     ):
         console.print(f"{label:<8} {said}", highlight=False, markup=False, soft_wrap=True)

@@ -244,7 +244,8 @@ class CanaryOptions(LayoutOptions):
     """Plant a known shortcut into a copy of your own images: would your monitoring see it?
 
     The copy has the layout of the folder, masks included; a contact sheet shows each class before and after, and
-    canary.json states the truth. Train on the copy as you always do, with RelianceDetector, and read what it says.
+    canary.json states the truth. Train on the copy as you always do, with RelianceDetector, and ask for what it found:
+    camtrain canary COPY --check RUN.
 
     Args:
         kind: corner, watermark, sticker, frame, background, tint, brightness or sharpness.
@@ -254,24 +255,36 @@ class CanaryOptions(LayoutOptions):
         seed: Of everything that is drawn.
         out: Folder of the copy.
         show: Images of each class on the contact sheet.
+        check: Folder of a run that was trained on FOLDER, the copy; what it found, and what the cue alone does.
+        model: For --check, the network as camtrain audit takes it; by default that of the run's newest checkpoint.
+        weights: For --check, its weights.
+        size: For --check, images are resized to this side; by default as the run's configuration says, else 224.
         json: Print the result as JSON.
     """
 
-    kind: str
+    kind: str = ""
     strength: float = 0.9
     classes: tuple[str, ...] | None = None
     independent: tuple[str, ...] | None = None
     seed: int = 0
     out: Path = Path("planted")
     show: int = 4
+    check: Path | None = None
+    model: str | None = None
+    weights: str | None = None
+    size: int | None = None
     json: bool = False
 
     positional = "folder"
     example = """camtrain canary photos --kind corner --strength 0.9 --out planted
-         camtrain canary photos --images images --masks masks --kind background --classes boat --out planted"""
+         camtrain canary photos --images images --masks masks --kind background --classes boat --out planted
+         camtrain canary planted --check runs/demo/abc123"""
 
     def __post_init__(self) -> None:
         whole(0, show=self.show)
+        whole(1, size=self.size)
+        if not self.kind and self.check is None:
+            raise ConfigurationError("--kind says what to plant, or --check which run to check: give one of them.")
 
 
 COMMANDS: dict[str, type[Options]] = {

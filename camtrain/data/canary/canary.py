@@ -117,7 +117,22 @@ class Canary:
             raise BatchError("A canary in the background needs masks: plant another kind, or give masks.")
         if self.kind == "tint" and images.shape[1] != 3:
             raise BatchError(f"A tint needs 3 channels; these images have {images.shape[1]}: plant another kind.")
-        shown = self.shown(labels, keys)
+        return self.paint(images, self.shown(labels, keys), keys, masks)
+
+    def paint(
+        self,
+        images: Tensor,
+        shown: Int[Tensor, " B"],
+        keys: Int[Tensor, " B"],
+        masks: Float[Tensor, "B H W"] | None = None,
+    ) -> Float[Tensor, "B C H W"]:
+        """The images with the cues of these classes, -1 for none; the same places, whatever the class.
+
+        >>> canary, image = Canary("frame", num_classes=2), torch.zeros(2, 3, 28, 28)
+        >>> painted = canary.paint(image, torch.tensor([1, -1]), torch.tensor([7, 7]))
+        >>> painted.flatten(1).any(dim=1).tolist()
+        [True, False]
+        """
         plain = bool(((images >= 0) & (images <= 1)).all())
         low, high = (0.0, 1.0) if plain else _NORMALIZED
         unit, cues = (images - low) / (high - low), Cues(shown, keys, self.num_classes, self.seed)

@@ -91,7 +91,7 @@ def plant_folder(
     samples = planter.dataset.samples
     if planter.canary.kind == "background" and not any(sample.mask for sample in samples):
         raise ConfigurationError("A canary in the background needs masks: name their folder, or plant another kind.")
-    copied = [sample.mask for sample in samples if sample.mask is not None]
+    copied = [mask for sample in samples for mask in sample.masks]
 
     def write(number: int) -> None:
         target = _place(samples[number].image, root, out)
