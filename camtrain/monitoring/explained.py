@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from camtrain.cam import Capture, is_empty, pool_masks
@@ -23,7 +24,8 @@ class Explained:
     """A batch with its heatmaps: everything on the batch's device, one row per image.
 
     `heatmaps` `(B, *S)`, `energies` and `hits` (of the pointing game, both `(B,)`, NaN without an answer) go by method;
-    `cells` `(B,)` are indices into `CELLS`, -1 for none.
+    so do `ceilings`, the inside energy of a map that is the object itself on the heatmap's grid. `chance` is that of an
+    even map, the object's share of the frame. `cells` `(B,)` are indices into `CELLS`, -1 for none.
     """
 
     batch: Batch
@@ -32,6 +34,8 @@ class Explained:
     heatmaps: Mapping[str, Tensor]
     energies: Mapping[str, Tensor]
     hits: Mapping[str, Tensor]
+    chance: Tensor
+    ceilings: Mapping[str, Tensor]
     cells: Tensor
 
     @cached_property
@@ -43,6 +47,7 @@ class Explained:
         label = torch.where(units.are_known, units.labels, -1.0)
         judged = [label, units.predictions, confidence, units.true_probability, units.loss]
         measured = [*self.energies.values(), *self.hits.values(), *map(is_empty, self.heatmaps.values())]
+        measured += [self.chance, *self.ceilings.values()]
         columns = (*judged, self.cells, group, self.annotated, *measured)
         return torch.stack([column.to(confidence) for column in columns], dim=1)
 
@@ -50,7 +55,8 @@ class Explained:
     def columns(self) -> tuple[str, ...]:
         """The names of `numbers`, as they are logged."""
         kinds = (("inside_energy", self.energies), ("pointing_game", self.hits), ("empty", self.heatmaps))
-        return (*COLUMNS, *(f"{kind}/{name}" for kind, by_method in kinds for name in by_method))
+        by_name = (f"{kind}/{name}" for kind, by_method in kinds for name in by_method)
+        return (*COLUMNS, *by_name, "chance", *(f"ceiling/{name}" for name in self.ceilings))
 
     @property
     def annotated(self) -> Tensor:
@@ -76,7 +82,7 @@ def explain_batch(
     if batch.masks is None:
         unknown = torch.full(cells.shape, torch.nan, device=cells.device)
         nowhere = dict.fromkeys(heatmaps, unknown)
-        return Explained(batch, samples, units, heatmaps, nowhere, nowhere, cells)
+        return Explained(batch, samples, units, heatmaps, nowhere, nowhere, unknown, nowhere, cells)
     # Masks are large: they are read as seldom as can be.
     pooled = {size: pool_masks(batch.masks, size) for size in {heat.shape[1:] for heat in heatmaps.values()}}
     inside, energies, hits = batch.masks >= 0.5, {}, {}
@@ -88,4 +94,21 @@ def explain_batch(
         first = next(iter(heatmaps.values()))
         answers = reason_cells(units.right, first, pooled[first.shape[1:]], grounded_above)
         cells = torch.where(units.are_known, answers, -1)
-    return Explained(batch, samples, units, heatmaps, energies, hits, cells)
+    ceilings = {name: ceiling(pooled[heat.shape[1:]]) for name, heat in heatmaps.items()}
+    shares = next(iter(pooled.values())).flatten(1)
+    chance = torch.where((shares >= 0).all(dim=1), shares.mean(dim=1), torch.nan)
+    return Explained(batch, samples, units, heatmaps, energies, hits, chance, ceilings, cells)
+
+
+def ceiling(masks: Float[Tensor, "B *S"]) -> Float[Tensor, " B"]:
+    """The inside energy of a heatmap that is the pooled mask itself: what the grid leaves of a perfect map.
+
+    NaN for an image without a mask (-1) or without an object.
+
+    >>> ceiling(torch.tensor([[[0.5, 1.0], [0.0, 0.5]]]))
+    tensor([0.7500])
+    """
+    flat = masks.flatten(1)
+    total = flat.sum(dim=1)
+    known = (flat >= 0).all(dim=1) & (total > 0)
+    return torch.where(known, flat.square().sum(dim=1) / total.where(known, 1.0), torch.nan)

@@ -65,6 +65,9 @@ def scalars(table: Table, names: Sequence[str]) -> dict[str, float]:
         for name in names
         for logged, column in {**measures, "empty_maps": "empty"}.items()
     }
+    if counts:
+        values["cam/inside_energy_chance"] = _mean(table, "chance")
+        values |= {f"cam/inside_energy_ceiling/{name}": _mean(table, f"ceiling/{name}") for name in names}
     total = np.float32(sum(counts.values()))
     return values | {f"cam/{cell.replace('/', '_')}": float(np.float32(n) / total) for cell, n in counts.items()}
 
@@ -107,12 +110,14 @@ def _class_row(table: Table, chosen: NDArray[np.bool_], name: str) -> ClassRow:
     energies = next(iter(table.starting("inside_energy/").values()))[chosen]
     finite, cells = energies[np.isfinite(energies)], table["cell"][chosen].astype(int)
     right = table["label"][chosen] == table["predicted"][chosen]
+    shares = table["chance"][chosen][np.isfinite(table["chance"][chosen])]
     return ClassRow(
         class_name=name,
         images=int(chosen.sum()),
         right=int(right.sum()),
         inside_energy=float(finite.mean()) if len(finite) else float("nan"),
         cells={cell: int((cells == index).sum()) for index, cell in enumerate(CELLS)} if (cells >= 0).any() else {},
+        chance=float(shares.mean()) if len(shares) else float("nan"),
     )
 
 

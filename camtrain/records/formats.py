@@ -19,6 +19,7 @@ from camtrain.records.history import History, Line, Pass
 from camtrain.records.kinds import (
     Alert,
     Classes,
+    ClassRow,
     FourCells,
     Histograms,
     Metrics,
@@ -133,7 +134,13 @@ def _read_histograms(history: History, line: Line) -> None:
 
 
 def _write_classes(record: Classes, store: PictureStore) -> Line:
-    return {"rows": _rows(record.rows), "confusion": record.confusion}
+    return {"rows": [_class_row(row) for row in record.rows], "confusion": record.confusion}
+
+
+def _class_row(row: ClassRow) -> Line:
+    """Without masks nothing is said of chance."""
+    line = asdict(row)
+    return line if isfinite(row.chance) else {name: value for name, value in line.items() if name != "chance"}
 
 
 def _read_classes(history: History, line: Line) -> None:

@@ -167,7 +167,8 @@ class Histograms:
 class ClassRow:
     """One true class in one pass: how many images, how many of them right, and where the evidence lay.
 
-    `inside_energy` is the mean, NaN without masks; `cells` counts by cell, empty without masks.
+    `inside_energy` is the mean and `chance` the objects' mean share of the frame, NaN without masks; `cells` counts by
+    cell, empty without masks.
 
     >>> ClassRow("boat", 8, 6, 0.4, {RIGHT_GROUNDED: 4}).accuracy
     0.75
@@ -178,6 +179,7 @@ class ClassRow:
     right: int
     inside_energy: float
     cells: Mapping[str, int]
+    chance: float = nan
 
     @property
     def accuracy(self) -> float:

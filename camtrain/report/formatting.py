@@ -24,12 +24,32 @@ def percent(value: float | None, digits: int = 0) -> str:
 
 def number(value: float | None, digits: int = 2) -> str:
     """A number with a true minus sign, a dash for none."""
-    return f"{value:.{digits}f}".replace("-", "−") if value is not None and isfinite(value) else "–"
+    if value is None or not isfinite(value):
+        return "–"
+    text = f"{value:.{digits}f}"
+    return (text if float(text) else text.removeprefix("-")).replace("-", "−")
 
 
 def signed(value: float | None, digits: int = 2) -> str:
-    """A number with its sign."""
-    return f"{value:+.{digits}f}".replace("-", "−") if value is not None and isfinite(value) else "–"
+    """A number with its sign, which zero has none of.
+
+    >>> signed(0.251), signed(-0.251), signed(-0.001)
+    ('+0.25', '−0.25', '0.00')
+    """
+    if value is None or not isfinite(value):
+        return "–"
+    text = f"{value:+.{digits}f}"
+    return (text if float(text) else text[1:]).replace("-", "−")
+
+
+def likeness(correlation: float) -> str:
+    """A rank correlation with an earlier heatmap in words.
+
+    >>> likeness(0.97), likeness(0.5), likeness(-0.3)
+    ('as before', 'shifted', 'elsewhere')
+    """
+    words = {0.9: "as before", 0.6: "much as before", 0.3: "shifted"}
+    return next((text for least, text in words.items() if correlation >= least), "elsewhere")
 
 
 def measured(value: float, unit: str) -> str:
@@ -45,5 +65,5 @@ def changed(value: float, unit: str) -> str:
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
-    one.__name__: one for one in (finite, known, percent, number, signed, measured, changed)
+    one.__name__: one for one in (finite, known, percent, number, signed, measured, changed, likeness)
 }

@@ -1,9 +1,10 @@
 """A run as one HTML file that needs no network: `write_report`."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from math import isfinite
+from math import ceil, floor, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ LIMIT = 14_000_000  # bytes
 SIDES = (224, 160, 112, 80)  # of pictures in pixels, smaller ones where the page would exceed the limit
 CELL_COLORS = dict(zip(CELLS, ("--grounded", "--lucky", "--honest", "--lost"), strict=True))
 CLASSES_IN_FULL = 24
+CELLS_ENOUGH = 7  # a side of a heatmap that can follow an object
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,17 @@ class EffectAxis:
     def at(self, value: float) -> float:
         """Where a value lies, in percent from the left, within 0 and 100."""
         return round(min(100.0, max(0.0, 100 * (value - self.low) / (self.high - self.low))), 2)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Some three to six round values on the axis, zero among them.
+
+        >>> EffectAxis(-0.1, 0.4).ticks
+        [0.0, 0.1, 0.2, 0.3, 0.4]
+        """
+        step = next((step for step in (0.05, 0.1, 0.25, 0.5) if (self.high - self.low) / step <= 6), 0.5)
+        first, last = ceil(self.low / step), floor(self.high / step)
+        return [round(index * step, 2) for index in range(first, last + 1)]
 
 
 def write_report(folder: str | Path) -> Path:
@@ -145,6 +158,7 @@ def render(history: History, pictures: SavedPictures, info: Mapping[str, Any], t
         metric_curves=curve_charts(history),
         pictured=lambda square: any((one.label, one.predicted) == (square.true, square.said) for one in cases),
         setup=history.setup,
+        coarse=coarse_layers(history.setup),
         alerts=history.alerts,
         configuration=list(flatten(info.get("configuration", {}))),
         versions=info.get("versions", {}),
@@ -185,6 +199,17 @@ def case_filters(cases: Sequence[FailureCase]) -> dict[str, list[str]]:
     return {name: some for name, some in found.items() if len(some) > 1}
 
 
+def coarse_layers(setup: Mapping[str, Any]) -> dict[str, int]:
+    """The explained layers with fewer than `CELLS_ENOUGH` cells a side, and how many they have.
+
+    >>> coarse_layers({"layers": {"layer4": "the last one (4x4 cells, channels first)"}})
+    {'layer4': 4}
+    """
+    sizes = {layer: re.search(r"\((\d+)x(\d+) cells", str(reason)) for layer, reason in setup.get("layers", {}).items()}
+    sides = {layer: min(map(int, size.groups())) for layer, size in sizes.items() if size}
+    return {layer: side for layer, side in sides.items() if side < CELLS_ENOUGH}
+
+
 def effect_axis(rows: Sequence[VerdictRow]) -> EffectAxis:
     """A scale that holds zero and every interval."""
     values = [value for row in rows for value in (row.low, row.high, row.effect, row.placebo) if isfinite(value)]
@@ -198,6 +223,8 @@ def curves(history: History, start: int | None) -> list[Chart]:
     accuracy, worst = story.accuracy_names(history)
     named = {"Accuracy": accuracy, "Worst group": worst, "Training": story.training_accuracy_name(history)}
     energy = story.inside_energy_names(history)
+    if energy and history.scalars.get(story.CHANCE):
+        energy = dict(list(energy.items())[:5]) | {"by chance": story.CHANCE}
     drawn = [
         _chart(history, "Accuracy", {label: name for label, name in named.items() if name}, start, "share"),
         _chart(history, "Inside energy: evidence on the object", energy, start, "ratio"),

@@ -11,8 +11,10 @@ from camtrain.records import FAILURES, HEATMAPS
 from camtrain.records.history import History, Line, Pass
 from camtrain.records.images import data_uri, jpeg, read_mask, read_pixels, to_pixels
 from camtrain.render import draw_contours
+from camtrain.report.summary import OFF_THE_OBJECT
 
 QUALITY = 84
+LUCKY = "right for the wrong reason"  # as it is recorded
 GONE = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"  # one clear pixel
 
 
@@ -58,6 +60,7 @@ class FailureCase:
     reason: str
     cell: str | None
     when: str
+    chance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,13 @@ class SavedPictures:
         except (OSError, ValueError):
             return self.plain(item["image"])
         return data_uri(jpeg(to_pixels(draw_contours(pixels.unsqueeze(0), mask.unsqueeze(0))[0]), QUALITY))
+
+    def share(self, item: Line) -> float | None:
+        """The object's share of a panel's image, which is the inside energy of an even heatmap; None without a mask."""
+        try:
+            return None if item["mask"] is None else float(read_mask(self.folder / item["mask"], (64, 64)).mean())
+        except (OSError, ValueError):
+            return None
 
     def strip(self, name: str) -> str | None:
         """A picture of many side by side, in full."""
@@ -225,14 +235,17 @@ def _case(item: Line, pictures: SavedPictures, when: str) -> FailureCase:
         true_probability=item["true_probability"],
         inside_energy=item["inside_energy"],
         group=item["group_name"],
-        reason=item.get("reason") or _reason(item),
+        reason=_reason(item),
         cell=item["cell"],
         when=when,
+        chance=pictures.share(item),
     )
 
 
 def _reason(item: Line) -> str:
-    return "confidently wrong" if _correct(item) is False else "right for the wrong reason"
+    """As recorded; a right answer is said to be off the object, since its heat alone is no verdict."""
+    recorded = item.get("reason") or ("confidently wrong" if _correct(item) is False else LUCKY)
+    return OFF_THE_OBJECT if recorded == LUCKY else str(recorded)
 
 
 def _correct(item: Line) -> bool | None:

@@ -9,6 +9,9 @@ from camtrain.records import CELLS, RIGHT_UNGROUNDED, FourCells, VerdictRow
 from camtrain.records.history import NAN, History
 
 FLAGGED = "reliance/flagged"
+CHANCE, CEILING = "cam/inside_energy_chance", "cam/inside_energy_ceiling/"
+OFF_THE_OBJECT = "right, heat off the object"  # no verdict: what a class leans on is told by interventions
+KEYS = {OFF_THE_OBJECT.capitalize(): "right_for_the_wrong_reason"}  # of the summary, as it has always been named
 ALIGNMENT_ACTIVE, ALIGNMENT_WEIGHT = "alignment/active", "alignment/weight"
 RELIANT = "reliant"
 SUSPECT = "suspect"
@@ -33,13 +36,17 @@ class EpochSpan:
 
 @dataclass(frozen=True)
 class Measure:
-    """One number before and after; NaN where it was not measured. `rises` says that more is better."""
+    """One number before and after; NaN where it was not measured. `rises` says that more is better.
+
+    `note` says what the number is to be held against.
+    """
 
     label: str
     before: float
     after: float
     unit: Unit
     rises: bool
+    note: str = ""
 
     @property
     def change(self) -> float:
@@ -48,8 +55,8 @@ class Measure:
 
     @property
     def better(self) -> bool | None:
-        """Did it change for the better; None where it did not change or is not known."""
-        if isnan(self.change) or self.change == 0:
+        """Did it change for the better; None where it shows no change or is not known."""
+        if isnan(self.change) or shown(self.before, self.unit) == shown(self.after, self.unit):
             return None
         return (self.change > 0) == self.rises
 
@@ -143,10 +150,7 @@ def measures(history: History) -> list[Measure]:
         _measure(history, "Training accuracy", training_accuracy_name(history), "share"),
         _measure(history, "Accuracy", accuracy, "share"),
         _measure(history, "Worst-group accuracy", worst, "share"),
-        *(
-            _measure(history, f"Inside energy, {method}", name, "ratio")
-            for method, name in inside_energy_names(history).items()
-        ),
+        *(_energy_measure(history, method, name) for method, name in inside_energy_names(history).items()),
         _share_measure(history),
         _measure(examined(history), "Classes flagged", FLAGGED, "count", rises=False),
     ]
@@ -264,11 +268,29 @@ def _measure(history: History, label: str, name: str | None, unit: Unit, *, rise
     return _spanned(history, label, history.scalars[name], unit, rises)
 
 
+def _energy_measure(history: History, method: str, name: str) -> Measure | None:
+    measure = _measure(history, f"Inside energy, {method}", name, "ratio")
+    return None if measure is None else replace(measure, note=energy_note(history, method))
+
+
+def energy_note(history: History, method: str) -> str:
+    """What inside energy is to be held against: an even heatmap's, and that of the object itself on this grid.
+
+    >>> energy_note(History(scalars={"cam/inside_energy_chance": {0: 0.25}}), "grad_cam")
+    'by chance 0.25'
+    """
+    last = max(history.epochs, default=None)
+    chance = value_at(history.scalars.get(CHANCE, {}), last)
+    ceiling = value_at(history.scalars.get(f"{CEILING}{method}", {}), last)
+    known = {"by chance": chance, "the object itself on this grid": ceiling}
+    return ", ".join(f"{label} {shown(value, 'ratio')}" for label, value in known.items() if not isnan(value))
+
+
 def _share_measure(history: History) -> Measure | None:
     if not history.cells:
         return None
     by_epoch = {epoch: shares(counts)[RIGHT_UNGROUNDED] for epoch, counts in history.cells.items()}
-    return _spanned(history, "Right for the wrong reason", by_epoch, "share", rises=False)
+    return _spanned(history, OFF_THE_OBJECT.capitalize(), by_epoch, "share", rises=False)
 
 
 def _spanned(history: History, label: str, by_epoch: dict[int, float], unit: Unit, rises: bool) -> Measure:
@@ -285,7 +307,7 @@ def summary_of(history: History) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"camtrain/headline": headline(history)}
     for one in measures(history):
-        name = one.label.lower().replace(", ", "/").replace(" ", "_")
+        name = KEYS.get(one.label) or one.label.lower().replace(", ", "/").replace(" ", "_")
         known = {"before": one.before, "after": one.after}
         found |= {f"camtrain/{name}/{when}": value for when, value in known.items() if not isnan(value)}
     return found

@@ -30,6 +30,7 @@ class ClassLine:
     earlier_accuracy: float = NAN
     earlier_energy: float = NAN
     earlier_lucky: float = NAN
+    chance: float = NAN
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Square:
 
 
 def class_lines(history: History, run: story.EpochSpan) -> list[ClassLine]:
-    """A line for each class of the last pass, those that are right for the wrong reason most often first."""
+    """A line for each class of the last pass, those that are right with their heat off the object most often first."""
     now = _pass_at(history, run.after)
     before = _by_name(_pass_at(history, run.before)) if run.before is not None else {}
     verdicts = {row.class_name: row.verdict for row in story.latest_verdicts(history, run.after)}
@@ -97,15 +98,19 @@ def _by_name(one: Line | None) -> dict[str, Line]:
 def _line(row: Line, before: Line | None, verdict: str | None) -> ClassLine:
     earlier = (_accuracy(before), _energy(before), _lucky(before)) if before is not None else (NAN, NAN, NAN)
     now = (_accuracy(row), _energy(row), _lucky(row))
-    return ClassLine(row["class_name"], verdict, row["images"], *now, *earlier)
+    return ClassLine(row["class_name"], verdict, row["images"], *now, *earlier, chance=_number(row.get("chance")))
 
 
 def _accuracy(row: Line) -> float:
     return _share(row["right"], row["images"])
 
 
+def _number(value: float | None) -> float:
+    return NAN if value is None else float(value)
+
+
 def _energy(row: Line) -> float:
-    return NAN if row["inside_energy"] is None else float(row["inside_energy"])
+    return _number(row["inside_energy"])
 
 
 def _lucky(row: Line) -> float:

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from camtrain.cam import Capture, Layer, grad_cam, hires_cam
+from camtrain.cam import Capture, Layer, grad_cam, hires_cam, pool_masks
 from camtrain.data.batches import Batch
 from camtrain.monitoring.drift import Traces, drift_scalars
-from camtrain.monitoring.explained import explain_batch
+from camtrain.monitoring.explained import ceiling, explain_batch
 from camtrain.monitoring.explainer import Explainer
 from camtrain.monitoring.panels import Naming, panels
 from camtrain.monitoring.selection import (
@@ -67,6 +67,8 @@ def test_explained_batch__has_a_row_of_numbers_for_each_image():
     assert [CELLS[int(row["cell"])] for row in rows] == [CELLS[0], CELLS[1], CELLS[3], CELLS[2]]
     assert [row["inside_energy/grad_cam"] for row in rows] == [1, 0, 0, 1]
     assert rows[0]["annotated"] == 1
+    assert [row["chance"] for row in rows] == [0.5] * 4  # the left half
+    assert rows[0]["ceiling/grad_cam"] == 1.0
 
 
 def test_explained_batch__without_labels_and_masks_knows_less():
@@ -281,3 +283,12 @@ def test_remembered__holds_loss_and_grounding_by_sample():
     assert kept["s2"] == (pytest.approx(-np.log(0.1), rel=1e-4), False)
     assert [grounded for _, grounded in kept.values()] == [True, False, False, True]
     assert isinstance(table(), Table)
+
+
+def test_explained__knows_the_level_by_chance_and_what_the_grid_leaves_of_a_perfect_map():
+    masks = torch.zeros(3, 4, 4)
+    masks[0, :2, :3] = 1  # 6 of 16 pixels; on 2 x 2 cells 1, .5, 0, 0
+    masks[1] = -1
+    assert ceiling(pool_masks(masks, (2, 2))).tolist() == pytest.approx(
+        [1.25 / 1.5, float("nan"), float("nan")], nan_ok=True
+    )

@@ -67,7 +67,7 @@ def test_report__sends_no_request_and_raises_no_error(opened, report):
 def test_report__filters_its_failure_cases(opened):
     page = opened()
     assert visible(page) == ["w0", "w1", "w2", "l0"]
-    page.select_option("[data-filter=kind]", "right for the wrong reason")
+    page.select_option("[data-filter=kind]", "right, heat off the object")
     assert visible(page) == ["l0"]
     assert page.text_content("#shown") == "1 of 4"
     page.click("#reset")

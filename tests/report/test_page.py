@@ -5,6 +5,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from camtrain.records import Setup
 from camtrain.records.history import History, Pass
 from camtrain.records.run_info import write_run_info
 from camtrain.report.charts import Series, area_chart, line_chart
@@ -99,11 +100,38 @@ def test_report__has_all_sections_and_sends_no_request(run):
         "for car",
         "for boat",
         "layer net.4 (the last map) by grad_cam",
-        "like before 0.75",
+        "much as before",
         "model.name",
         "98 % → 11 %",
     ):
         assert words in page.words
+
+
+def test_report__holds_inside_energy_against_chance(tmp_path, make_pass):
+    sink = FilesSink(tmp_path)
+    sink.write(*make_pass(0, 10))
+    assert "chance 0." not in write_report(tmp_path).read_text().partition('id="failures"')[0]  # not recorded, not said
+    values = {"cam/inside_energy_chance": 0.31, "cam/inside_energy_ceiling/grad_cam": 0.65}
+    sink.write(Scalars(values, 0, 10), Setup({"layers": {"net.4": "last (4x6 cells, channels first)"}}, 0, 10))
+    words = Page(write_report(tmp_path).read_text()).words
+    assert "by chance 0.31, the object itself on this grid 0.65" in words
+    assert "inside energy 0.20 / 0.20, by chance 0.50" in words  # of a case: its mask is the left half
+    assert "Layer net.4 has 4 cells a side, too few to follow an object" in words
+
+
+def test_report__says_that_heat_off_the_object_is_no_verdict(tmp_path, make_pass):
+    FilesSink(tmp_path).write(*make_pass(0, 10))
+    html = write_report(tmp_path).read_text()
+    assert "wrong reason" not in html
+    assert "Right with the heat off the object is a reason to look, no verdict" in html
+
+
+def test_report__colors_no_change_that_shows_as_none(tmp_path):
+    for epoch, energy in enumerate((0.301, 0.299)):
+        FilesSink(tmp_path).write(Scalars({"cam/inside_energy/grad_cam": energy}, epoch, epoch))
+    html = write_report(tmp_path).read_text()
+    assert '<td class="muted">0.00</td>' in html
+    assert "−0.00" not in html
 
 
 def test_report__says_what_to_do_about_verdicts(tmp_path):

@@ -68,11 +68,11 @@ def test_measures__tell_before_from_after():
         "Accuracy",
         "Worst-group accuracy",
         "Inside energy, grad_cam",
-        "Right for the wrong reason",
+        "Right, heat off the object",
         "Classes flagged",
     ]
     assert found["Worst-group accuracy"].change == pytest.approx(0.5)
-    assert (found["Right for the wrong reason"].before, found["Right for the wrong reason"].after) == (0.75, 0.25)
+    assert (found["Right, heat off the object"].before, found["Right, heat off the object"].after) == (0.75, 0.25)
     assert [one.better for one in found.values()] == [True, True, None, True, True]
     assert isnan(found["Inside energy, grad_cam"].after)
 
