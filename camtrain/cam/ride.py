@@ -32,8 +32,13 @@ class Ride:
 
     The *root* is the outermost module that is called on the path from `model` to the layers. It is entered with
     gradients off (the flip at the layers turns them on), the logits are found in its output, and the caller gets that
-    output detached, with the values it always had. Of several calls the first counts. `disarm` removes every hook and
-    restores the gradient mode, after an exception too.
+    output detached, with the values it always had. Of several calls that on the batch's own images counts, else the
+    first. `disarm` removes every hook and restores the gradient mode, after an exception too.
+
+    Attributes:
+        root: the module that was called, None where none was.
+        given: what it was called with, positional and by name.
+        logits: in its output, with their graph; None where there are none.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
@@ -41,20 +46,30 @@ class Ride:
         self._path = _path(model, self.layers)
         self._hooks, self._flip_hooks = Hooks(), Hooks()
         self._modes = ExitStack()
-        self._forget()
+        self._images: Tensor | None = None
+        self._listens = False
+        self.forget()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Let go of what was seen."""
+        self.root: nn.Module | None = None
+        self.given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         self.logits: Tensor | None = None
-        self._root: nn.Module | None = None
         self._flip = GradFlip(self.layers)
-        self._done = False
+        self._done = self._took_own = False
 
-    def arm(self) -> None:
-        """Register the hooks for the next forward pass; what an earlier one left is forgotten."""
+    def arm(self, images: Tensor | None = None, *, listen: bool = False) -> None:
+        """Register the hooks for the next forward pass; what an earlier one left is forgotten.
+
+        Args:
+            images: the batch's own.
+            listen: only note which module is called with what, and leave the pass alone.
+        """
         self.disarm()
-        self._forget()
+        self.forget()
+        self._images, self._listens = images, listen
         for module in self._path:
-            self._hooks.add([module.register_forward_pre_hook(self._enter, prepend=True)])
+            self._hooks.add([module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True)])
             self._hooks.add([module.register_forward_hook(self._leave, always_call=True)])
 
     def disarm(self) -> None:
@@ -75,21 +90,34 @@ class Ride:
         with torch.inference_mode(False), torch.enable_grad():
             labels = usable_in_autograd(labels)
             (captured,) = differentiate(self.logits, (target,), labels, self._flip.activations, self.layers)
-        self._forget()
+        self.logits, self._flip = None, GradFlip(self.layers)
         return captured
 
-    def _enter(self, module: nn.Module, inputs: Any) -> None:
-        if self._done or self._root is not None:
-            return
-        self._root = module
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.root is not None and not self._done:
+            return None  # within the root
+        own = any(_is_same(tensor, self._images) for tensor in pytree.tree_leaves((args, kwargs)))
+        if self._done and (self._took_own or not own):
+            return None
+        self.forget()
+        self.root, self.given, self._took_own = module, (args, kwargs), own
+        if self._listens:
+            return None
         self._flip_hooks.add(self._flip.handles())
         self._modes.enter_context(torch.inference_mode(False))
         self._modes.enter_context(torch.no_grad())
+        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if not any(tensor.is_inference() for tensor in tensors):
+            return None
+        # What is made within may need them for a gradient, as a loss that the module computes itself.
+        return pytree.tree_map_only(Tensor, usable_in_autograd, (args, kwargs))
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        if module is not self._root or self._done:
+        if module is not self.root or self._done:
             return None
         self._done = True
+        if self._listens:
+            return None
         self._modes.close()
         self._flip_hooks.remove()
         try:
@@ -97,6 +125,14 @@ class Ride:
         except CamtrainError:
             self.logits = None
         return pytree.tree_map_only(Tensor, Tensor.detach, output)
+
+
+def _is_same(tensor: Any, images: Tensor | None) -> bool:
+    """Whether it is that tensor, or the same memory read alike."""
+    if tensor is images or not isinstance(tensor, Tensor) or images is None:
+        return tensor is images and images is not None
+    alike = tensor.shape == images.shape and tensor.dtype == images.dtype and tensor.stride() == images.stride()
+    return alike and tensor.data_ptr() == images.data_ptr()
 
 
 def can_ride(model: nn.Module) -> bool:

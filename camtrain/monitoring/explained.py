@@ -25,10 +25,12 @@ class Explained:
 
     `heatmaps` `(B, *S)`, `energies` and `hits` (of the pointing game, both `(B,)`, NaN without an answer) go by method;
     so do `ceilings`, the inside energy of a map that is the object itself on the heatmap's grid. `chance` is that of an
-    even map, the object's share of the frame. `cells` `(B,)` are indices into `CELLS`, -1 for none.
+    even map, the object's share of the frame. `cells` `(B,)` are indices into `CELLS`, -1 for none. `inputs` `(B, ...)`
+    is what the network was given: not always the images; None where that is more than one tensor.
     """
 
     batch: Batch
+    inputs: Tensor | None
     samples: list[str]
     units: Units
     heatmaps: Mapping[str, Tensor]
@@ -73,6 +75,7 @@ def explain_batch(
     task: Task,
     methods: Mapping[str, Method],
     samples: list[str],
+    inputs: Tensor | None,
     grounded_above: float,
 ) -> Explained:
     """Heatmaps by every method, and what they say about the masks where there are any."""
@@ -82,7 +85,7 @@ def explain_batch(
     if batch.masks is None:
         unknown = torch.full(cells.shape, torch.nan, device=cells.device)
         nowhere = dict.fromkeys(heatmaps, unknown)
-        return Explained(batch, samples, units, heatmaps, nowhere, nowhere, unknown, nowhere, cells)
+        return Explained(batch, inputs, samples, units, heatmaps, nowhere, nowhere, unknown, nowhere, cells)
     # Masks are large: they are read as seldom as can be.
     pooled = {size: pool_masks(batch.masks, size) for size in {heat.shape[1:] for heat in heatmaps.values()}}
     inside, energies, hits = batch.masks >= 0.5, {}, {}
@@ -97,7 +100,7 @@ def explain_batch(
     ceilings = {name: ceiling(pooled[heat.shape[1:]]) for name, heat in heatmaps.items()}
     shares = next(iter(pooled.values())).flatten(1)
     chance = torch.where((shares >= 0).all(dim=1), shares.mean(dim=1), torch.nan)
-    return Explained(batch, samples, units, heatmaps, energies, hits, chance, ceilings, cells)
+    return Explained(batch, inputs, samples, units, heatmaps, energies, hits, chance, ceilings, cells)
 
 
 def ceiling(masks: Float[Tensor, "B *S"]) -> Float[Tensor, " B"]:

@@ -34,7 +34,7 @@ class Explainer:
 
     Args:
         network: the module whose forward pass is ridden on; the names of layers are those in it.
-        called: the module that is called where there is nothing to ride on: the network, or a part of it.
+        called: the module that is called where the step called none: the network, or a part of it.
         images: of the first batch: a dry forward of them finds the layers.
         layers: "auto", or names.
         methods: by name.
@@ -74,12 +74,12 @@ class Explainer:
     def arm(self, batch: Batch) -> None:
         """Be ready for the forward pass of a batch."""
         self.batch = batch
-        if not self.walks:
-            self._ride.arm()
+        self._ride.arm(batch.images, listen=bool(self.walks))
 
     def disarm(self) -> None:
         """Leave no hook behind."""
         self._ride.disarm()
+        self._ride.forget()
         self.batch = None
 
     def task(self, batch: Batch) -> Task:
@@ -89,9 +89,10 @@ class Explainer:
         """
         if not isinstance(self._task, Task):
             logits = self._ride.logits
-            if self.walks or logits is None or len(logits) != len(batch):
+            if logits is None or len(logits) != len(batch):
+                called, inputs = self._asked(batch)
                 with self.autocast():
-                    logits = capture(self.called, batch.images, self.layers).logits
+                    logits = capture(called, inputs, self.layers).logits
             self._task = resolve_task(self._task, logits, batch)
         if not isinstance(self._task, SingleLabel):
             raise BatchError(f"One label an image is explained, by one logit or by several; this is {self._task}.")
@@ -100,21 +101,38 @@ class Explainer:
     def explain(self, batch: Batch, samples: list[str], grounded_above: float) -> Explained:
         """The batch with its heatmaps, from the pass that was made since `arm`."""
         task = self.task(batch)
-        captured = self._captured(batch, task)
+        called, inputs = self._asked(batch)
+        captured = self._captured(batch, task, called, inputs)
+        self.called = called
         self.num_classes = 2 if isinstance(task, Binary) else captured.logits.shape[1]
         return explain_batch(
-            batch, captured, task=task, methods=self.methods, samples=samples, grounded_above=grounded_above
+            batch,
+            captured,
+            task=task,
+            methods=self.methods,
+            samples=samples,
+            inputs=inputs if isinstance(inputs, Tensor) else None,
+            grounded_above=grounded_above,
         )
 
-    def true_heatmaps(self, images: Tensor, labels: Tensor) -> Tensor:
+    def true_heatmaps(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """The first method's heatmaps `(B, *S)` for the true classes, from a forward pass of its own."""
         target = _truth if isinstance(self._task, Binary) else true_class
         with self.autocast():
-            captured = capture(self.called, images, self.layers, target, labels=labels)
+            captured = capture(self.called, inputs, self.layers, target, labels=labels)
         method = next(iter(self.methods.values()))
         return method(captured.activations[0], captured.gradients[0])
 
-    def _captured(self, batch: Batch, task: Task) -> Capture:
+    def _asked(self, batch: Batch) -> tuple[nn.Module, Any]:
+        """The module that the step called, and what it gave it; what it may be where the step called none."""
+        args, kwargs = self._ride.given
+        if self._ride.root is None or (args and kwargs):
+            return self.called, batch.images
+        inputs = kwargs or (args[0] if len(args) == 1 else args)
+        fits = not isinstance(inputs, Tensor) or len(inputs) == len(batch)
+        return (self._ride.root, inputs) if fits else (self.called, batch.images)
+
+    def _captured(self, batch: Batch, task: Task, called: nn.Module, inputs: Any) -> Capture:
         def answer(logits: Tensor, labels: Tensor | None) -> Tensor:
             own = self.target is predicted_class
             scores: Tensor = task.units(logits, batch)[0].scores if own else self.target(logits, labels)
@@ -126,7 +144,7 @@ class Explainer:
                 return captured
             self.walks = _NOTHING_TO_RIDE_ON
         with self.autocast():
-            return capture(self.called, batch.images, self.layers, answer, labels=batch.labels)
+            return capture(called, inputs, self.layers, answer, labels=batch.labels)
 
 
 def _truth(logits: Tensor, labels: Tensor | None) -> Tensor:

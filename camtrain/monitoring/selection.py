@@ -25,10 +25,14 @@ Score = Callable[[Explained], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """One image of a pass, on the device that explained it; `numbers` is its row of `Explained.numbers`."""
+    """One image of a pass, on the device that explained it; `numbers` is its row of `Explained.numbers`.
+
+    `given` is what the network was given of it, None where that is not one tensor.
+    """
 
     sample: str
     image: Tensor
+    given: Tensor | None
     heatmaps: Mapping[str, Tensor]
     mask: Tensor | None
     numbers: Tensor
@@ -43,11 +47,15 @@ def keep(explained: Explained, rows: Sequence[int], scores: Sequence[float] | No
     batch = explained.batch
     images, numbers = batch.images.detach()[index], explained.numbers[index]
     masks = None if batch.masks is None else batch.masks[index]
+    given = images if explained.inputs is batch.images else explained.inputs
+    if given is not None and given is not images:
+        given = given.detach()[index]
     heatmaps = {name: maps.detach()[index].float() for name, maps in explained.heatmaps.items()}
     return [
         Kept(
             sample=explained.samples[row],
             image=images[at],
+            given=None if given is None else given[at],
             heatmaps={name: maps[at] for name, maps in heatmaps.items()},
             mask=None if masks is None else masks[at],
             numbers=numbers[at],

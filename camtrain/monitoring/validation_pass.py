@@ -158,13 +158,14 @@ def with_true_heatmaps(kept: Sequence[Kept], explainer: Explainer) -> list[Kept]
     done = list(kept)
     numbers = torch.stack([item.numbers for item in kept]).cpu().tolist() if kept else []
     groups: dict[torch.Size, list[int]] = {}
+    given = {row: tensor for row, item in enumerate(kept) if (tensor := item.given) is not None}
     for row, (label, predicted, *_) in enumerate(numbers):
-        if 0 <= label != predicted:
-            groups.setdefault(kept[row].image.shape, []).append(row)
+        if 0 <= label != predicted and row in given:
+            groups.setdefault(given[row].shape, []).append(row)
     for rows in groups.values():
-        images = torch.stack([kept[row].image for row in rows])
+        inputs = torch.stack([given[row] for row in rows])
         labels = torch.stack([kept[row].numbers[0] for row in rows]).long()
-        for row, heat in zip(rows, explainer.true_heatmaps(images, labels), strict=True):
+        for row, heat in zip(rows, explainer.true_heatmaps(inputs, labels), strict=True):
             done[row] = replace(kept[row], true_heatmap=heat.float())
     return done
 

@@ -50,7 +50,9 @@ def batch(answers, spots, labels, *, masks=True, samples=None, size=8):
     images = torch.linspace(0, 1, count * 3 * size * size).view(count, 3, size, size)
     read = Batch(images, torch.tensor(labels), inside if masks else None, torch.zeros(count, dtype=torch.long))
     names = samples or [f"s{i}" for i in range(count)]
-    return explain_batch(read, captured, task=SingleLabel(), methods=METHODS, samples=names, grounded_above=0.2)
+    return explain_batch(
+        read, captured, task=SingleLabel(), methods=METHODS, samples=names, inputs=images, grounded_above=0.2
+    )
 
 
 def four():
@@ -74,7 +76,9 @@ def test_explained_batch__has_a_row_of_numbers_for_each_image():
 def test_explained_batch__without_labels_and_masks_knows_less():
     captured = Capture(torch.zeros(4, 2), torch.zeros(4), (), (), ())
     read = Batch(four().batch.images)
-    bare = explain_batch(read, captured, task=SingleLabel(), methods={}, samples=list("abcd"), grounded_above=0.2)
+    bare = explain_batch(
+        read, captured, task=SingleLabel(), methods={}, samples=list("abcd"), inputs=None, grounded_above=0.2
+    )
     row = dict(zip(bare.columns, bare.numbers[0].tolist(), strict=True))
     assert (row["label"], row["cell"], row["group"], row["annotated"]) == (-1, -1, -1, 0)
     assert row["loss"] != row["loss"]
