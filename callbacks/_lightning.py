@@ -2,7 +2,6 @@
 the training it watches.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +12,6 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from camtrain.cam import evaluating, is_compiled, unwrap
-from camtrain.data.batches import class_names
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.packages import joined, overrides, part_of
 
@@ -130,54 +128,6 @@ def everywhere(trainer: Trainer, compute: Callable[[], T], lose: Callable[[str],
             if trainer.is_global_zero:
                 lose(text)
     return [each for _, share in shares for each in share]
-
-
-# Passes.
-
-
-def stage_of(trainer: Trainer) -> str:
-    """`"test"` or `"val"`: which of the two evaluation data sets is running."""
-    return "test" if trainer.testing else "val"
-
-
-def is_due_pass(trainer: Trainer, every_n_epochs: int) -> bool:
-    """Whether a pass counts: each n-th epoch of a fit and its last one, and all of `validate` and `test`."""
-    if trainer.sanity_checking:
-        return False
-    last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
-    return trainer.state.fn != "fit" or trainer.current_epoch % every_n_epochs == 0 or last
-
-
-def evaluation_dataset(trainer: Trainer) -> Any:
-    """The dataset behind the first evaluation dataloader, or None."""
-    loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
-    first = loaders[0] if isinstance(loaders, (list, tuple)) and loaders else loaders
-    return getattr(first, "dataset", None)
-
-
-def expected_images(trainer: Trainer) -> int | None:
-    """How many images this process will see in the pass, or None where that is not known."""
-    try:
-        return math.ceil(len(evaluation_dataset(trainer)) / trainer.world_size)
-    except TypeError:
-        return None
-
-
-def names_of(trainer: Trainer, num_classes: int) -> list[str]:
-    """Class names from the data module, else from the dataset, else numbered."""
-    datamodule = getattr(trainer, "datamodule", None)
-    named = hasattr(datamodule, "class_names") or hasattr(datamodule, "classes")
-    return class_names(datamodule if named else evaluation_dataset(trainer), num_classes)
-
-
-def group_names_of(trainer: Trainer) -> list[str]:
-    """Group names from the data module; none where it has none."""
-    return [str(name) for name in getattr(getattr(trainer, "datamodule", None), "group_names", None) or []]
-
-
-def denormalizer_of(trainer: Trainer) -> Callable[..., Any] | None:
-    """The data module's `denormalize`, or None."""
-    return getattr(getattr(trainer, "datamodule", None), "denormalize", None)
 
 
 # A progress bar.

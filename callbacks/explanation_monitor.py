@@ -13,14 +13,21 @@ from camtrain.callbacks._lightning import (
     Trainer,
     builds_later,
     callable_network,
-    denormalizer_of,
     everywhere,
+    key_of,
+    network_of,
+)
+from camtrain.callbacks._passes import (
+    denormalizer_of,
+    evaluation_loader,
     expected_images,
+    go_first,
     group_names_of,
     is_due_pass,
-    key_of,
+    keeps_its_order,
+    logged_names,
     names_of,
-    network_of,
+    samples_of,
     stage_of,
 )
 from camtrain.cam import find_layers, predicted_class
@@ -58,7 +65,7 @@ class ExplanationMonitor(Callback):
     Args:
         methods: names of functions in `camtrain.cam`; all come from one pass.
         layers: `"auto"`, or a dotted name within the model, or several.
-        every_n_epochs: explain each n-th epoch, the first and the last one always.
+        every_n_epochs: explain each n-th validation (mostly one an epoch), the first and the last one always.
         num_probes: how many fixed images to follow over epochs, spread evenly over the data.
         num_failures: how many failure cases of each kind to show: confidently wrong, right for the wrong reason, worse
             than in the last pass. They are spread over classes and heatmaps.
@@ -139,6 +146,9 @@ class ExplanationMonitor(Callback):
         run = Run.of(trainer)
         run.pictures = self.pictures
         run.guard_loggers()
+        go_first(trainer, self)
+        if stage == "fit" and self._explainer is not None and self._explainer.network not in pl_module.modules():
+            self._begin_anew()
         if not builds_later(pl_module):
             self._check_layers(pl_module)
 
@@ -148,7 +158,8 @@ class ExplanationMonitor(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a pass."""
-        self._pass = self._begin(trainer) if self.should_explain(trainer) else None
+        evaluation_loader(trainer, self.dataloader_idx)  # that there is one
+        self._pass = self._begin(trainer, pl_module) if self.should_explain(trainer) else None
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -225,7 +236,7 @@ class ExplanationMonitor(Callback):
         self._alarms.load_state_dict(state_dict["reporter"])
 
     def should_explain(self, trainer: Trainer) -> bool:
-        """Whether this pass is explained: each n-th epoch of a fit, its last one, and every validate and test."""
+        """Whether this pass is explained: each n-th validation of a fit, its last one, and every validate and test."""
         return is_due_pass(trainer, self.every_n_epochs)
 
     # The verbs, in the order of a pass.
@@ -235,12 +246,23 @@ class ExplanationMonitor(Callback):
         if self.layers != "auto":
             find_layers(network, self.layers)
 
-    def _begin(self, trainer: Trainer) -> ValidationPass:
+    def _begin_anew(self) -> None:
+        """Another module is fitted: what is known is of the last one."""
+        self.images, self._explainer, self._passes = None, None, 0
+        self._followed, self._alarms = {}, Alarms()
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> ValidationPass:
+        if self._explainer is not None and not self._explainer.fits(network_of(pl_module, self.model)):
+            self._explainer = None
+        if not keeps_its_order(trainer, self.dataloader_idx):
+            self._say(
+                "knows an image by its content where batches have no 'id': the dataloader may shuffle", key="order"
+            )
         return ValidationPass(
             self._followed.setdefault(stage_of(trainer), Followed()),
             num_probes=self.num_probes if trainer.is_global_zero else 0,
             num_failures=self.num_failures,
-            expected=expected_images(trainer),
+            expected=expected_images(trainer, self.dataloader_idx),
         )
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
@@ -281,7 +303,7 @@ class ExplanationMonitor(Callback):
         try:
             explainer.task(batch)
             if self._pass is not None:
-                samples = self._samples(trainer, batch, self._pass.images)
+                samples = samples_of(trainer, batch, self._pass.images, self.dataloader_idx)
                 explained = self._attempt(explainer.explain, batch, samples, self.grounded_above)
                 if explained is not None:
                     self._attempt(self._pass.update, explained)
@@ -289,12 +311,6 @@ class ExplanationMonitor(Callback):
             self._dismount()
         if explainer.walks:
             self._say(f"makes a forward pass of its own for each batch: {explainer.walks}")
-
-    def _samples(self, trainer: Trainer, batch: Batch, first: int) -> list[str]:
-        if batch.ids is not None:
-            return batch.ids
-        rows = range(first, first + len(batch))
-        return [f"{stage_of(trainer)}-{row * trainer.world_size + trainer.global_rank}" for row in rows]
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, seen: ValidationPass) -> None:
         """Log the means of all processes; the first one writes the pictures and tables.
@@ -308,7 +324,7 @@ class ExplanationMonitor(Callback):
         self._attempt(seen.remember, self.images)
         names = list(self.images.starting("empty/")) or (self._explainer.names if self._explainer else [])
         if names:
-            pl_module.log_dict(scalars(self.images, names), sync_dist=True)
+            pl_module.log_dict(logged_names(trainer, scalars(self.images, names)), sync_dist=True)
             self._passes += 1
             if trainer.is_global_zero:
                 self._attempt(self._record, trainer, pl_module, seen, failures)
@@ -326,7 +342,7 @@ class ExplanationMonitor(Callback):
         epoch, step = trainer.current_epoch, trainer.global_step
         naming = self._naming(trainer, self._explainer)
         probes = seen.probe_panels(naming)
-        pl_module.log_dict(drift_scalars(probes), rank_zero_only=True)
+        pl_module.log_dict(logged_names(trainer, drift_scalars(probes)), rank_zero_only=True)
         records = records_of(self.images, probes, failures, naming.classes, epoch, step)
         layers = {layer.name: layer.reason for layer in self._explainer.layers}
         described = {"layers": layers, "methods": list(self.methods), "versions": versions()}
@@ -334,7 +350,8 @@ class ExplanationMonitor(Callback):
         Run.of(trainer).write(*records, *setup)
 
     def _naming(self, trainer: Trainer, explainer: Explainer) -> Naming:
-        return Naming(names_of(trainer, explainer.num_classes), group_names_of(trainer), denormalizer_of(trainer))
+        names = names_of(trainer, explainer.num_classes, self.dataloader_idx)
+        return Naming(names, group_names_of(trainer), denormalizer_of(trainer))
 
     def _tell(self, trainer: Trainer) -> None:
         """Keep the numbers of the pass; in a fit raise what is wrong with them, else write the report."""

@@ -16,10 +16,10 @@ from camtrain.callbacks._lightning import (
     builds_later,
     callable_network,
     everywhere,
-    is_due_pass,
     network_of,
     untouched,
 )
+from camtrain.callbacks._passes import evaluation_loader, go_first, is_due_pass, logged_names
 from camtrain.cam import Layer, find_layers, predicted_class, resolve_layers, true_class
 from camtrain.data.batches import Batch, read_batch
 from camtrain.errors import ConfigurationError
@@ -46,7 +46,7 @@ class FaithfulnessMonitor(Callback):
         metrics: names from above.
         layers: `"auto"`, or a dotted name within the model, or several.
         budget: forward passes of one image in each measured epoch.
-        every_n_epochs: measure each n-th epoch, the first and the last one always.
+        every_n_epochs: measure each n-th validation (mostly one an epoch), the first and the last one always.
         steps: of the insertion and deletion curves.
         of_labels: explain the true class and its probability instead of the predicted one.
         level: of the confidence intervals.
@@ -118,6 +118,7 @@ class FaithfulnessMonitor(Callback):
             raise ConfigurationError(
                 f"FaithfulnessMonitor explains validation images; {type(pl_module).__name__} has no validation_step."
             )
+        go_first(trainer, self)
         if not builds_later(pl_module):
             self._check_layers(pl_module)
 
@@ -127,6 +128,9 @@ class FaithfulnessMonitor(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to keep images."""
+        evaluation_loader(trainer, self.dataloader_idx)  # that there is one
+        if not {layer.module for layer in self._resolved} <= set(pl_module.modules()):
+            self._resolved = ()  # those of another module
         self._kept, self._wanted, self._position = [], None, 0
 
     def on_validation_batch_end(
@@ -156,7 +160,7 @@ class FaithfulnessMonitor(Callback):
     on_test_epoch_end = on_validation_epoch_end
 
     def should_measure(self, trainer: Trainer) -> bool:
-        """Whether this pass is measured: each n-th epoch of a fit, its last one, and every validate and test."""
+        """Whether this pass is measured: each n-th validation of a fit, its last one, and every validate and test."""
         return is_due_pass(trainer, self.every_n_epochs)
 
     # The verbs.
@@ -199,7 +203,8 @@ class FaithfulnessMonitor(Callback):
             metric, _, method = name.partition("/")
             mean = interval_of(metric, each, level=self.level)
             ends = {"": mean.mean, "_low": mean.low, "_high": mean.high}
-            pl_module.log_dict({f"cam/{metric}{end}/{method}": value for end, value in ends.items()}, sync_dist=True)
+            values = {f"cam/{metric}{end}/{method}": value for end, value in ends.items()}
+            pl_module.log_dict(logged_names(trainer, values), sync_dist=True)
 
     def _lose(self, failure: str) -> None:
         self._attempt.report(f"measure ({failure})")

@@ -17,13 +17,12 @@ from camtrain.callbacks._lightning import (
     Trainer,
     builds_later,
     callable_network,
-    denormalizer_of,
     everywhere,
-    names_of,
     network_of,
     progress_bar,
     untouched,
 )
+from camtrain.callbacks._passes import denormalizer_of, go_first, logged_names, names_of
 from camtrain.cam import find_logits
 from camtrain.cam.folding import quickened
 from camtrain.data.batches import Batch
@@ -199,6 +198,7 @@ class RelianceDetector(Callback):
             raise ConfigurationError(
                 f"RelianceDetector judges validation images; {type(pl_module).__name__} has no validation_step."
             )
+        go_first(trainer, self)
         if not builds_later(pl_module):
             callable_network(network_of(pl_module, self.model))
 
@@ -248,7 +248,7 @@ class RelianceDetector(Callback):
             return
         if self.should_examine(trainer):
             self._attempt(self._examine, trainer, pl_module)
-        pl_module.log_dict(self._history.values, sync_dist=True)
+        pl_module.log_dict(logged_names(trainer, self._history.values), sync_dist=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wait until the verdicts and their pictures are written, write the report and say what became of the run."""

@@ -71,6 +71,10 @@ class Explainer:
         layers = [layer.name for layer in self.layers]
         return [m if len(layers) == 1 else f"{m}@{layer}" for m in self.methods for layer in layers]
 
+    def fits(self, network: nn.Module) -> bool:
+        """Whether this is the network still, and holds the layers still."""
+        return network is self.network and {layer.module for layer in self.layers} <= set(network.modules())
+
     def arm(self, batch: Batch) -> None:
         """Be ready for the forward pass of a batch."""
         self.batch = batch

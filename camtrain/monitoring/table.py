@@ -59,7 +59,8 @@ def scalars(table: Table, names: Sequence[str]) -> dict[str, float]:
     {'cam/empty_maps/grad_cam': 1.0}
     """
     counts = cell_counts(table)
-    measures = {"inside_energy": "inside_energy", "pointing_game": "pointing_game"} if counts else {}
+    answered = bool(counts) or any(np.isfinite(values).any() for values in table.starting("inside_energy/").values())
+    measures = {"inside_energy": "inside_energy", "pointing_game": "pointing_game"} if answered else {}
     values = {
         f"cam/{logged}/{name}": _mean(table, f"{column}/{name}")
         for name in names

@@ -118,7 +118,7 @@ class Run:
         Call it on every process: what is logged may have to be collected from all of them.
         """
         results = self.trainer._results
-        self._evaluated |= set(results.metrics(False)["callback"]) if results is not None else set()
+        self._evaluated |= {item.meta.name for item in results.values()} if results is not None else set()
         self._evaluated_in = self.trainer.current_epoch
 
     def scalars(self) -> dict[str, float]:
@@ -128,12 +128,12 @@ class Run:
         which the epoch's end brings. On every process, as above.
         """
         logged = {name: value for name, value in self.trainer.callback_metrics.items() if self._is_current(name)}
-        return {name: float(value) for name, value in logged.items() if torch.as_tensor(value).numel() == 1}
+        return {_local(name): float(value) for name, value in logged.items() if torch.as_tensor(value).numel() == 1}
 
     def _is_current(self, name: str) -> bool:
         if self.trainer.state.fn != "fit":
             return True
-        if name in self._evaluated:
+        if _plain(name) in self._evaluated:
             return self._evaluated_in == int(self.trainer.current_epoch)
         return bool(self.trainer.training)
 
@@ -196,6 +196,20 @@ class Run:
             sinks = [files, *logger_sinks(self.trainer.loggers, self.pictures)]
             self._groups[place] = SinkGroup(map(Background, sinks))
         return self._groups[place]
+
+
+def _plain(name: str) -> str:
+    """A logged name as it was given to `log`.
+
+    >>> _plain("val/loss/dataloader_idx_1"), _plain("val/loss_epoch")
+    ('val/loss', 'val/loss')
+    """
+    return name.partition("/dataloader_idx_")[0].removesuffix("_epoch")
+
+
+def _local(name: str) -> str:
+    """The name in the folder of `test`, which says already what `test/` says."""
+    return name.removeprefix("test/") if name.startswith(("test/cam/", "test/reliance/")) else name
 
 
 def publish(folder: Path) -> tuple[Path, ...]:

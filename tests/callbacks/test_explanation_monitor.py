@@ -52,12 +52,14 @@ def test_monitor__logs_what_explain_gives_one_image_at_a_time(make_trainer, fore
     trainer = make_trainer(callbacks=[ExplanationMonitor()])
     getattr(trainer, verb)(module, data, verbose=False)
     energies, hits = {}, {}
+    prefix = "test/" if verb == "test" else ""
+    logged = {name.removeprefix(prefix): value for name, value in trainer.callback_metrics.items()}
+    assert all(name.startswith(f"{prefix}cam/") for name in trainer.callback_metrics if "cam/" in name)
     for method in ("grad_cam", "grad_cam_plus_plus"):
         for image, _, mask in data.dataset:
             heat = explain(module.net, image[None], layers="4", methods=method).heatmaps[method]
             energies.setdefault(method, []).append(inside_energy(heat, mask[None]))
             hits.setdefault(method, []).append(pointing_game(heat, mask[None]))
-        logged = trainer.callback_metrics
         torch.testing.assert_close(logged[f"cam/inside_energy/{method}"], torch.cat(energies[method]).nanmean())
         torch.testing.assert_close(logged[f"cam/pointing_game/{method}"], torch.cat(hits[method]).nanmean())
     cells = [
@@ -373,3 +375,79 @@ def test_monitor__names_the_tasks_where_it_cannot_tell_which_one_it_is(make_trai
         module.training_step = lambda batch, batch_idx, module=module: module.net(batch[0]).sum()
         with pytest.raises(BatchError, match=says):
             make_trainer(callbacks=[ExplanationMonitor()]).fit(module, data, data)
+
+
+class Views(pl.LightningModule):
+    """Looks at the bright left half alone, and calls its network on other views before or after the batch's own."""
+
+    def __init__(self, views):
+        super().__init__()
+        self.views = views
+        self.net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.fill_(0.3)
+
+    def validation_step(self, batch, batch_idx):
+        for view in self.views:
+            self.net(batch[0] if view == "own" else batch[0].flip(-1))
+
+
+@pytest.mark.parametrize("views", [("own",), ("own", "mirrored"), ("mirrored", "own"), ("mirrored", "own", "mirrored")])
+def test_monitor__explains_the_call_on_the_batchs_own_images(make_trainer, views):
+    images, masks = torch.zeros(6, 3, 8, 8), torch.zeros(6, 8, 8)
+    images[..., :4] = masks[..., :4] = 1
+    trainer = make_trainer(callbacks=[ExplanationMonitor(methods=["hires_cam"], layers="net.1", target=first_logit)])
+    data = TensorDataset(images, torch.zeros(6, dtype=torch.long), masks)
+    trainer.validate(Views(views), DataLoader(data, 3), verbose=False)
+    assert trainer.callback_metrics["cam/inside_energy/hires_cam"] > 0.7
+
+
+def first_logit(logits, labels):
+    return logits[:, 0]
+
+
+class Normalizes(pl.LightningModule):
+    """Gives its network other pixels than the batch's."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+        self.given = []
+        self.net.register_forward_pre_hook(lambda net, inputs: self.given.append(inputs[0].mean().item()))
+
+    def validation_step(self, batch, batch_idx):
+        self.net(batch[0] / 2 - 5)
+
+
+def test_monitor__asks_the_network_again_with_what_the_step_gave_it(make_trainer, loader):
+    torch.manual_seed(0)
+    module = Normalizes()
+    make_trainer(callbacks=[ExplanationMonitor(layers="net.0")]).validate(module, loader(), verbose=False)
+    assert len(module.given) > 1 + 3  # the dry forward, three batches, and the true classes of the failures
+    assert max(module.given[1:]) < -4
+
+
+class LossInside(pl.LightningModule):
+    """Computes its loss within forward, as Hugging Face's models do."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 3)
+
+    def forward(self, images, labels=None):
+        logits = self.head(self.body(images).relu().mean((2, 3)))
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return {"loss": loss, "logits": logits}
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", self(batch[0], labels=batch[1])["loss"])
+
+
+def test_monitor__lets_a_forward_compute_its_loss_under_inference_mode(make_trainer, loader):
+    plain, watched = make_trainer(), make_trainer(callbacks=[ExplanationMonitor(layers="body")])
+    for trainer in (plain, watched):
+        trainer.validate(LossInside(), loader(), verbose=False)
+    assert torch.equal(plain.callback_metrics["val/loss"], watched.callback_metrics["val/loss"])
+    assert watched.callback_metrics["cam/inside_energy/grad_cam"] > 0
