@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from camtrain.data.files import Sample, list_images, read_image, require_folder
+from camtrain.data.files import ImageRule, Sample, list_images, read_image, require_folder
 from camtrain.data.folders import MaskedImageFolder, SampleDataset
 from camtrain.data.layouts import MaskFinder
+from camtrain.data.masks import mask_rule
 from camtrain.data.transforms import JointTransform, transform_pair
 from camtrain.errors import ConfigurationError, DataError
 
@@ -60,7 +61,7 @@ class Relabeled(Dataset[dict[str, Any]]):
     @property
     def masked(self) -> bool:
         """Does any image have a mask."""
-        return any(sample.mask is not None for sample in self.dataset.samples)
+        return any(sample.mask is not None or sample.regions for sample in self.dataset.samples)
 
 
 def read_transformed(path: Path, transform: JointTransform) -> Tensor:
@@ -70,29 +71,32 @@ def read_transformed(path: Path, transform: JointTransform) -> Tensor:
 
 
 def open_folder(
-    root: Path,
-    transform: JointTransform,
-    names: Sequence[str] | None,
-    *,
-    images: str = "",
-    masks: str | None = None,
-    mask_suffix: str = "",
-    index: str | None = None,
+    root: Path, transform: JointTransform, names: Sequence[str] | None, **layout: Any
 ) -> Relabeled | Unlabeled:
-    """The images of a folder: by class where it has class folders or an index, without labels otherwise.
+    """The images of a folder as a model takes them: by class, or without labels.
 
     Raises DataError for a folder that does not exist or holds no images, or masks of which none is an image's.
     """
+    dataset = open_dataset(root, **layout)
+    dataset.transform = transform
+    return Relabeled(dataset, names) if isinstance(dataset, MaskedImageFolder) else Unlabeled(dataset)
+
+
+def open_dataset(root: Path, *, verify: str = "decode", **layout: Any) -> SampleDataset:
+    """The images of a folder: by class where it has class folders, an index or annotations, else a heap.
+
+    `layout` is what `MaskedImageFolder` takes beside the root.
+    """
     if not root.is_dir():
         raise DataError(f"There is no folder {root}: name one with images in class folders, or just images.")
-    folder = require_folder(root / images, "images")
+    folder = require_folder(root / layout.get("images", ""), "images")
+    masks, suffix = layout.get("masks"), layout.get("mask_suffix", "")
     mask_folder = None if masks is None else require_folder(root / masks, "masks")
     inside = {path.resolve() for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
     by_class = bool(inside - ({mask_folder.resolve()} if mask_folder else set()))
-    if by_class or index:
-        layout: dict[str, Any] = {"images": images, "masks": masks, "mask_suffix": mask_suffix, "index": index}
-        return Relabeled(MaskedImageFolder(root, transform=transform, **layout), names)
-    find_mask = MaskFinder(folder if mask_folder is None and mask_suffix else mask_folder, mask_suffix)
+    if by_class or layout.get("index") or layout.get("annotations"):
+        return MaskedImageFolder(root, verify=verify, **layout)
+    find_mask = MaskFinder(folder if mask_folder is None and suffix else mask_folder, suffix)
     files = [path for path in list_images(folder) if not find_mask.is_mask(path) and mask_folder not in path.parents]
     if not files:
         raise DataError(f"{folder} holds no images: name a folder with some, or with class folders.")
@@ -102,12 +106,18 @@ def open_folder(
         for path, relative in zip(files, ids, strict=True)
         for paths in [find_mask(relative)]
     ]
-    heap = SampleDataset(samples, ["image"], transform=transform)
-    heap.check("decode", skip_corrupt=False)
-    dataset = Unlabeled(heap)
-    if find_mask.folder is not None and not dataset.masked:
+    words = ("mask_values", "ignore_value", "mask_channel", "mask_from", "soft_masks", "upright")
+    upright = layout.get("upright", True)
+    heap = SampleDataset(
+        samples,
+        ["image"],
+        image_rule=ImageRule(value_range=layout.get("image_range"), upright=upright),
+        mask_rule=mask_rule(**{name: layout[name] for name in words if name in layout}),
+    )
+    heap.check(verify, skip_corrupt=False)
+    if find_mask.folder is not None and not any(sample.mask is not None for sample in heap.samples):
         raise DataError(
             f"No file in {find_mask.folder} is the mask of an image: looked for {find_mask.name_for(ids[0])}, of "
             f"{ids[0]}. Save masks as PNG files of that name, or give neither --masks nor --mask-suffix."
         )
-    return dataset
+    return heap

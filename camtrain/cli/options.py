@@ -1,7 +1,7 @@
 """What each command takes: fields are its options, their documentation is its help. Read before torch is imported."""
 
 from collections.abc import Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -93,7 +93,50 @@ class LayoutOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditOptions(LayoutOptions, ModelOptions):
+class DataOptions(LayoutOptions):
+    """What the files of a folder mean.
+
+    Args:
+        annotations: File or folder below FOLDER in place of masks: COCO, LabelMe, CVAT, Label Studio, YOLO, VOC, CSV.
+        labels_from: folders or annotations, where both may be meant.
+        mask_values: The object's values in a mask file: 1, [1, 2], or by class, {cat: 8, dog: 12}.
+        ignore_value: Value of unknown pixels.
+        mask_channel: alpha, color, red, green or blue.
+        mask_from: values, instances or attention.
+        soft_masks: Values are degrees.
+        image_range: Black and white of image files of more than 8 bits.
+        upright: Turn photographs as their EXIF orientation says.
+        exclude: Patterns of names to leave out.
+        image_column: Of the index, where its name is unusual.
+        label_column: Of the index, where its name is unusual.
+        mask_column: Of the index, where its name is unusual.
+        split_column: Of the index, where its name is unusual.
+    """
+
+    annotations: str | None = None
+    labels_from: Literal["auto", "folders", "annotations"] = "auto"
+    mask_values: Any = None
+    ignore_value: Any = None
+    mask_channel: Literal["alpha", "color", "red", "green", "blue"] | None = None
+    mask_from: Literal["values", "instances", "attention"] = "values"
+    soft_masks: bool = False
+    image_range: tuple[float, float] | None = None
+    upright: bool = True
+    exclude: tuple[str, ...] | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    mask_column: str | None = None
+    split_column: str | None = None
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What `MaskedImageFolder` takes beside the root."""
+        own = {field.name for field in fields(DataOptions)} - {field.name for field in fields(LayoutOptions)}
+        return {**super().layout, **{name: getattr(self, name) for name in sorted(own)}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions(DataOptions, ModelOptions):
     """Explain every image of a dataset by a trained model, and write the report that a training writes.
 
     Reliance on backgrounds is tested too, class by class: with masks where there are any, else with guesses of where
@@ -287,12 +330,38 @@ class CanaryOptions(LayoutOptions):
             raise ConfigurationError("--kind says what to plant, or --check which run to check: give one of them.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class MasksOptions(DataOptions):
+    """Look at the masks before training: how many, how large, which values, and their outlines on a sheet.
+
+    The doubtful ones come first: refused, empty, of hardly any background, of another size than their class, at the
+    border. The exit code is 1 where a mask cannot be read as one.
+
+    Args:
+        out: The sheet.
+        show: Images on it.
+        json: Print the result as JSON.
+    """
+
+    out: Path = Path("masks.png")
+    show: int = 24
+    json: bool = False
+
+    positional = "folder"
+    example = """camtrain masks photos --images images --masks masks
+         camtrain masks photos --images images --annotations instances.json"""
+
+    def __post_init__(self) -> None:
+        whole(1, show=self.show)
+
+
 COMMANDS: dict[str, type[Options]] = {
     "audit": AuditOptions,
     "explain": ExplainOptions,
     "compare": CompareOptions,
     "film": FilmOptions,
     "canary": CanaryOptions,
+    "masks": MasksOptions,
 }
 
 

@@ -57,8 +57,7 @@ def check_samples(
         raise DataError(f"verify is one of {', '.join(VERIFY)}; got {verify!r}.")
     if verify == "none":
         return [CheckedSample(sample, (0, 0)) for sample in samples]
-    with ThreadPoolExecutor(4) as pool:
-        looks = list(pool.map(lambda sample: _look(sample, verify, rule, mask_facts), samples))
+    looks = look_at(samples, verify, rule, mask_facts)
     bad = [look for look in looks if not isinstance(look, CheckedSample)]
     wrong = [problem for problem in bad if isinstance(problem, MaskError)]
     if bad and (not skip_corrupt or wrong):
@@ -71,6 +70,14 @@ def check_samples(
     good = [look for look in looks if isinstance(look, CheckedSample)]
     _say(good, rule)
     return good
+
+
+def look_at(
+    samples: Sequence[Sample], verify: str, rule: ImageRule, mask_facts: ReadFacts | None
+) -> list[CheckedSample | DataError | MaskError]:
+    """What is met in the files of each sample, or what is wrong with them."""
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(lambda sample: _look(sample, verify, rule, mask_facts), samples))
 
 
 def _look(
