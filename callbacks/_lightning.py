@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 
 from camtrain.cam import evaluating, is_compiled, unwrap
 from camtrain.errors import CamtrainError, ConfigurationError
@@ -130,6 +130,39 @@ def everywhere(trainer: Trainer, compute: Callable[[], T], lose: Callable[[str],
     return [each for _, share in shares for each in share]
 
 
+# Training images, outside of a fit; and who waits for a number.
+
+
+def has_training_batches(trainer: Trainer, pl_module: LightningModule) -> bool:
+    """Whether the data module or the module says where training images are."""
+    return _training_source(trainer, pl_module) is not None
+
+
+def training_batches(trainer: Trainer, pl_module: LightningModule) -> Iterator[Any]:
+    """This process's part of the training batches, as a step would get them, outside of a fit; in the same order."""
+    torch.manual_seed(0)
+    loader = _training_source(trainer, pl_module).train_dataloader()
+    combined = part_of(trainer, "utilities.CombinedLoader")(loader, "max_size_cycle")
+    for index, (batch, _, _) in enumerate(iter(combined)):
+        if index % trainer.world_size == trainer.global_rank:
+            yield pl_module._apply_batch_transfer_handler(pl_module._on_before_batch_transfer(batch))
+
+
+def _training_source(trainer: Trainer, pl_module: LightningModule) -> Any:
+    sources = (getattr(trainer, "datamodule", None), pl_module)
+    return next((each for each in sources if each is not None and overrides(each, "train_dataloader")), None)
+
+
+def held_early_stopping(trainer: Trainer, prefix: str) -> list[str]:
+    """What each EarlyStopping waits for that is not known yet: it neither ends the training for a NaN nor counts it."""
+    held = []
+    for callback in getattr(trainer, "callbacks", []):
+        if str(getattr(callback, "monitor", "")).startswith(prefix) and hasattr(callback, "wait_count"):
+            callback.check_finite, callback.wait_count = False, -1
+            held.append(callback.monitor)
+    return held
+
+
 # A progress bar.
 
 
@@ -197,6 +230,18 @@ def runs_compiled(pl_module: LightningModule) -> bool:
     """Whether it or a part of it runs under `torch.compile`."""
     whole = getattr(pl_module, "_compiler_ctx", None) is not None  # Lightning's mark on a compiled LightningModule
     return whole or is_compiled(pl_module)
+
+
+def unheard(trainer: Trainer, pl_module: LightningModule, network: nn.Module | None) -> Callable[[Tensor], Any] | None:
+    """How to ask a network that runs compiled, so that no hook hears what a step asks it; None for any other."""
+    if network is None or not runs_compiled(pl_module):
+        return None
+
+    def ask(images: Tensor) -> Any:
+        with untouched(trainer, pl_module):
+            return network(images)
+
+    return ask
 
 
 @contextmanager

@@ -1,13 +1,12 @@
 """Does any class lean on its background: told during training, by interventions."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from math import isnan
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import nn
 
 from camtrain.callbacks._lightning import (
     Attempt,
@@ -16,25 +15,23 @@ from camtrain.callbacks._lightning import (
     SayOnce,
     Trainer,
     builds_later,
-    callable_network,
     everywhere,
+    has_training_batches,
+    held_early_stopping,
     network_of,
     progress_bar,
+    training_batches,
+    unheard,
     untouched,
 )
-from camtrain.callbacks._passes import denormalizer_of, go_first, logged_names, names_of
-from camtrain.cam import find_logits
-from camtrain.cam.folding import quickened
-from camtrain.data.batches import Batch
-from camtrain.errors import ConfigurationError
-from camtrain.packages import overrides, part_of
+from camtrain.callbacks._passes import denormalizer_of, go_first, is_last_validation, logged_names, names_of
+from camtrain.errors import CamtrainError, ConfigurationError
+from camtrain.packages import overrides
 from camtrain.reliance import (
-    Collecting,
+    Asking,
     Count,
     Criteria,
     ExaminationPlan,
-    Exemplars,
-    Findings,
     Guesser,
     Pool,
     PoolCensus,
@@ -43,26 +40,22 @@ from camtrain.reliance import (
     Samples,
     Verdict,
     VerdictHistory,
+    check_least,
     concatenate,
     examine,
     locate,
+    of_label,
     share_of_round,
+    unmeasured,
 )
-from camtrain.reliance.pictures import alert, examples, strips
+from camtrain.reliance.pictures import alert, pictures
 from camtrain.reliance.places import LEAST
-from camtrain.sinks import Record, Verdicts
+from camtrain.sinks import Example, Record, Strip, Verdicts
 from camtrain.sinks.run import Run
-from camtrain.swaps import LOOKS
+from camtrain.tasks import Task, check_task
 
+Part = tuple[tuple[Verdict, ...], tuple[Example, ...], tuple[Strip, ...]]  # of one choice
 _LOOKED_AT = 4  # times as many training images as are kept, outside of `fit`
-_GUESSING = (
-    "finds no masks in the validation batches and guesses them{by}: its verdicts are 'reliant', 'suspect', 'undecided' "
-    "or 'no evidence', never 'not reliant'. Masks, or boxes as masks, make it surer"
-)
-_LEND_NOTHING = (
-    "takes backgrounds from the judged images, since training images lend none: {why}. Where classes go with their "
-    "backgrounds less than in training, that hides what a class leans on"
-)
 _NOT_READ = (
     "could not read training images ({error}), so that those of {stage} lend their backgrounds. Where classes go with "
     "these less than in training, that hides what a class leans on"
@@ -70,33 +63,31 @@ _NOT_READ = (
 
 
 class RelianceDetector(Callback):
-    """Which class leans on its background, how much, and how sure that is, after every n-th validation epoch.
+    """Which class leans on its background, how much, and how sure that is, after every n-th validation.
 
-    Objects of validation images are put on the backgrounds of other images; the whole procedure, with what its answers
-    mean and cost, is told in docs/suspect.md and `camtrain.reliance`. A class is `reliant` if it loses more on
-    backgrounds of other classes than on those of its own (the placebo), or if its backgrounds win it probability on
-    other classes' objects, and that holds with grown masks as well. `not reliant` asks for an upper bound below
-    `limit`; all else is `undecided`, and the note says why. Without any mask (a box is one) masks are guessed; then
-    `suspect` is for a person to look at, and `no evidence` takes the place of `not reliant`. Heatmaps have no say.
+    Objects of validation images are put on the backgrounds of other images; the procedure, what its answers mean and
+    what they cost is told in docs/suspect.md. A class is `reliant` if it loses more on backgrounds of other classes
+    than on those of its own (the placebo), or if its backgrounds win it probability on other classes' objects, and that
+    holds with grown masks as well. `not reliant` asks for an upper bound below `limit`; all else is `undecided`, and
+    the note says why. Without any mask (a box is one) masks are guessed; then `suspect` is for a person to look at, and
+    `no evidence` takes the place of `not reliant`. Heatmaps have no say.
 
-    Logged, and open to `ModelCheckpoint` and `EarlyStopping`: `reliance/flagged` (how many classes are reliant),
-    `reliance/effect` (the largest effect, in probability; NaN before the first round), `reliance/effect/<class>`; the
-    last known values where a validation epoch is not examined. Verdicts, example pictures, where cues lie, and one
-    alert at the first flag go to the run's sinks.
+    The network is asked as the step asks it, with images converted, normalized or resized. Where the step moves or
+    mixes them, or the task makes no choice between classes, nothing is judged: all is `undecided`, with the reason.
+
+    Logged, and open to `ModelCheckpoint` and `EarlyStopping` (which waits for the first round): `reliance/flagged` (how
+    many classes are reliant), `reliance/effect` (the largest effect, in probability), both NaN before a round and where
+    one could not be made, and `reliance/effect/<class>`; the last known values where a validation is not examined.
 
     Where nothing is there, `alpha` bounds the chance of any false flag in a whole run, over all rounds, classes, tests
     and cues; where something is, the expected share of innocent classes among those that a round flags.
 
-    A round costs 21 forwards an image where nothing is found and 48 at most; with guessed masks 29 and 53. Where a cue
-    lies costs 30 to 50 more for each of `regions` images of at most twelve classes. Of several processes each judges
-    its own images, and all reach the same verdicts from all of them.
-
     Args:
-        every_n_epochs: examine again after so many epochs; the last epoch of a fit always.
+        every_n_epochs: examine again after so many validations; the last one of a fit always.
         start_epoch: the first epoch to examine.
         images_per_class: images to judge per class: 30 find strong reliance; to clear a class takes 60 and more.
-        max_images: images to keep in all, in memory on the CPU; as many again of those that lend. Of many
-            classes each keeps at least 20, and those that come too late are left out with a warning.
+        max_images: images to keep in all, in memory on the CPU; as many again of those that lend. Of many classes each
+            keeps at least 20, and those that come too late are left out with a warning.
         lend_from_training: take the backgrounds from the training images of the first epoch where enough of them have
             masks, since there classes go with their backgrounds; from the validation images otherwise. In `validate`
             and `test` they are read from the data module's `train_dataloader`, or the module's own.
@@ -109,12 +100,12 @@ class RelianceDetector(Callback):
         limit: `not reliant` means below this, for sure; above `tau`.
         spend_alpha: let all rounds of a run share `alpha`; False gives it to each.
         num_examples: pictures per reliant class.
-        regions: images of each reliant or suspect class in which to look for the cue's place, at least 4; 0 does not
-            look.
+        regions: images of each flagged class in which to look for the cue's place, at least 4; 0 does not look.
         segmenter: makes the masks where batches have none: images (B, C, H, W), as the model takes them and on its
             device, to masks (B, H, W) in [0, 1], 1 on the object; all -1 where it cannot tell. Asked once per image.
+        task: how answers are read: "auto", a name or a `camtrain.tasks.Task`; of several labels each is judged.
         batch_adapter: reads a batch of another shape: returns (images, labels, masks), a mapping or a `Batch`.
-        model: dotted name of the submodule that maps images to logits, where the module itself does not.
+        model: the submodule that maps images to logits, or its dotted name, where the step calls several.
         dataloader_idx: which validation dataloader to read, where there are several.
         seed: of donors and bootstrap; the same in every round, so that rounds compare.
 
@@ -123,7 +114,7 @@ class RelianceDetector(Callback):
             validation step; at the sanity check (or in `validate` and `test`) for batches without labels.
         MaskError, BatchError: at the sanity check for masks or labels that cannot be meant, from a segmenter too.
 
-    A failure during a later round is reported once, and training goes on.
+    A failure during a later round is reported once, leaves all `undecided`, and training goes on.
 
     >>> RelianceDetector(every_n_epochs=2).images_per_class
     60
@@ -148,39 +139,33 @@ class RelianceDetector(Callback):
         regions: int = 12,
         segmenter: Callable[..., Any] | None = None,
         batch_adapter: Callable[..., Any] | None = None,
-        model: str | None = None,
+        model: str | nn.Module | None = None,
         dataloader_idx: int = 0,
         seed: int = 0,
+        task: str | Task = "auto",
     ) -> None:
         self.criteria = Criteria(alpha=alpha, tau=tau, limit=limit)
-        _require_least(
-            {
-                "every_n_epochs": (every_n_epochs, 1),
-                "start_epoch": (start_epoch, 0),
-                "images_per_class": (images_per_class, self.criteria.min_images),
-                "max_images": (max_images, 2 * self.criteria.min_images),
-                "donor_classes": (donor_classes, 2),
-                "num_examples": (num_examples, 0),
-                "regions": (regions or LEAST, LEAST),
-            }
-        )
-        unknown = [look for look in looks if look not in LOOKS]
-        if unknown:
-            raise ConfigurationError(f"looks are some of {', '.join(LOOKS)}; got {unknown[0]!r}.")
-        if not 0 < alpha < 1:
-            raise ConfigurationError(f"alpha is an error rate between 0 and 1, got {alpha}.")
-        if not 0 <= tau < limit < 1:
-            raise ConfigurationError(f"Effects need 0 <= tau < limit < 1, got tau={tau} and limit={limit}.")
+        self.plan = ExaminationPlan(arms=donor_classes, looks=tuple(looks), stickers=stickers, seed=seed)
+        least = self.criteria.min_images
+        check_least("every_n_epochs", every_n_epochs, 1)
+        check_least("start_epoch", start_epoch, 0)
+        check_least("images_per_class", images_per_class, least)
+        check_least("max_images", max_images, 2 * least)
+        check_least("donor_classes", donor_classes, 2)
+        check_least("num_examples", num_examples, 0)
+        check_least("regions", regions or LEAST, LEAST)
         if classes is not None and len(set(classes)) < 2:
             raise ConfigurationError(f"classes lend each other backgrounds: name at least two, got {classes}.")
-        self.every_n_epochs, self.start_epoch = every_n_epochs, start_epoch
+        check_task(task)
+        self.every_n_epochs, self.start_epoch, self.spend_alpha = every_n_epochs, start_epoch, spend_alpha
         self.images_per_class, self.max_images, self.classes = images_per_class, max_images, classes
-        self.spend_alpha, self.num_examples, self.regions = spend_alpha, num_examples, regions
+        self.num_examples, self.regions = num_examples, regions
         self.model, self.dataloader_idx = model, dataloader_idx
-        self.plan = ExaminationPlan(arms=donor_classes, looks=tuple(looks), stickers=stickers, seed=seed)
         self.verdicts: tuple[Verdict, ...] = ()
-        self._collecting = Collecting(batch_adapter, lend=lend_from_training)
         self._guesser = Guesser(segmenter)
+        self._asking = Asking(batch_adapter, task, lend=lend_from_training)
+        self._unread = ""  # why this pass cannot be judged
+        self._run: tuple[int, int | None] | None = None  # the module and the Trainer of the fit
         self._history = VerdictHistory()
         self._attempt = Attempt("RelianceDetector")
         self._say_once = SayOnce("RelianceDetector")
@@ -193,35 +178,53 @@ class RelianceDetector(Callback):
         return self._generate_state_key(model=self.model, classes=self.classes)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check what can be known before any batch."""
+        """Check what can be known before any batch; a new module, or a new fit, is begun anew."""
         if stage == "fit" and not overrides(pl_module, "validation_step"):
             raise ConfigurationError(
                 f"RelianceDetector judges validation images; {type(pl_module).__name__} has no validation_step."
             )
         go_first(trainer, self)
         if not builds_later(pl_module):
-            callable_network(network_of(pl_module, self.model))
+            network_of(pl_module, self.model)
+        run = (id(pl_module), id(trainer) if stage == "fit" else None)
+        if self._run is not None and (run[0] != self._run[0] or (stage == "fit" and run[1] != self._run[1])):
+            self._asking, self._history, self.verdicts = self._asking.anew(), VerdictHistory(), ()
+        self._run = run
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the submodule where it was built late."""
-        callable_network(network_of(pl_module, self.model))
+        network_of(pl_module, self.model)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to collect the images that lend, in the first epoch only."""
-        self._collecting.begin_training_epoch(self._new_samples(trainer))
+        self._asking.collecting.begin_training_epoch()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Hear what the step asks the network about images that can lend."""
+        if self._asking.collecting.lends:
+            self._asking.listen(pl_module, self._network(pl_module))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the training images that can lend."""
-        self._collecting.add_training(batch)
+        if self._asking.collecting.lends:
+            network = self._network(pl_module)
+            ask = unheard(trainer, pl_module, network)
+            self._asking.lend(batch, network, partial(self._samples, trainer), ask)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to collect."""
+        self._unread = ""
         if self.should_examine(trainer):
-            if trainer.state.fn != "fit":
-                self._collect_lenders(trainer, pl_module)
-            self._collecting.begin_pass(self._new_samples(trainer))
+            self._asking.collecting.begin_pass()
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Hear what the step asks the network."""
+        if dataloader_idx == self.dataloader_idx and (self._asking.collecting.judges or trainer.sanity_checking):
+            self._asking.listen(pl_module, self._network(pl_module))
 
     def on_validation_batch_end(
         self,
@@ -233,25 +236,25 @@ class RelianceDetector(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the images that are wanted."""
-        if dataloader_idx != self.dataloader_idx:
-            return
-        if trainer.sanity_checking:
-            self._try_segmenter(self._collecting.read(batch))
-        elif trainer.state.fn == "fit":
-            self._attempt(self._collecting.add, batch)
-        else:
-            self._collecting.add(batch)
+        if dataloader_idx == self.dataloader_idx and (self._asking.collecting.judges or trainer.sanity_checking):
+            self._keep(trainer, pl_module, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Examine what was collected, and log what is known."""
         if trainer.sanity_checking:
             return
         if self.should_examine(trainer):
-            self._attempt(self._examine, trainer, pl_module)
+            self._examine(trainer, pl_module)
+        elif trainer.state.fn == "fit":
+            self._history.passes += 1
+        if isnan(self._history.values["reliance/flagged"]):
+            for name in held_early_stopping(trainer, "reliance/"):
+                self._say_once(f"holds EarlyStopping until {name} is known", key=name)
         pl_module.log_dict(logged_names(trainer, self._history.values), sync_dist=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wait until the verdicts and their pictures are written, write the report and say what became of the run."""
+        self._asking.let_go()
         run = Run.of(trainer)
         run.flush()
         if self.verdicts:
@@ -259,9 +262,11 @@ class RelianceDetector(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The same for what there is of them."""
+        self._asking.let_go()
         Run.of(trainer).flush()
 
     on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_start = on_validation_batch_start
     on_test_batch_end = on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end
 
@@ -279,76 +284,115 @@ class RelianceDetector(Callback):
         return dict(self._history.flagged_since)
 
     def should_examine(self, trainer: Trainer) -> bool:
-        """Whether to examine: `every_n_epochs` after the last time, in the last epoch, and always outside `fit`."""
-        if trainer.sanity_checking:
-            return False
-        if trainer.state.fn != "fit":
-            return True
-        last = None if trainer.max_epochs is None else trainer.max_epochs - 1
-        return self._history.is_due(trainer.current_epoch, start=self.start_epoch, every=self.every_n_epochs, last=last)
+        """Whether to examine: every n-th validation and the last one, and always outside `fit`."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return not trainer.sanity_checking
+        due = partial(self._history.is_due, trainer.current_epoch, trainer.global_step)
+        return due(start=self.start_epoch, every=self.every_n_epochs, last=is_last_validation(trainer))
 
     # The verbs, in the order of a round.
 
-    def _try_segmenter(self, batch: Batch) -> None:
-        """An error of the user's segmenter before training starts."""
-        if batch.masks is None and self._guesser.is_given:
-            self._guesser.segment(batch.images)
+    def _network(self, pl_module: LightningModule) -> nn.Module | None:
+        """The module to ask, where that is known before a step is heard."""
+        network = network_of(pl_module, self.model)
+        return network if self.model is not None or overrides(network, "forward") else None
 
-    def _new_samples(self, trainer: Trainer) -> Samples:
-        per_class = -(-self.images_per_class // trainer.world_size)
-        return Samples(per_class=per_class, most=-(-self.max_images // trainer.world_size), classes=self.classes)
+    def _samples(self, trainer: Trainer, choices: int) -> Samples:
+        per_class, most = (-(-count // trainer.world_size) for count in (self.images_per_class, self.max_images))
+        return Samples(per_class=per_class, most=-(-most // choices), classes=self.classes)
 
-    def _collect_lenders(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Training images that lend in `validate` and `test`, each process its part; failing that the judged ones."""
-        sources = (getattr(trainer, "datamodule", None), pl_module)
-        source = next((one for one in sources if one is not None and overrides(one, "train_dataloader")), None)
-        if source is None or self._collecting.lenders is not None or not self._collecting.lend:
-            return
-        self._collecting.begin_training_epoch(self._new_samples(trainer))
-        most, looked_at = _LOOKED_AT * self.max_images, 0
+    def _keep(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """A batch, as the step gave it to the network. What cannot be judged ends no training once that has begun."""
         try:
-            with untouched(trainer, pl_module), progress_bar(trainer, "Reliance") as progress:
-                torch.manual_seed(0)  # the order of a shuffled set: the same images each time
-                combined = part_of(trainer, "utilities.CombinedLoader")
-                for index, (batch, _, _) in enumerate(iter(combined(source.train_dataloader(), "max_size_cycle"))):
-                    if index % trainer.world_size == trainer.global_rank:
-                        moved = pl_module._apply_batch_transfer_handler(pl_module._on_before_batch_transfer(batch))
-                        images = self._collecting.add_training(moved)
-                        progress("training images that lend", images, most)
-                        looked_at += images
-                    if looked_at >= most or not self._collecting.lends:
-                        break
-        except Exception as error:
-            stage = "test" if trainer.testing else "validate"
-            self._say_once(_NOT_READ.format(error=f"{type(error).__name__}: {error}", stage=stage), warn=True)
+            read = self._asking.read(batch)
+        except CamtrainError as error:
+            if trainer.sanity_checking or trainer.state.fn != "fit":
+                raise
+            self._give_up(error)
+            return
+        if trainer.sanity_checking and read.masks is None and self._guesser.is_given:
+            self._guesser.segment(read.images)  # an error of the user's segmenter before training starts
+        try:
+            network = self._network(pl_module)
+            ask = unheard(trainer, pl_module, network)
+            self._asking.keep(read, network, partial(self._samples, trainer), ask)
+        except CamtrainError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._unread = self._unread or str(error)
+        self._attempt.report(f"judging ({type(error).__name__}: {error})")
 
     def _examine(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """One round: the images, the verdicts, where cues lie, and what is kept of it."""
-        judged = self._collecting.take()
+        """One round, of each choice that the network makes; where it fails, all is undecided and nothing counted."""
         if trainer.state.fn == "fit":
-            self._history.examined_epoch = trainer.current_epoch
-        with untouched(trainer, pl_module), progress_bar(trainer, "Reliance") as progress:
-            pools = self._choose(trainer, pl_module, judged, progress)
-            counts = everywhere(trainer, lambda: Count.of(pools.judged, pools.training))
-            census = PoolCensus.of(counts, self.criteria.min_images)
-            self._mention(pools, census)
-            self._history.rounds += 1
-            pool = pools.judged or Pool.empty(census.size)
-            lenders = pools.training if census.training_lends else None
-            names = names_of(trainer, census.classes[-1] + 1)
-            share = share_of_round(self._history.rounds) if self.spend_alpha else 1.0
-            with self._predicting(pl_module, pool) as predict:
-                findings = examine(
-                    predict,
-                    pool,
-                    names,
-                    census.classes,
-                    lenders=lenders,
-                    criteria=replace(self.criteria, share=share),
-                    plan=self._plan_of(pools, pl_module),
-                    gather=lambda compute: concatenate(everywhere(trainer, compute)),
-                    progress=progress,
-                )
+            self._history.examined(trainer.current_epoch, trainer.global_step)
+        try:
+            with untouched(trainer, pl_module), progress_bar(trainer, "Reliance") as progress:
+                parts = self._rounds(trainer, pl_module, progress)
+        except Exception as error:
+            self._give_up(error)
+            self._history.lose()
+            count = self._asking.classes or len(names_of(trainer, 0, self.dataloader_idx))
+            self.verdicts = unmeasured(names_of(trainer, count, self.dataloader_idx) or ["all classes"], self._unread)
+            self._attempt(self._write, trainer, [(self.verdicts, (), ())], False)
+            return
+        self.verdicts = tuple(verdict for verdicts, _, _ in parts for verdict in verdicts)
+        first = self._history.keep(self.verdicts, trainer.current_epoch)
+        self._attempt(self._write, trainer, parts, first)
+
+    def _rounds(self, trainer: Trainer, pl_module: LightningModule, progress: Progress) -> list[Part]:
+        judged = self._asking.collecting.take()
+        heard = everywhere(trainer, lambda: (sorted(judged), self._unread))
+        choices = sorted({about for abouts, _ in heard for about in abouts})
+        if not choices:
+            raise CamtrainError(next((why for _, why in heard if why), "no validation batch was seen"))
+        if trainer.state.fn != "fit":
+            self._collect_lenders(trainer, pl_module, progress)
+        share = share_of_round(self._history.rounds + 1) if self.spend_alpha else 1.0
+        criteria = replace(self.criteria, share=share / len(choices))
+        return [self._round(trainer, pl_module, about, judged.get(about), criteria, progress) for about in choices]
+
+    def _round(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        about: int,
+        judged: Samples | None,
+        criteria: Criteria,
+        progress: Progress,
+    ) -> Part:
+        """The images, the verdicts, where cues lie, and pictures, for one choice."""
+        lent = (self._asking.collecting.lenders or {}).get(about)
+        gather = partial(everywhere, trainer)
+        guess = partial(self._guesser, device=pl_module.device, progress=progress)
+        pools = Pools.gathered(judged, lent, guess, gather, rank=trainer.global_rank)
+        self._guesser.forget()
+        census = PoolCensus.of(gather(lambda: Count.of(pools.judged, pools.training)), criteria.min_images)
+        for key, text, warn in pools.remarks(census, self._asking.collecting, criteria, self.max_images):
+            self._say_once(text, key=key, warn=warn)
+        pool = pools.judged or Pool.empty(census.size)
+        lenders = pools.training if census.training_lends else None
+        names = names_of(trainer, max(about, census.classes[-1]) + 1, self.dataloader_idx)
+        names = names if about < 0 else [f"no {names[about]}", names[about]]
+        plan = replace(self.plan, batch_size=pools.batch_size, device=pl_module.device, guessed=pools.guessed)
+        plan = replace(plan, segment=self._guesser.segment)
+        with self._asking.predicting(pool.images[:1].to(pl_module.device), about) as predict:
+            findings = examine(
+                predict,
+                pool,
+                names,
+                census.classes,
+                lenders=lenders,
+                criteria=criteria,
+                plan=plan,
+                gather=lambda compute: concatenate(gather(compute)),
+                progress=progress,
+            )
+            if about >= 0:
+                findings = replace(findings, verdicts=of_label(findings.verdicts))
+            located = None
+            if self.regions:
                 located = self._attempt(
                     locate,
                     predict,
@@ -358,85 +402,37 @@ class RelianceDetector(Callback):
                     images=-(-self.regions // trainer.world_size),
                     batch_size=pools.batch_size,
                     device=pl_module.device,
-                    gather=partial(everywhere, trainer),
+                    gather=gather,
                     progress=progress,
                 )
-        self.verdicts, windows = located or (findings.verdicts, {})
-        first = self._history.keep(self.verdicts, trainer.current_epoch)
-        findings = replace(findings, verdicts=self.verdicts)
-        self._attempt(self._write, trainer, findings, pool, lenders or pool, names, windows, first)
+        verdicts, windows = located or (findings.verdicts, {})
+        findings = replace(findings, verdicts=verdicts)
+        show = self._asking.shown_by(denormalizer_of(trainer))
+        count = self.num_examples if Run.of(trainer).writes else None
+        shown = self._attempt(pictures, findings, pool, lenders or pool, names, windows, show, count) or ((), ())
+        if about >= 0:
+            verdicts = tuple(replace(each, class_index=about, class_name=names[1]) for each in verdicts)
+        return verdicts, *shown
 
-    def _choose(
-        self, trainer: Trainer, pl_module: LightningModule, judged: Samples | None, progress: Progress
-    ) -> Pools:
-        """The images of a round; no process waits for one that fails."""
-        lenders = self._collecting.lenders
-        held = everywhere(trainer, lambda: [one is not None and len(one.annotated) > 0 for one in (judged, lenders)])
-        annotated = any(each[0] for each in held), any(each[1] for each in held)
-
-        def guess(pool: Pool, size: int) -> Pool:
-            return self._guesser(pool, batch_size=size, device=pl_module.device, progress=progress)
-
-        pools: list[Pools] = []  # of this process alone: images stay where they are
-        everywhere(trainer, lambda: pools.append(Pools.of(judged, lenders, guess, annotated)))
-        self._guesser.forget()
-        return pools[0]
-
-    def _plan_of(self, pools: Pools, pl_module: LightningModule) -> ExaminationPlan:
-        return replace(
-            self.plan,
-            batch_size=pools.batch_size,
-            device=pl_module.device,
-            guessed=pools.guessed,
-            segment=self._guesser.segment,
-        )
-
-    @contextmanager
-    def _predicting(self, pl_module: LightningModule, pool: Pool) -> Iterator[Callable[[Tensor], Tensor]]:
-        """The module's logits, in many forwards of which each costs less."""
-        network = callable_network(network_of(pl_module, self.model))
-        dtype = self._collecting.dtype
-        with quickened(network, pool.images[:1].to(pl_module.device, dtype)) as layout:
-            yield lambda images: find_logits(network(layout(images.to(dtype))))
-
-    def _mention(self, pools: Pools, census: PoolCensus) -> None:
-        """Each once a run: that classes are left out, that masks are guessed, that training images lend nothing."""
-        if pools.left_out:
-            listed = f"leaves {len(pools.left_out)} classes out, among them {sorted(pools.left_out)[:5]}"
-            remedy = "raise max_images, or choose with classes=[...]"
-            self._say_once(f"keeps max_images={self.max_images} and {listed}: {remedy}", key="left out", warn=True)
-        if pools.guessed:
-            by = " with your segmenter" if self._guesser.is_given else ""
-            self._say_once(_GUESSING.format(by=by), key="guessing")
-        if self._collecting.lenders is not None and not census.training_lends:
-            usable = 0 if pools.training is None else len(pools.training.labels)
-            few = f"{usable} are usable, and each class needs {self.criteria.min_images}, of the judged images' size"
-            self._say_once(_LEND_NOTHING.format(why=self._collecting.unreadable or few), key="lending")
-
-    def _write(
-        self,
-        trainer: Trainer,
-        findings: Findings,
-        pool: Pool,
-        lenders: Pool,
-        names: Sequence[str],
-        windows: dict[int, Exemplars],
-        first: bool,
-    ) -> None:
-        """The verdicts with pictures, and an alert where they hold the first flag of the run."""
-        if not trainer.is_global_zero:
+    def _collect_lenders(self, trainer: Trainer, pl_module: LightningModule, progress: Progress) -> None:
+        """Training images that lend in `validate` and `test`, each process its part; failing that the judged ones."""
+        collecting, most = self._asking.collecting, _LOOKED_AT * self.max_images
+        if collecting.lenders is not None or not collecting.lend or not has_training_batches(trainer, pl_module):
             return
+        try:
+            self._asking.lend_unasked(
+                training_batches(trainer, pl_module), most, partial(self._samples, trainer), progress
+            )
+        except Exception as error:
+            stage = "test" if trainer.testing else "validate"
+            self._say_once(_NOT_READ.format(error=f"{type(error).__name__}: {error}", stage=stage), warn=True)
+
+    def _write(self, trainer: Trainer, parts: Sequence[Part], first: bool) -> None:
+        """The verdicts with pictures, and an alert where they hold the first flag of the run."""
         epoch, step = trainer.current_epoch, trainer.global_step
-        denormalize = denormalizer_of(trainer)
-        shown = examples(findings, pool, lenders, names, denormalize, self.num_examples)
-        placed = strips(findings.verdicts, windows, denormalize)
-        records: list[Record] = [Verdicts.of(findings.verdicts, epoch, step, shown, placed)]
+        shown = [example for _, pairs, _ in parts for example in pairs]
+        placed = [strip for _, _, rows in parts for strip in rows]
+        records: list[Record] = [Verdicts.of(self.verdicts, epoch, step, shown, placed)]
         if first:
-            records.append(alert(findings.verdicts, epoch, step))
+            records.append(alert(self.verdicts, epoch, step))
         Run.of(trainer).write(*records)
-
-
-def _require_least(arguments: dict[str, tuple[int, int]]) -> None:
-    for name, (value, least) in arguments.items():
-        if value < least:
-            raise ConfigurationError(f"{name} must be at least {least}, got {value}.")

@@ -1,12 +1,13 @@
 """Swap what should not matter, estimate, decide: does a class lean on its background, and how sure is that.
 
-The files in the order of a round: `pool` and `guess` (which images), `design` (who meets whose background), `intervene`
-and `stickers` (what the network says then), `estimate`, `decide`, `examine` (the round as a whole), `instances`,
-`locate`, `places` and `pictures` (what convinces a person), `history` (the rounds of a run), and what to do about it:
-`remedies` and `retrain`.
+The files in the order of a round: `asking`, `pool` and `guess` (which images), `design` (who meets whose background),
+`intervene` and `stickers` (what the network says then), `estimate`, `decide`, `examine` (the round as a whole),
+`instances`, `locate`, `places` and `pictures` (what convinces a person), `history` (the rounds of a run), and what to
+do about it: `remedies` and `retrain`.
 """
 
-from camtrain.reliance.decide import decide, decide_guessed, rejected, share_of_round
+from camtrain.reliance.asking import Asking
+from camtrain.reliance.decide import decide, decide_guessed, of_label, rejected, share_of_round, unmeasured
 from camtrain.reliance.design import choose_donors, restrict
 from camtrain.reliance.estimate import (
     Contrast,
@@ -43,7 +44,18 @@ from camtrain.reliance.intervene import (
 from camtrain.reliance.locate import Evidence, gather_evidence, join_evidence
 from camtrain.reliance.places import CueRegion, Exemplars, exemplars, locate, region_of, with_regions
 from camtrain.reliance.pool import Collecting, Collector, Count, PoolCensus, Pools, Samples, usable
-from camtrain.reliance.records import STICKER, Criteria, Design, Effects, Estimate, Pool, Progress, Verdict, concatenate
+from camtrain.reliance.records import (
+    STICKER,
+    Criteria,
+    Design,
+    Effects,
+    Estimate,
+    Pool,
+    Progress,
+    Verdict,
+    check_least,
+    concatenate,
+)
 from camtrain.reliance.remedies import Advice, Remedy, advice_for, remedies_of
 from camtrain.reliance.retrain import Retrained, find_head, retrain_last_layer
 from camtrain.reliance.stickers import Placement, Stickers, find_stickers, placement
@@ -53,6 +65,7 @@ __all__ = [
     "NEAR_OBJECT",
     "STICKER",
     "Advice",
+    "Asking",
     "Collecting",
     "Collector",
     "Contrast",
@@ -85,6 +98,7 @@ __all__ = [
     "advice_for",
     "bootstrap",
     "bordered",
+    "check_least",
     "choose_donors",
     "concatenate",
     "decide",
@@ -106,6 +120,7 @@ __all__ = [
     "locate",
     "margins",
     "necessity",
+    "of_label",
     "placement",
     "predict_before",
     "probabilities",
@@ -120,6 +135,7 @@ __all__ = [
     "sufficiency",
     "transplant",
     "transplanted",
+    "unmeasured",
     "usable",
     "with_regions",
     "with_transplants",

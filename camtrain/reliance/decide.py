@@ -72,6 +72,25 @@ def decide(
     return _with_exceptions(told, effects, class_names, criteria)
 
 
+def unmeasured(names: Sequence[str], reason: str) -> tuple[Verdict, ...]:
+    """What is said of classes of which nothing could be measured, and why.
+
+    >>> unmeasured(["boat"], "no labels")[0].verdict
+    'undecided'
+    """
+    nothing = (math.nan,) * 5
+    return tuple(
+        Verdict(index, name, "undecided", *nothing, 0, "background", f"not measured: {reason}")
+        for index, name in enumerate(names)
+    )
+
+
+def of_label(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
+    """Of the verdicts on a label's absence and presence the one that accuses it more, presence where they are alike."""
+    order = ("reliant", "suspect", "undecided", "no evidence", "not reliant")
+    return tuple(sorted(verdicts, key=lambda one: (order.index(one.verdict), -one.class_index))[:1])
+
+
 def verdict_of(
     effects: Effects,
     class_index: int,

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from camtrain.errors import ConfigurationError
 from camtrain.reliance.decide import FITTING, confirms, decide, decide_guessed, rejected
 from camtrain.reliance.design import choose_donors, restrict
 from camtrain.reliance.estimate import screen
@@ -49,6 +50,11 @@ class ExaminationPlan:
     guessed: bool = False
     stickers: bool = True
     segment: Callable[[Tensor], Tensor] = guess_masks
+
+    def __post_init__(self) -> None:
+        unknown = [look for look in self.looks if look not in LOOKS]
+        if unknown:
+            raise ConfigurationError(f"looks are some of {', '.join(LOOKS)}; got {unknown[0]!r}.")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ A guess is worth something only where it misses no part of the object: what is m
 and looks like reliance. So images on which the two opinions differ are left out.
 """
 
-import hashlib
 from collections.abc import Callable
 
 import torch
@@ -12,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from camtrain.errors import MaskError
-from camtrain.reliance.pool import usable
+from camtrain.reliance.pool import key_of, usable
 from camtrain.reliance.records import Pool, Progress
 from camtrain.swaps.compositing import dilate
 
@@ -49,7 +48,7 @@ class Guesser:
         progress: Progress = lambda what, done, total: None,
     ) -> Pool:
         """The pool with masks, without the images of which nothing usable was found."""
-        keys = [_key(image) for image in pool.images]
+        keys = [key_of(image) for image in pool.images]
         missing = [row for row, key in enumerate(keys) if key not in self._known]
         for start in range(0, len(missing), batch_size):
             rows = missing[start : start + batch_size]
@@ -130,7 +129,3 @@ def overhang(
     known, size = guesses.clamp(min=0), marked.sum(dim=(1, 2))
     same = (known * marked).sum(dim=(1, 2)) > size / 2
     return torch.where(same, (known * rim).sum(dim=(1, 2)) / rim.sum(dim=(1, 2)), torch.nan)
-
-
-def _key(image: Tensor) -> bytes:
-    return hashlib.blake2b(image.contiguous().numpy().tobytes(), digest_size=16).digest()

@@ -9,7 +9,7 @@ from camtrain.reliance.records import Verdict
 
 
 def _nothing() -> dict[str, float]:
-    return {"reliance/flagged": 0.0, "reliance/effect": nan}
+    return {"reliance/flagged": nan, "reliance/effect": nan}
 
 
 @dataclass
@@ -20,6 +20,8 @@ class VerdictHistory:
     flagged_since: dict[str, int] = field(default_factory=dict)
     examined_epoch: int | None = None
     rounds: int = 0
+    examined_step: int | None = None
+    passes: int = 0  # validations since the one that was examined
 
     def keep(self, verdicts: Sequence[Verdict], epoch: int) -> bool:
         """Take in a round's verdicts; True where they hold the first flag of the run.
@@ -31,19 +33,30 @@ class VerdictHistory:
         known = [effect for effect in effects.values() if isfinite(effect)]
         totals = {"reliance/flagged": float(len(flags)), "reliance/effect": max(known, default=nan)}
         first = bool(flags) and not self.flagged_since
+        self.rounds += 1
         self.values = {**self.values, **totals, **effects}
         self.flagged_since = {**dict.fromkeys(flags, epoch), **self.flagged_since}
         return first
 
-    def is_due(self, epoch: int, *, start: int, every: int, last: int | None) -> bool:
-        """Whether to examine in this epoch of a fit: `every` so many, and in the `last`, but none twice.
+    def lose(self) -> None:
+        """A round that could not be made: nothing is known."""
+        self.values = dict.fromkeys(self.values, nan)
 
-        >>> [epoch for epoch in range(6) if VerdictHistory(examined_epoch=1).is_due(epoch, start=0, every=3, last=5)]
-        [4, 5]
+    def examined(self, epoch: int, step: int) -> None:
+        """A validation is examined."""
+        self.examined_epoch, self.examined_step, self.passes = epoch, step, 0
+
+    def is_due(self, epoch: int, step: int, *, start: int, every: int, last: bool) -> bool:
+        """Whether to examine this validation of a fit: each of so many, and the `last`, but none twice.
+
+        >>> history = VerdictHistory(examined_epoch=1, examined_step=10)
+        >>> [history.is_due(1, step, start=0, every=1, last=False) for step in (10, 20)]
+        [False, True]
         """
-        if epoch < start or epoch == self.examined_epoch:
+        again = epoch == self.examined_epoch and self.examined_step in (None, step)
+        if epoch < start or again:
             return False
-        return self.examined_epoch is None or epoch - self.examined_epoch >= every or epoch == last
+        return self.examined_epoch is None or self.passes + 1 >= every or last
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -54,4 +67,4 @@ class VerdictHistory:
         """From a checkpoint."""
         names = ("values", "flagged_since", "examined_epoch", "rounds")
         values, since, examined, rounds = (state[name] for name in names)
-        return cls(dict(values), dict(since), examined, rounds)
+        return cls(dict(values), dict(since), examined, rounds, state.get("examined_step"), state.get("passes", 0))

@@ -19,6 +19,22 @@ MOST_EXAMPLES = 24
 MOST_WINDOWS = 8
 
 
+def pictures(
+    findings: Findings,
+    pool: Pool,
+    lenders: Pool,
+    names: Sequence[str],
+    windows: Mapping[int, Exemplars],
+    denormalize: Callable[[Tensor], Tensor] | None,
+    count: int | None,
+) -> tuple[tuple[Example, ...], tuple[Strip, ...]]:
+    """The examples and strips of a round; none without a count, as in a process that writes nothing."""
+    if count is None:
+        return (), ()
+    pairs = examples(findings, pool, lenders, names, denormalize, count)
+    return pairs, strips(findings.verdicts, windows, denormalize)
+
+
 def examples(
     findings: Findings,
     pool: Pool,

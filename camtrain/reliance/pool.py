@@ -1,22 +1,33 @@
 """The images that a round judges, and those that lend: the first usable ones of every class, as batches pass."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from camtrain.data.batches import Adapter, Batch, check_masks, read_batch
 from camtrain.errors import BatchError, CamtrainError, ConfigurationError
-from camtrain.reliance.records import Pool
+from camtrain.reliance.records import Criteria, Pool
 from camtrain.swaps.masks import solid
+from camtrain.tasks import View
 
-__all__ = ["Collecting", "Collector", "Count", "PoolCensus", "Pools", "Samples", "usable"]
+__all__ = ["Collecting", "Collector", "Count", "PoolCensus", "Pools", "Samples", "as_given", "masks_about", "usable"]
 
-Annotated = tuple[bool, bool]
+GatherAny = Callable[[Callable[[], Any]], list[Any]]
+_GUESSING = (
+    "finds no masks in the validation batches and guesses them, by your segmenter if you gave one: its verdicts are "
+    "'reliant', 'suspect', 'undecided' or 'no evidence', never 'not reliant'. Masks, or boxes as masks, make it surer"
+)
+_LEND_NOTHING = (
+    "takes backgrounds from the judged images, since training images lend none: {why}. Where classes go with their "
+    "backgrounds less than in training, that hides what a class leans on"
+)
 _NO_LABELS = (
     "RelianceDetector needs labels in the validation batches, and the batch has none: convert with batch_adapter."
 )
@@ -31,6 +42,11 @@ def usable(masks: Float[Tensor, "B H W"], *, most: float = 0.9) -> Bool[Tensor, 
     """
     share = masks.clamp(min=0).mean(dim=(1, 2))
     return (masks.flatten(1) >= 0).any(dim=1) & (share > 0) & (share <= most)
+
+
+def key_of(image: Tensor) -> bytes:
+    """What an image is known by: its content."""
+    return hashlib.blake2b(image.contiguous().numpy().tobytes(), digest_size=16).digest()
 
 
 class Collector:
@@ -157,7 +173,10 @@ class Samples:
 
 
 class Collecting:
-    """The images of the present pass, and those of the first training epoch, which lend: read from batches.
+    """The images of the present pass, and those of the first training epoch, which lend: by the choice they are about.
+
+    A network that gives several answers to an image makes several choices (`Task.views`), each with samples of its own;
+    where it makes one, that is -1.
 
     Args:
         adapter: reads a batch of another shape.
@@ -166,46 +185,30 @@ class Collecting:
 
     def __init__(self, adapter: Adapter | None = None, *, lend: bool = True) -> None:
         self.adapter, self.lend = adapter, lend
-        self.lenders: Samples | None = None
+        self.lenders: dict[int, Samples] | None = None
         self.lends = False  # whether training images are being collected
-        self.dtype: torch.dtype = torch.float32  # of the batches: as the network takes them
         self.unreadable = ""  # why training batches lend nothing
-        self._judged: Samples | None = None
+        self._judged: dict[int, Samples] | None = None
 
-    def begin_training_epoch(self, samples: Samples) -> None:
+    def begin_training_epoch(self) -> None:
         """Those that lend are collected in the first epoch only."""
         self.lends = self.lend and self.lenders is None
         if self.lends:
-            self.lenders = samples
+            self.lenders = {}
 
-    def add_training(self, batch: Any) -> int:
-        """Keep what can lend; how many images were looked at.
-
-        Training batches need have no shape that can be read: then validation images lend.
-        """
-        if not self.lends or self.lenders is None:
-            return 0
-        try:
-            return self._put(self.lenders, self.read(batch))
-        except CamtrainError as error:
-            self.lends, self.unreadable = False, str(error)
-            return 0
-
-    def begin_pass(self, samples: Samples) -> None:
+    def begin_pass(self) -> None:
         """Collect anew."""
-        self._judged = samples
+        self._judged = {}
 
-    def add(self, batch: Any) -> None:
-        """Keep what is wanted of a batch. ConfigurationError, MaskError or BatchError where it cannot be judged."""
-        if self._judged is not None:
-            read = self.read(batch)
-            self.dtype = read.images.dtype
-            self._put(self._judged, read)
+    @property
+    def judges(self) -> bool:
+        """Whether the images of a pass are being collected."""
+        return self._judged is not None
 
-    def take(self) -> Samples | None:
+    def take(self) -> dict[int, Samples]:
         """What the pass brought, which is over."""
         judged, self._judged = self._judged, None
-        return judged
+        return judged or {}
 
     def read(self, batch: Any) -> Batch:
         """The batch with its labels; an error for what cannot be judged."""
@@ -215,11 +218,48 @@ class Collecting:
         check_masks(read)
         return read
 
-    @staticmethod
-    def _put(samples: Samples, read: Batch) -> int:
-        if read.labels is not None:
-            samples.add(read.images, read.labels, read.masks)
-        return len(read)
+    def add(self, batch: Batch, views: Sequence[View], new: Callable[[], Samples]) -> None:
+        """Keep what is wanted of a batch that is judged."""
+        if self._judged is not None:
+            _put(self._judged, batch, views, new)
+
+    def add_training(self, batch: Batch, views: Sequence[View], new: Callable[[], Samples]) -> None:
+        """Keep what can lend."""
+        if self.lends and self.lenders is not None:
+            _put(self.lenders, batch, views, new)
+
+    def lend_nothing(self, why: str) -> None:
+        """Training batches need have no shape that can be read: then validation images lend."""
+        self.lends, self.unreadable = False, why
+
+
+def _put(samples: dict[int, Samples], batch: Batch, views: Sequence[View], new: Callable[[], Samples]) -> None:
+    for view in views:
+        if view.labels is not None:
+            masks = None if batch.masks is None else masks_about(batch.masks, view, batch.images.ndim)
+            samples.setdefault(view.about, new()).add(batch.images, view.labels, masks)
+
+
+def masks_about(masks: Tensor, view: View, axes: int) -> Float[Tensor, "B H W"]:
+    """The masks of one choice, from one for each label: that label's, and where it is absent those of all others.
+
+    What of other labels lies beside a label that is present belongs to its background.
+    """
+    if masks.ndim < axes or view.labels is None:
+        return masks
+    present = (view.labels == 1).view(-1, *[1] * (masks.ndim - 2))
+    return torch.where(present, masks[:, view.about], masks.amax(dim=1))
+
+
+def as_given(batch: Batch, images: Float[Tensor, "B C H W"]) -> Batch:
+    """The batch as the network was given it: with these images, and masks of their size."""
+    masks = batch.masks
+    if masks is not None and masks.shape[-2:] != images.shape[-2:]:
+        four = masks if masks.ndim == 4 else masks.unsqueeze(1)
+        masks = F.interpolate(four, size=images.shape[-2:], mode="nearest-exact").view(
+            *masks.shape[:-2], *images.shape[-2:]
+        )
+    return replace(batch, images=images, masks=masks)
 
 
 @dataclass(frozen=True)
@@ -233,15 +273,34 @@ class Pools:
     batch_size: int
 
     @classmethod
-    def of(
-        cls, judged: Samples | None, lenders: Samples | None, guess: Callable[[Pool, int], Pool], annotated: Annotated
+    def gathered(
+        cls,
+        judged: Samples | None,
+        lenders: Samples | None,
+        guess: Callable[..., Pool],
+        gather: GatherAny,
+        *,
+        rank: int,
     ) -> "Pools":
-        """Annotated images where any process has some, else the others with guessed masks.
+        """This process's part. `gather` makes a list of what each process computes; none waits for one that fails.
 
-        Training images with guessed masks lend to guesses only. `guess` takes a pool and how many images at a time;
-        `annotated` says whether any process has annotated images that are judged, and that lend.
+        Annotated images where any process has some, else the others with guessed masks; training images with guessed
+        masks lend to guesses only. `guess` takes a pool and a `batch_size`. An image that several have counts once.
         """
-        guessed, training_guessed = not annotated[0], not annotated[1]
+        held = gather(lambda: [one is not None and len(one.annotated) > 0 for one in (judged, lenders)])
+        annotated = [any(each[kind] for each in held) for kind in (0, 1)]
+        own: list[Pools] = []  # images stay where they are
+        gather(lambda: own.append(cls.of(judged, lenders, guess, guessed=not annotated[0], bare=not annotated[1])))
+        if len(held) == 1:
+            return own[0]
+        keys = gather(own[0].keys)
+        return own[0].without({key for before in keys[:rank] for key in before})
+
+    @classmethod
+    def of(
+        cls, judged: Samples | None, lenders: Samples | None, guess: Callable[..., Pool], *, guessed: bool, bare: bool
+    ) -> "Pools":
+        """With guessed masks for those that are judged, and for training images that are `bare`."""
         if judged is None:
             return cls(None, None, guessed, frozenset(), 1)
         collector = judged.chosen(guessed)
@@ -249,10 +308,39 @@ class Pools:
 
         def pool_of(samples: Samples | None, by_guess: bool) -> Pool | None:
             pool = None if samples is None else samples.chosen(by_guess).pool()
-            return guess(pool, size) if pool is not None and by_guess else pool
+            return guess(pool, batch_size=size) if pool is not None and by_guess else pool
 
-        training = None if training_guessed and not guessed else pool_of(lenders, training_guessed)
+        training = None if bare and not guessed else pool_of(lenders, bare)
         return cls(pool_of(judged, guessed), training, guessed, frozenset(collector.left_out), size)
+
+    def remarks(
+        self, census: "PoolCensus", collecting: Collecting, criteria: Criteria, most: int
+    ) -> list[tuple[str, str, bool]]:
+        """What should be told once a run, by key, and whether it is a warning."""
+        told = []
+        if self.left_out:
+            listed = f"leaves {len(self.left_out)} classes out, among them {sorted(self.left_out)[:5]}"
+            remedy = "raise max_images, or choose with classes=[...]"
+            told.append(("left out", f"keeps max_images={most} and {listed}: {remedy}", True))
+        if self.guessed:
+            told.append(("guessing", _GUESSING, False))
+        if collecting.lenders is not None and not census.training_lends:
+            usable = 0 if self.training is None else len(self.training.labels)
+            few = f"{usable} are usable, and each class needs {criteria.min_images}, of the judged images' size"
+            told.append(("lending", _LEND_NOTHING.format(why=collecting.unreadable or few), False))
+        return told
+
+    def keys(self) -> list[bytes]:
+        """What tells the judged images apart: a sampler gives some to two processes, to fill up its share."""
+        return [] if self.judged is None else [key_of(image) for image in self.judged.images]
+
+    def without(self, keys: Collection[bytes]) -> "Pools":
+        """Without the judged images that another process has as well."""
+        if self.judged is None or not keys:
+            return self
+        rows = [row for row, key in enumerate(self.keys()) if key not in keys]
+        pool = Pool(self.judged.images[rows], self.judged.labels[rows], self.judged.masks[rows])
+        return replace(self, judged=pool)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from camtrain.errors import ConfigurationError
+
 __all__ = [
     "STICKER",
     "Criteria",
@@ -107,6 +109,13 @@ class Criteria:
     resamples: int = 1000
     share: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise ConfigurationError(f"alpha is an error rate between 0 and 1, got {self.alpha}.")
+        if not 0 <= self.tau < self.limit < 1:
+            wrong = f"tau={self.tau} and limit={self.limit}"
+            raise ConfigurationError(f"Effects need 0 <= tau < limit < 1, got {wrong}.")
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -160,6 +169,12 @@ class Verdict:
     placebo_flips: float = math.nan
     where: str = ""
     box: tuple[float, float, float, float] | None = None
+
+
+def check_least(name: str, value: int, least: int) -> None:
+    """ConfigurationError for a number that is below the least it can be."""
+    if value < least:
+        raise ConfigurationError(f"{name} must be at least {least}, got {value}.")
 
 
 def concatenate(parts: Sequence[Effects]) -> Effects:

@@ -19,6 +19,7 @@ from camtrain.reliance import Criteria, Findings, examine
 from camtrain.sinks import read_history
 from camtrain.sinks.files import FilesSink
 from camtrain.sinks.run import Run
+from camtrain.swaps import dilate
 
 COLORS = torch.tensor([[1.0, 0.1, 0.1], [0.1, 1.0, 0.1], [0.1, 0.1, 1.0]])
 GRAYS = torch.tensor([0.1, 0.4, 0.7])
@@ -167,10 +168,10 @@ def test_detector__does_not_look_for_places_where_that_is_not_wanted(make_traine
 
 
 def test_detector__keeps_its_verdicts_where_the_search_for_a_place_fails(make_trainer, monkeypatch):
-    def fails(*args: Any, **kwargs: Any) -> None:
+    def locate(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("no place")
 
-    monkeypatch.setattr("camtrain.callbacks.reliance_detector.locate", fails)
+    monkeypatch.setattr("camtrain.callbacks.reliance_detector.locate", locate)
     detector = RelianceDetector(images_per_class=20)
     with pytest.warns(UserWarning, match=r"failed in locate \(RuntimeError: no place\); training goes on"):
         trainer, _ = fit(make_trainer, detector)
@@ -221,7 +222,7 @@ def test_detector__can_be_monitored_from_the_first_validation(make_trainer, tmp_
     stopping = EarlyStopping("reliance/flagged", patience=5)
     checkpoint = ModelCheckpoint(tmp_path, monitor="reliance/flagged")
     trainer, _ = fit(make_trainer, detector, callbacks=(stopping, checkpoint), max_epochs=3, enable_checkpointing=True)
-    assert checkpoint.best_model_score == 0  # epoch 0, before the first look
+    assert checkpoint.best_model_score == 3  # NaN in epoch 0, before the first look
     assert trainer.callback_metrics["reliance/flagged"] == 3
 
 
@@ -267,8 +268,9 @@ def test_detector__remembers_flags_over_a_checkpoint(make_trainer):
     resumed = RelianceDetector(images_per_class=12)
     resumed.load_state_dict(json.loads(json.dumps(detector.state_dict())))
     assert resumed.flagged_since == detector.flagged_since != {}
-    trainer, _ = fit(make_trainer, resumed, max_epochs=1)
-    assert records(trainer).count("lean on the background tint") == 1  # the first run's alert, in the same folder
+    trainer, _ = fit(make_trainer, resumed, max_epochs=2)
+    assert said(resumed) == ["reliant"] * 3
+    assert "lean on the background tint" not in records(trainer)
 
 
 def test_detector__other_submodules_have_other_states():
@@ -361,7 +363,9 @@ def test_detector__where_nothing_can_be_guessed_warns_once_and_flags_nothing(mak
     with pytest.warns(UserWarning, match="no validation image shows an object") as caught:
         trainer, _ = fit(make_trainer, detector, data=bare(loaders("background")))
     assert sum("RelianceDetector" in str(w.message) for w in caught) == 1
-    assert trainer.callback_metrics["reliance/flagged"] == 0
+    assert trainer.callback_metrics["reliance/flagged"].isnan()
+    assert said(detector) == ["undecided"] * 3
+    assert "no validation image shows an object" in detector.verdicts[0].note
 
 
 def test_detector__a_failure_while_examining_is_reported_once_and_training_goes_on(make_trainer):
@@ -517,13 +521,13 @@ def test_detector__says_once_why_training_images_lend_nothing(make_trainer, capl
 
 def test_detector__alone_leaves_a_report(make_trainer, leaning):
     detector = RelianceDetector(images_per_class=20)
-    trainer, _ = fit(make_trainer, detector)
-    folder = Run.of(trainer).folder
-    for place in (folder, folder / "validate"):
+    fitted, _ = fit(make_trainer, detector)
+    validated = make_trainer(callbacks=[detector])
+    validated.validate(leaning, datamodule=Balanced(), verbose=False)
+    for place in (Run.of(fitted).folder, Run.of(validated).folder / "validate"):
         assert "3 of 3 classes lean on their" in (place / "report.html").read_text()
         assert len(json.loads((place / "verdicts.json").read_text())["verdicts"]) == 3
         assert not (place / ".reserve").exists()
-        make_trainer(callbacks=[detector]).validate(leaning, datamodule=Balanced(), verbose=False)
 
 
 def test_detector__says_nothing_where_training_images_lend(make_trainer, caplog):
@@ -624,3 +628,101 @@ def test_detector__need_not_look_for_stickers(make_trainer):
     detector = RelianceDetector(images_per_class=30, segmenter=generously, stickers=False)
     make_trainer(callbacks=[detector]).validate(ByDot(), DataLoader(stuck(90), 30), verbose=False)
     assert "reliant" not in said(detector)
+
+
+class Normalizing(Net):
+    """Its step turns bytes into normalized images."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.net((batch[0].float() / 255 - 0.4) / 0.3), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", F.cross_entropy(self.net((batch[0].float() / 255 - 0.4) / 0.3), batch[1]))
+
+
+def as_bytes(rows: TensorDataset) -> TensorDataset:
+    images, labels, masks = rows.tensors
+    return TensorDataset((255 * images.clamp(0, 1)).round().byte(), labels, masks)
+
+
+@pytest.mark.parametrize(("cue", "expected"), [("background", "reliant"), ("object", "not reliant")])
+def test_detector__judges_what_the_step_makes_of_bytes(make_trainer, cue, expected):
+    data = DataLoader(as_bytes(drawn(240, cue)), 24, shuffle=True), DataLoader(as_bytes(drawn(72, cue, 1)), 24)
+    detector = RelianceDetector(images_per_class=20)
+    fit(make_trainer, detector, module=Normalizing(), data=data, max_epochs=6)
+    assert said(detector) == [expected] * 3
+
+
+class Mirroring(Net):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch[0].flip(-1))
+
+
+def test_detector__judges_nothing_where_the_step_moves_the_images(make_trainer):
+    detector = RelianceDetector(images_per_class=20)
+    with pytest.warns(UserWarning, match="moves or mixes the images") as caught:
+        trainer, _ = fit(make_trainer, detector, module=Mirroring())
+    assert sum("RelianceDetector" in str(w.message) for w in caught) == 1
+    assert said(detector) == ["undecided"] * 3
+    assert "not measured: the step moves" in detector.verdicts[0].note
+    assert trainer.callback_metrics["reliance/flagged"].isnan()
+    rows = [row for line in map(json.loads, records(trainer).splitlines()) if "rows" in line for row in line["rows"]]
+    assert {row["verdict"] for row in rows} == {"undecided"}
+
+
+class Valued(Net):
+    """Tells a value."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.mse_loss(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch[0])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)[:, 0]
+
+
+def test_detector__says_that_it_has_no_test_for_a_task(make_trainer):
+    train, val = (
+        DataLoader(TensorDataset(rows.tensors[0], rows.tensors[1] + 0.5, rows.tensors[2]), 24)
+        for rows in (drawn(72, "background"), drawn(72, "background", 1))
+    )
+    detector = RelianceDetector(images_per_class=20)
+    with pytest.warns(UserWarning, match="regression makes no choice between classes"):
+        trainer, _ = fit(make_trainer, detector, module=Valued(), data=(train, val), max_epochs=1)
+    assert said(detector) == ["undecided"]
+    assert trainer.callback_metrics["reliance/flagged"].isnan()
+
+
+def test_detector__leaves_no_hook_behind(make_trainer):
+    _, module = fit(make_trainer, RelianceDetector(images_per_class=12), max_epochs=1)
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+
+
+def test_detector__holds_early_stopping_until_something_is_known(make_trainer):
+    detector = RelianceDetector(start_epoch=3, images_per_class=12)
+    stopping = EarlyStopping("reliance/effect", mode="min", patience=2)
+    trainer, _ = fit(make_trainer, detector, callbacks=(stopping,), max_epochs=4)
+    assert trainer.current_epoch == 4
+    assert stopping.best_score > 0.3
+
+
+def test_detector__begins_anew_with_a_new_module(make_trainer):
+    detector = RelianceDetector(images_per_class=12)
+    for _ in range(2):
+        fit(make_trainer, detector)
+        assert detector.state_dict()["rounds"] == 2
+        assert detector.flagged_since == {"class 0": 0, "class 1": 0, "class 2": 0}
+
+
+def test_detector__of_several_validations_an_epoch_examines_the_last(make_trainer):
+    class Looks(RelianceDetector):
+        steps: list[int] = []  # noqa: RUF012
+
+        def _examine(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            self.steps.append(trainer.global_step)
+            super()._examine(trainer, pl_module)
+
+    fit(make_trainer, Looks(every_n_epochs=4, images_per_class=12), max_epochs=2, val_check_interval=3)
+    assert Looks.steps == [3, 16, 19]  # validations at 3, 6, 9, 13, 16, 19 of two epochs of ten steps

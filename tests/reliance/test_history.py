@@ -25,12 +25,40 @@ def test_history__a_class_that_was_not_judged_keeps_its_last_effect():
 
 
 def test_history__is_restored_from_its_state():
-    history = VerdictHistory(rounds=3, examined_epoch=4)
+    history = VerdictHistory(rounds=3)
+    history.examined(4, 40)
     history.keep([verdict(0, "reliant")], epoch=4)
     restored = VerdictHistory.restored(history.state())
     assert restored == history
-    assert not restored.is_due(4, start=0, every=1, last=9)
+    assert restored.rounds == 4
+    assert not restored.is_due(4, 40, start=0, every=1, last=True)
+
+
+def test_history__of_an_older_checkpoint_examines_no_epoch_twice():
+    state = {"values": {}, "flagged_since": {}, "examined_epoch": 4, "rounds": 3}
+    due = [VerdictHistory.restored(state).is_due(epoch, 50, start=0, every=1, last=False) for epoch in (4, 5)]
+    assert due == [False, True]
 
 
 def test_history__nothing_is_due_before_the_start():
-    assert [VerdictHistory().is_due(epoch, start=2, every=1, last=1) for epoch in (1, 2)] == [False, True]
+    assert [VerdictHistory().is_due(e, e, start=2, every=1, last=True) for e in (1, 2)] == [False, True]
+
+
+def test_history__counts_validations_and_takes_the_last():
+    history, due = VerdictHistory(), []
+    for step in range(1, 9):
+        due.append(history.is_due(0, step, start=0, every=3, last=step == 8))
+        if due[-1]:
+            history.examined(0, step)
+        else:
+            history.passes += 1
+    assert due == [True, False, False, True, False, False, True, True]
+
+
+def test_history__before_a_round_and_after_one_that_failed_nothing_is_known():
+    history = VerdictHistory()
+    before = dict(history.values)
+    history.keep([verdict(0, "not reliant", 0.01)], epoch=0)
+    history.lose()
+    assert all(math.isnan(value) for values in (before, history.values) for value in values.values())
+    assert set(before) == {"reliance/flagged", "reliance/effect"}

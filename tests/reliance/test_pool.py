@@ -1,8 +1,11 @@
 import pytest
 import torch
 
+from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, ConfigurationError
-from camtrain.reliance import Collecting, Collector, Samples
+from camtrain.reliance import Collecting, Collector, Count, Pool, PoolCensus, Pools, Samples
+from camtrain.reliance.pool import masks_about
+from camtrain.tasks import View
 
 
 def batch(labels: list[int], side: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -77,59 +80,89 @@ def test_collector__refuses_images_of_another_size():
         collector.add(*batch([0], side=6))
 
 
-def samples() -> Samples:
+def views(labels: list[int]) -> list[View]:
+    return [View(torch.zeros(len(labels), 2), torch.tensor(labels))]
+
+
+def annotated(count: int = 4) -> Batch:
+    masks = torch.ones(count, 8, 8)
+    masks[:, 4:] = 0
+    return Batch(torch.rand(count, 3, 8, 8), torch.arange(count), masks)
+
+
+def new() -> Samples:
     return Samples(per_class=8, most=16)
 
 
-def batch_of(annotation: float = 1.0) -> dict[str, torch.Tensor]:
-    masks = torch.full((4, 8, 8), annotation)
-    masks[:, 4:] = min(0.0, annotation)
-    return {"image": torch.rand(4, 3, 8, 8).half(), "label": torch.arange(4), "mask": masks}
-
-
-def collecting(lend: bool = True) -> Collecting:
-    return Collecting(None, lend=lend)
-
-
 def test_collecting__lenders_are_those_of_the_first_epoch():
-    held = collecting()
-    held.begin_training_epoch(samples())
-    held.add_training(batch_of())
+    held = Collecting()
+    held.begin_training_epoch()
+    held.add_training(annotated(), views([0, 1, 2, 3]), new)
     first = held.lenders
-    held.begin_training_epoch(samples())
-    held.add_training(batch_of())
+    held.begin_training_epoch()
+    held.add_training(annotated(), views([0, 1, 2, 3]), new)
     assert held.lenders is first
-    assert len(first.annotated) == 4
+    assert len(first[-1].annotated) == 4
 
 
 def test_collecting__nothing_lends_where_that_is_not_wanted():
-    held = collecting(lend=False)
-    held.begin_training_epoch(samples())
-    held.add_training(batch_of())
+    held = Collecting(lend=False)
+    held.begin_training_epoch()
+    held.add_training(annotated(), views([0, 1, 2, 3]), new)
     assert held.lenders is None
 
 
-def test_collecting__after_a_training_batch_that_cannot_be_read_no_further_one_is():
-    held = collecting()
-    held.begin_training_epoch(samples())
-    held.add_training([torch.rand(4, 7)])
-    held.add_training(batch_of())
-    assert len(held.lenders.annotated) == 0
+def test_collecting__what_a_pass_brought_is_taken_once():
+    held = Collecting()
+    held.add(annotated(), views([0, 1, 2, 3]), new)  # a pass that is not examined
+    assert held.take() == {}
+    held.begin_pass()
+    held.add(annotated(), views([0, 1, 2, 3]), new)
+    assert len(held.take()[-1].annotated) == 4
+    assert held.take() == {}
 
 
-def test_collecting__what_an_epoch_brought_is_taken_once():
-    held = collecting()
-    held.add(batch_of())  # an epoch that is not examined
-    assert held.take() is None
-    held.begin_pass(samples())
-    held.add(batch_of())
-    assert len(held.take().annotated) == 4
-    assert held.take() is None
-    assert held.dtype == torch.float16
-
-
-def test_collecting__a_validation_batch_without_labels_is_refused():
-    held = collecting()
-    held.begin_pass(samples())
+def test_collecting__a_batch_without_labels_is_refused():
     with pytest.raises(ConfigurationError, match="needs labels"):
-        held.add({"image": torch.rand(4, 3, 8, 8)})
+        Collecting().read({"image": torch.rand(4, 3, 8, 8)})
+
+
+def test_masks_about__a_label_are_its_own_where_it_is_present_and_all_others_where_it_is_not():
+    masks = torch.zeros(2, 2, 1, 2)
+    masks[0, 1, 0, 0] = masks[1, 0, 0, 1] = 1
+    view = View(torch.zeros(2, 2), torch.tensor([1, 0]), about=1)
+    assert masks_about(masks, view, axes=4).tolist() == [[[1.0, 0.0]], [[0.0, 1.0]]]
+
+
+def test_samples__of_which_none_is_annotated_are_known_by_their_size():
+    samples = new()
+    samples.add(torch.rand(2, 3, 4, 4), torch.tensor([0, 1]), None)
+    assert samples.annotated.pool().images.shape == (0, 3, 4, 4)
+    assert samples.chosen(guessed=True).pool().labels.tolist() == [0, 1]
+
+
+def test_census__a_process_without_images_adds_nothing():
+    held = annotated()
+    pool = Pool(held.images, torch.tensor([0, 0, 1, 1]), held.masks)
+    counts = [Count.of(pool, None), Count.of(Pool.empty((3, 8, 8)), None), Count.of(None, None)]
+    census = PoolCensus.of(counts, least=1)
+    assert census.classes == (0, 1)
+    assert census.size == (3, 8, 8)
+    assert not census.training_lends
+
+
+def test_census__training_lends_where_every_class_has_enough_of_one_size():
+    held = annotated()
+    pool = Pool(held.images, torch.tensor([0, 0, 1, 1]), held.masks)
+    small = Pool(held.images[..., :4, :4], pool.labels, held.masks[..., :4, :4])
+    cases = (pool, 2), (pool, 3), (small, 2)
+    lends = [PoolCensus.of([Count.of(pool, lent)], least).training_lends for lent, least in cases]
+    assert lends == [True, False, False]
+
+
+def test_pools__leave_out_what_another_process_has_as_well():
+    held = annotated()
+    pools = Pools(Pool(held.images, held.labels, held.masks), None, False, frozenset(), 4)
+    left = pools.without(set(pools.keys()[:3]))
+    assert torch.equal(left.judged.images, held.images[3:])
+    assert left.judged.labels.tolist() == [3]

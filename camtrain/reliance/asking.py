@@ -1,0 +1,175 @@
+"""What a step asks the network, kept to be judged or to lend, and the network asked again in the same way."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from camtrain.cam import find_logits
+from camtrain.cam.folding import quickened
+from camtrain.data.batches import Adapter, Batch
+from camtrain.errors import CamtrainError, ConfigurationError
+from camtrain.reliance.pool import Collecting, Samples, as_given
+from camtrain.reliance.records import Predict, Progress
+from camtrain.tasks import Task, View, resolve_task
+from camtrain.tasks.calls import Question, Questions, call_on, undo_values
+
+__all__ = ["Asking"]
+
+Ask = Callable[[Tensor], Any]
+NewSamples = Callable[[int], Samples]  # of how many choices
+
+
+class Asking:
+    """Hears which module a step asks about a batch's images, and with what; keeps that by choice.
+
+    Args:
+        adapter: reads a batch of another shape.
+        task: how answers are read; "auto" looks at the first batch.
+        lend: whether training images lend.
+    """
+
+    def __init__(self, adapter: Adapter | None = None, task: str | Task = "auto", *, lend: bool = True) -> None:
+        self.collecting = Collecting(adapter, lend=lend)
+        self.task: Task | None = None  # once it is known
+        self.call: Question | None = None  # the last one
+        self.undo: Callable[[Tensor], Tensor] | None = None  # from what the network is given to the batch's values
+        self._calls = Questions()
+        self._named = task
+        self._shape: tuple[int, ...] | None = None  # of the answer to an image, once it is known
+
+    def anew(self) -> "Asking":
+        """As it was when nothing had been heard."""
+        return Asking(self.collecting.adapter, self._named, lend=self.collecting.lend)
+
+    def listen(self, root: nn.Module, network: nn.Module | None) -> None:
+        """A step begins. Until the network is known all modules are heard, then it alone."""
+        heard = list(root.modules()) if self.call is None else [self.call.module]
+        self._calls.listen(heard if network is None or network in heard else [*heard, network], network)
+
+    def let_go(self) -> None:
+        """No step is running any more: no hook and no module is held."""
+        self._calls.stop()
+        self.call = self.undo = None
+
+    def read(self, batch: Any) -> Batch:
+        """The batch with its labels. ConfigurationError, MaskError or BatchError where it cannot be judged."""
+        return self.collecting.read(batch)
+
+    def keep(self, batch: Batch, network: nn.Module | None, new: NewSamples, ask: Ask | None) -> None:
+        """What is wanted of a batch whose step is over. CamtrainError where it is not known what was asked.
+
+        ``ask`` answers where a step cannot be heard, as under `torch.compile`.
+        """
+        given, views = self._heard(batch, network, ask)
+        self.collecting.add(given, views, lambda: new(len(views)))
+
+    def lend(self, batch: Any, network: nn.Module | None, new: NewSamples, ask: Ask | None) -> None:
+        """The same of a training batch, which may have any shape: then those that are judged lend."""
+        if self.collecting.lends:
+            try:
+                given, views = self._heard(self.read(batch), network, ask)
+                self.collecting.add_training(given, views, lambda: new(len(views)))
+            except CamtrainError as error:
+                self.collecting.lend_nothing(str(error))
+
+    def lend_unasked(self, batches: Iterable[Any], most: int, new: NewSamples, progress: Progress) -> None:
+        """Training batches that no step has seen, until so many images were looked at."""
+        self.collecting.begin_training_epoch()
+        looked_at = 0
+        try:
+            for batch in batches:
+                if self.undo is not None or self.task is None or self._shape is None:
+                    self.collecting.lend_nothing("the step changes images before the network sees them")
+                    return
+                try:
+                    read = self.read(batch)
+                except CamtrainError as error:
+                    self.collecting.lend_nothing(str(error))
+                    return
+                answer = torch.zeros(len(read), *self._shape, device=read.images.device)
+                views = self.task.views(answer, read.labels)
+                self.collecting.add_training(read, views, partial(new, len(views)))
+                progress("training images that lend", len(read), most)
+                looked_at += len(read)
+                if looked_at >= most:
+                    return
+        finally:
+            self.collecting.lends = False
+
+    @property
+    def classes(self) -> int:
+        """How many classes or labels the network tells; 0 before it is known."""
+        if self._shape is None:
+            return 0
+        return 2 if self._shape in ((), (1,)) else self._shape[0]
+
+    def shown_by(self, denormalize: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor] | None:
+        """From what the network is given to pictures: the step undone, then the data's normalization."""
+        undo = self.undo
+        if undo is None or denormalize is None:
+            return undo or denormalize
+        return lambda images: denormalize(undo(images))
+
+    @contextmanager
+    def predicting(self, images: Tensor, about: int) -> Iterator[Predict]:
+        """The logits of one choice, in many forwards of which each costs less. ``images`` are some, on the device."""
+        if self.call is None or self.call.images is None or self.task is None:
+            yield _nobody  # a process without a batch has no image to ask about
+            return
+        call, task, dtype = self.call, self.task, self.call.images.dtype
+        alone = len(call.args) == 1 and not call.kwargs
+        with quickened(call.module, _typed(images[: 1 if alone else 0], dtype)) as layout:
+
+            def predict(shown: Tensor) -> Tensor:
+                views = task.views(call.again(layout(_typed(shown, dtype))), None)
+                return next(view.logits for view in views if view.about == about)
+
+            yield predict
+
+    def _heard(self, batch: Batch, network: nn.Module | None, ask: Ask | None) -> tuple[Batch, list[View]]:
+        """The batch as the network was given it, and the choices that its answer makes."""
+        calls = self._calls.take()
+        if batch.images.ndim != 4:
+            raise ConfigurationError(f"pictures (B, C, H, W) are judged, got images {tuple(batch.images.shape)}")
+        if not calls and ask is not None and network is not None:
+            calls = [Question(network, (batch.images,), {}, ask(batch.images), batch.images)]
+        self.call, known = None, self.call
+        call = call_on(calls, batch.images, network if known is None else known.module)
+        if self.task is None:
+            self.task = resolve_task(self._named, call.output, batch)
+        views = self.task.views(call.output, batch.labels)
+        if not views or call.images is None:
+            raise ConfigurationError(f"{self.task.name} makes no choice between classes that a background could sway")
+        self.call = replace(call, output=None)  # no graph is kept
+        self._shape = tuple(find_logits(call.output).shape[1:])
+        if call.images is batch.images or call.images.data_ptr() == batch.images.data_ptr():
+            self.undo = None
+            return batch, views
+        self.undo = _undo(batch.images, call.images)
+        return as_given(batch, call.images), views
+
+
+def _nobody(images: Tensor) -> Tensor:
+    raise ConfigurationError("no step has asked the network about images yet")
+
+
+def _typed(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """As the network takes them; bytes are rounded."""
+    return images.to(dtype) if dtype.is_floating_point else images.round().clamp(0, 255).to(dtype)
+
+
+def _undo(images: Tensor, given: Tensor) -> Callable[[Tensor], Tensor]:
+    """To the batch's values, bytes in [0, 1]."""
+    scale = 1.0 if images.is_floating_point() else 1 / 255
+    before = images.detach().float() * scale
+    if before.shape[2:] != given.shape[2:]:
+        before = F.interpolate(before, given.shape[2:], mode="bilinear", antialias=True, align_corners=False)
+    if before.shape[1] != given.shape[1]:
+        before = before.mean(dim=1, keepdim=True).expand_as(given)
+    return undo_values(before, given)
