@@ -83,7 +83,15 @@ SMALLEST = {  # of the modules whose smallest network is not the first by name
     "regnety": "regnety_002",
     "vgg": "vgg11",
 }
-ALSO = ("levit_conv_128s", "test_vit2", "test_vit3", "mixer_s32_224", "resmlp_12_224", "gmlp_ti16_224", "vit_tiny_patch16_224")
+ALSO = (
+    "levit_conv_128s",
+    "test_vit2",
+    "test_vit3",
+    "mixer_s32_224",
+    "resmlp_12_224",
+    "gmlp_ti16_224",
+    "vit_tiny_patch16_224",
+)
 LARGE = {"deepseek_vit", "gemma4_vit", "mobilenetv5", "nasnet", "pnasnet", "samvit_base_patch16"}
 
 
@@ -167,10 +175,21 @@ TINY: dict[str, dict[str, Any]] = {
     "efficientnet": {"width_coefficient": 0.2, "depth_coefficient": 0.3, "hidden_dim": 1280},
     "focalnet": {"embed_dim": 16, "depths": [1, 1, 1], "focal_levels": [2, 2, 2], "focal_windows": [3, 3, 3]},
     "hgnet_v2": {},
-    "hiera": {"embed_dim": 16, "depths": [1, 1, 2], "num_heads": [1, 2, 4], "image_size": [64, 64], "query_stride": [2, 2]},
+    "hiera": {
+        "embed_dim": 16,
+        "depths": [1, 1, 2],
+        "num_heads": [1, 2, 4],
+        "image_size": [64, 64],
+        "query_stride": [2, 2],
+    },
     "ijepa": {"patch_size": 8},
     "imagegpt": {},
-    "levit": {"hidden_sizes": [16, 32, 48], "num_attention_heads": [2, 3, 4], "depths": [1, 1, 1], "key_dim": [8, 8, 8]},
+    "levit": {
+        "hidden_sizes": [16, 32, 48],
+        "num_attention_heads": [2, 3, 4],
+        "depths": [1, 1, 1],
+        "key_dim": [8, 8, 8],
+    },
     "mobilenet_v1": {"depth_multiplier": 0.25},
     "mobilenet_v2": {"depth_multiplier": 0.25},
     "mobilevit": {"hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 24, 32, 64]},
@@ -215,12 +234,15 @@ def transformers_specimens(*, quick: bool) -> Iterator[Specimen]:
             continue
         name = classes[kind] if isinstance(classes[kind], str) else classes[kind][0]
         config = configuration_auto.CONFIG_MAPPING_NAMES[kind]
-        for size in ((64, 64), (64, 96)):
-            if size != (64, 64) and kind in ("hiera", "levit", "cvt") or (quick and size != (64, 64) and "swin" not in kind):
+        for size in ((128, 128), (128, 192)) if kind == "donut-swin" else ((64, 64), (64, 96)):
+            if (
+                size != (64, 64)
+                and kind in ("hiera", "levit", "cvt")
+                or (quick and size[0] != size[1] and "swin" not in kind)
+            ):
                 continue
-            shaped = {**COMMON, **options}
-            if size[0] != size[1]:
-                shaped["image_size"] = list(size)
+            square = size[0] == size[1]
+            shaped = {**COMMON, **options, "image_size": size[0] if square else list(size)}
             yield Specimen(
                 "transformers", kind, name, partial(_transformers, name, config, shaped), partial(images, (3, *size))
             )
@@ -244,10 +266,18 @@ def _transformers(name: str, config: str, options: dict[str, Any]) -> nn.Module:
     import transformers
 
     configuration = getattr(transformers, config)()
-    chosen = {key: value for key, value in options.items() if hasattr(configuration, key) or key == "num_labels"}
-    if hasattr(configuration, "hidden_size") and isinstance(getattr(configuration, "hidden_size", None), list):
-        chosen.pop("hidden_size", None)
-    return getattr(transformers, name)(getattr(transformers, config)(**chosen))
+    given = {
+        key: value
+        for key, value in options.items()
+        if key not in configuration.attribute_map
+        and (
+            key == "num_labels"
+            or not isinstance(getattr(configuration, key, None), (list, tuple))
+            or isinstance(value, list)
+        )
+        and (key == "num_labels" or hasattr(configuration, key))
+    }
+    return getattr(transformers, name)(getattr(transformers, config)(**given))
 
 
 def _perceiver(name: str) -> nn.Module:
@@ -263,9 +293,27 @@ def torchvision_specimens(*, quick: bool) -> Iterator[Specimen]:
     """Classifiers of torchvision, and its networks of videos."""
     from torchvision import models
 
-    names = ("resnet18", "swin_v2_t", "mobilenet_v3_small") if quick else ("alexnet", "vgg11_bn", "resnet18", "densenet121",
-        "squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5", "efficientnet_b0",
-        "regnet_x_400mf", "convnext_tiny", "swin_t", "swin_v2_t", "googlenet")
+    names = (
+        ("resnet18", "swin_v2_t", "mobilenet_v3_small")
+        if quick
+        else (
+            "alexnet",
+            "vgg11_bn",
+            "resnet18",
+            "densenet121",
+            "squeezenet1_1",
+            "shufflenet_v2_x0_5",
+            "mobilenet_v2",
+            "mobilenet_v3_small",
+            "mnasnet0_5",
+            "efficientnet_b0",
+            "regnet_x_400mf",
+            "convnext_tiny",
+            "swin_t",
+            "swin_v2_t",
+            "googlenet",
+        )
+    )
     for name in names:
         for size in ((96, 96), (96, 160)):
             yield Specimen("torchvision", name, name, partial(_torchvision, name), partial(images, (3, *size)))
@@ -283,6 +331,10 @@ def _torchvision(name: str) -> nn.Module:
 
 def specimens(*, quick: bool) -> Iterator[Specimen]:
     """All of them, of the libraries that are installed."""
-    for library, made in (("torchvision", torchvision_specimens), ("timm", timm_specimens), ("transformers", transformers_specimens)):
+    for library, made in (
+        ("torchvision", torchvision_specimens),
+        ("timm", timm_specimens),
+        ("transformers", transformers_specimens),
+    ):
         if importlib.util.find_spec(library) is not None:
             yield from made(quick=quick)

@@ -169,11 +169,12 @@ def _capture_in_training(
         scores = score_of(target, output, labels)
     recorded.require_all()
     resolved = _resolved(found, recorded, model, images, observer)
-    gradients = gradients_of(checked_scores(scores, recorded), list(recorded), create_graph=True)
+    maps = tuple(layer.to_map(a) for layer, a in zip(resolved, recorded, strict=True))
+    gradients = gradients_of(checked_scores(scores, maps), list(recorded), create_graph=True)
     return Capture(
         _logits_or_output(output, target),
         scores,
-        tuple(layer.to_map(a) for layer, a in zip(resolved, recorded, strict=True)),
+        maps,
         tuple(layer.to_map(g) for layer, g in zip(resolved, gradients, strict=True)),
         resolved,
     )
@@ -239,7 +240,7 @@ def differentiate(
     captures = []
     for position, target in enumerate(targets):
         logits = _logits_or_output(output, target)
-        scores = checked_scores(target(logits, labels), activations)
+        scores = checked_scores(target(logits, labels), maps)
         watched = [logits] if isinstance(logits, Tensor) and logits.requires_grad else []
         retain = position < len(targets) - 1
         gradients = _gradients(scores, [*activations, *watched], retain_graph=retain)
@@ -260,9 +261,9 @@ def _logits_or_output(output: Any, target: Target) -> Any:
     return output if getattr(target, "wants_output", False) else find_logits(output)
 
 
-def checked_scores(scores: Tensor, activations: Sequence[Tensor]) -> Tensor:
-    """The scores, if there is one for each image; else BatchError."""
-    batch = len(activations[0])
+def checked_scores(scores: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    """The scores, if there is one for each image, as for the layers' maps `(B, K, *S)`; else BatchError."""
+    batch = len(maps[0])
     if scores.shape != (batch,):
         raise BatchError(
             f"A target returns one score per image, (B,) = ({batch},); this one returned {tuple(scores.shape)}. For "

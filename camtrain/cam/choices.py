@@ -1,4 +1,4 @@
-"""What `layers="auto"` chose before: the same network on images of the same size is not looked at again."""
+"""How layers were chosen and read before: the same network on images of the same size is not looked at again."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from camtrain.cam.layouts import Layout
 
-Choice = tuple[str, str, Layout]  # name, reason, layout
+Choice = tuple[str, str, Layout, int]  # name, reason, layout, which of the tensors that the module returns
 
 
 class Choices:
@@ -20,31 +20,31 @@ class Choices:
 
     >>> from camtrain.cam.layouts import channels_first
     >>> choices, net = Choices(), nn.Conv2d(1, 1, 1)
-    >>> choices.remember(net, net.weight, ("layer", "the last map", channels_first((2, 1, 4, 4))))
-    >>> choices.recall(net, net.weight)[0], choices.recall(nn.Conv2d(1, 1, 1), net.weight)
+    >>> choices.remember(net, net.weight, "auto", ("layer", "the last map", channels_first((2, 1, 4, 4)), 0))
+    >>> choices.recall(net, net.weight, "auto")[0], choices.recall(nn.Conv2d(1, 1, 1), net.weight, "auto")
     ('layer', None)
     """
 
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[nn.Module, dict[Hashable, Choice]] = WeakKeyDictionary()
 
-    def recall(self, model: nn.Module, images: Any) -> Choice | None:
-        """What was chosen for this model on such images, if anything was."""
-        return self._known.get(model, {}).get(_signature(model, images))
+    def recall(self, model: nn.Module, images: Any, asked: str) -> Choice | None:
+        """What was chosen for this model on such images when asked for this layer, if anything was."""
+        return self._known.get(model, {}).get((_signature(model, images), asked))
 
-    def remember(self, model: nn.Module, images: Any, choice: Choice) -> None:
+    def remember(self, model: nn.Module, images: Any, asked: str, choice: Choice) -> None:
         """Keep it; of one model on several sizes of images the last few."""
         known = self._known.setdefault(model, {})
-        known[_signature(model, images)] = choice
+        known[_signature(model, images), asked] = choice
         while len(known) > _KEPT:
             del known[next(iter(known))]
 
-    def forget(self, model: nn.Module, images: Any) -> bool:
+    def forget(self, model: nn.Module, images: Any, asked: str) -> bool:
         """Drop it; whether there was anything."""
-        return self._known.get(model, {}).pop(_signature(model, images), None) is not None
+        return self._known.get(model, {}).pop((_signature(model, images), asked), None) is not None
 
 
-_KEPT = 16
+_KEPT = 64
 
 
 def _signature(model: nn.Module, images: Any) -> Hashable:

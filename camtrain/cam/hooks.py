@@ -5,22 +5,49 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """Every tensor in a layer's output, in order, whatever containers it is in.
+
+    >>> [tuple(tensor.shape) for tensor in tensors_of(([Tensor([0.0])], {"map": Tensor([0.0, 0.0])}, None))]
+    [(1,), (2,)]
+    """
+    if isinstance(output, Tensor):
+        return [output]
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def tensor_at(output: Any, position: int = 0) -> Tensor | None:
+    """The tensor at a position among those of a layer's output; None where there are not as many."""
+    if isinstance(output, Tensor):
+        return output if position == 0 else None
+    tensors = tensors_of(output)
+    return tensors[position] if position < len(tensors) else None
+
+
+def replace_at(output: Any, tensor: Tensor, position: int = 0) -> Any:
+    """The layer's output with the tensor at a position replaced.
+
+    >>> replace_at(("a", {"b": Tensor([0.0])}), Tensor([1.0]))
+    ('a', {'b': tensor([1.])})
+    """
+    if isinstance(output, Tensor):
+        return tensor
+    leaves, structure = pytree.tree_flatten(output)
+    index = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)][position]
+    return pytree.tree_unflatten([*leaves[:index], tensor, *leaves[index + 1 :]], structure)
 
 
 def first_tensor(output: Any) -> Tensor | None:
-    """The tensor in a layer's output: itself, or the first one of a tuple."""
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
-        return output[0]
-    return None
+    """The first tensor in a layer's output, or None."""
+    return tensor_at(output)
 
 
 def replace_first(output: Any, tensor: Tensor) -> Any:
     """The layer's output with its first tensor replaced."""
-    if isinstance(output, Tensor):
-        return tensor
-    return type(output)([tensor, *output[1:]]) if type(output) in (tuple, list) else type(output)(tensor, *output[1:])
+    return replace_at(output, tensor)
 
 
 class Hooks:

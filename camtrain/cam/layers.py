@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 
 from camtrain.cam.choices import Choices
 from camtrain.cam.layouts import Layout, channels_first
-from camtrain.cam.observation import Observer, Output, Topology, is_image, observing, record_first
+from camtrain.cam.looking import Looker, Reading, read_by_looking
+from camtrain.cam.observation import Observer, Output, Topology, observing
 from camtrain.cam.outputs import answers
 from camtrain.cam.ownership import call, evaluating, isolated, unwrap, usable_in_autograd
 from camtrain.errors import LayerError
@@ -27,12 +28,14 @@ class Layer:
     """A layer to explain: its dotted name, its module, why it was chosen, and how its output is read as a map.
 
     `layout` is None as long as no forward pass has shown the output; `resolve_layers` and `capture` fill it in.
+    `position` says which of the tensors is meant that the module returns.
     """
 
     name: str
     module: nn.Module
     reason: str = "given"
     layout: Layout | None = field(default=None, repr=False)
+    position: int = field(default=0, repr=False)
 
     def to_map(self, tensor: Tensor) -> Tensor:
         """The layer's output, or a gradient of the same shape, as `(B, K, *S)`."""
@@ -114,19 +117,51 @@ def resolve_layers(model: nn.Module, images: Any, layers: LayerSpec = "auto") ->
 
 def read_layer(layer: Layer, model: nn.Module, images: Any, observer: Observer) -> Layer:
     """The layer with the layout that an observed forward pass shows; of several uses it is the last one."""
-    uses = [output for output in observer.outputs if output.module is layer.module]
-    if not uses:
+    outputs = [o for o in observer.outputs if o.module is layer.module and o.position == layer.position]
+    if not outputs:
         raise LayerError(
             f"Layer {layer.name!r} is not reached by the forward pass, or returns no tensor: name another."
         )
-    found = uses[-1].layouts
-    if len(found) > 1 and observer.only is not None:  # the modules that were not looked at may tell
-        return with_uses(read_layer(layer, model, images, _observe(model, images)[0]), len(uses))
-    if not found:
-        raise LayerError(_unreadable(layer.name, uses[-1].shape))
-    known = [layout for layout in found if layer.layout is not None and layout.name == layer.layout.name]
-    layout = (known or found)[0] if known or len(found) == 1 else probe(model, images, layer.module, found)
-    return with_uses(dataclasses.replace(layer, layout=layout), len(uses))
+    layouts = outputs[-1].layouts
+    if not layouts:
+        raise LayerError(_unreadable(layer.name, outputs[-1].shape))
+    named = [layout for layout in layouts if layer.layout is not None and layout.name == layer.layout.name]
+    if named or (len(layouts) == 1 and layouts[0].sure):
+        return with_uses(dataclasses.replace(layer, layout=(named or layouts)[0]), len(outputs))
+    before = _choices.recall(model, images, layer.name)
+    layout = before[2] if before else _looked_at(layer, model, images)
+    if layer.name:
+        _choices.remember(model, images, layer.name, (layer.name, layer.reason, layout, layer.position))
+    return with_uses(dataclasses.replace(layer, layout=layout), len(outputs))
+
+
+def _looked_at(layer: Layer, model: nn.Module, images: Any) -> Layout:
+    """How a layer is read whose shape does not settle it; LayerError where no reading holds."""
+    observer, answer = _observe(model, images, graph=True)
+    output = [o for o in observer.outputs if o.module is layer.module and o.position == layer.position][-1]
+    topology = Topology(observer, answer)
+    looker = Looker(model, first_of(images, 1), observer.frame)
+    reading = _read(looker, [output], observer, topology)
+    if reading.layout is None:
+        raise LayerError(
+            f"The output of layer {layer.name!r} has shape {output.shape}, but {reading.words}. Name an earlier layer, "
+            f"or {WITHOUT_LAYER}."
+        )
+    return reading.layout
+
+
+def _read(looker: Looker, outputs: Sequence[Output], observer: Observer, topology: Topology) -> Reading:
+    """How the first output is read; the others are looked at in the same passes, to be asked about later."""
+    first = outputs[0]
+    if len(first.layouts) == 1 and first.layouts[0].sure:
+        return Reading(first.layouts[0])
+    return read_by_looking(
+        looker,
+        [(output.module, output.position) for output in outputs],
+        first.layouts,
+        observer.other_readings(first),
+        lambda grid: topology.laid_out_on(first, grid),
+    )
 
 
 def with_uses(layer: Layer, uses: int) -> Layer:
@@ -135,10 +170,13 @@ def with_uses(layer: Layer, uses: int) -> Layer:
     return layer if uses < 2 or told in layer.reason else dataclasses.replace(layer, reason=f"{layer.reason}; {told}")
 
 
+WITHOUT_LAYER = 'take a method that needs no layer: methods="occlusion_map" or "guided_backpropagation"'
+
+
 def _unreadable(name: str, shape: tuple[int, ...]) -> str:
     return (
         f"The output of layer {name!r} has shape {shape}, which cannot be read as a map (B, K, *S) of more than one "
-        "cell: name an earlier layer."
+        f"cell: name an earlier layer, or {WITHOUT_LAYER}."
     )
 
 
@@ -151,21 +189,25 @@ class _Candidate:
     def cells(self) -> int:
         return min(math.prod(layout.grid) for layout in self.output.layouts)
 
+    @property
+    def unsure(self) -> bool:
+        return len(self.output.layouts) > 1 or not self.output.layouts[0].sure
+
 
 _choices = Choices()
 
 
 def _chosen_before(model: nn.Module, images: Any) -> Layer | None:
-    known = _choices.recall(model, images)
+    known = _choices.recall(model, images, "auto")
     if known is None:
         return None
-    name, reason, layout = known
-    return Layer(plain(name), model.get_submodule(name), reason, layout)
+    name, reason, layout, position = known
+    return Layer(plain(name), model.get_submodule(name), reason, layout, position)
 
 
 def forget_choice(model: nn.Module, images: Any) -> bool:
     """Drop what `"auto"` chose before for this model on such images; whether there was anything."""
-    return _choices.forget(unwrap(model), images)
+    return _choices.forget(unwrap(model), images, "auto")
 
 
 def _choose(model: nn.Module, images: Any) -> Layer:
@@ -175,27 +217,79 @@ def _choose(model: nn.Module, images: Any) -> Layer:
         shapes = {output.name: output.shape for output in observer.outputs[-5:]}
         raise LayerError(
             f"No layer of {type(model).__name__} has a map of more than one cell; the last outputs were {shapes}. Name "
-            "a layer, or use larger images."
+            f"a layer, use larger images, or {WITHOUT_LAYER}."
         )
-    chosen, why, felt = _best(candidates, Topology(observer, answer))
-    module, layouts = chosen.output.module, chosen.output.layouts
-    layout = layouts[0] if len(layouts) == 1 else probe(model, images, module, layouts)
-    grid = "x".join(str(side) for side in layout.grid)
-    layer = Layer(plain(chosen.output.name), module, f"{why} ({grid} cells, {layout.name})", layout)
+    looks = _Looks(observer, Topology(observer, answer), Looker(model, first_of(images, 1), observer.frame), candidates)
+    choice = _best(candidates, looks)
+    if choice is None:
+        last = next(iter(looks.refusals))
+        raise LayerError(
+            f"No layer of {type(model).__name__} has a map that holds its places. Of {last!r}: {looks.refusals[last]}. "
+            f"Name a layer whose cells are places of the image, or {WITHOUT_LAYER}."
+        )
+    chosen, why, felt = choice
+    module, reading = chosen.output.module, looks.read(chosen)
+    assert reading.layout is not None
+    grid = "x".join(str(side) for side in reading.layout.grid)
+    words = ", ".join(word for word in (f"{grid} cells", reading.layout.name, reading.words) if word)
+    layer = Layer(plain(chosen.output.name), module, f"{why} ({words})", reading.layout, chosen.output.position)
     layer = with_uses(layer, observer.uses(module))
     if felt and layer.name:
-        _choices.remember(model, images, (chosen.output.name, layer.reason, layout))
+        remembered = (chosen.output.name, layer.reason, reading.layout, layer.position)
+        _choices.remember(model, images, "auto", remembered)
     _log.info("layers='auto' chose %r of %s: %s", layer.name, type(model).__name__, layer.reason)
     return layer
+
+
+class _Looks:
+    """The candidates' readings, each looked for once; and why some have none."""
+
+    def __init__(
+        self, observer: Observer, topology: Topology, looker: Looker, candidates: Sequence[_Candidate]
+    ) -> None:
+        self.observer, self.topology, self.looker = observer, topology, looker
+        self.refusals: dict[str, str] = {}
+        self._unsure = [candidate.output for candidate in _ordered(candidates) if candidate.unsure]
+        self._readings: dict[Output, Reading] = {}
+
+    def read(self, candidate: _Candidate) -> Reading:
+        """How a candidate is read; a few that may be asked about next are looked at in the same passes."""
+        output = candidate.output
+        if output not in self._readings:
+            start = self._unsure.index(output) if candidate.unsure else 0
+            together = (
+                [output, *self._unsure[start + 1 : start + _LOOKED_AT_TOGETHER]] if candidate.unsure else [output]
+            )
+            reading = _read(self.looker, together, self.observer, self.topology)
+            self._readings[output] = reading
+            if reading.layout is None:
+                self.refusals[output.name] = reading.words
+        return self._readings[output]
+
+    def is_felt(self, candidate: _Candidate) -> bool:
+        """Whether the candidate has a reading, and the answer depends on the map."""
+        if not self.topology.is_felt(candidate.output, candidate.output.layouts[0]):
+            return False
+        layout = self.read(candidate).layout
+        return layout is not None and self.topology.is_felt(candidate.output, layout)
+
+
+_LOOKED_AT_TOGETHER = 8
 
 
 def _candidates(observer: Observer, answer: Sequence[Tensor]) -> list[_Candidate]:
     """Learned maps in the order in which they were made; a container replaces the child whose tensor it returns."""
     found: dict[Any, _Candidate] = {}
-    for position, output in enumerate(observer.outputs):
+    last = {(output.module, output.position): order for order, output in enumerate(observer.outputs)}
+    for order, output in enumerate(observer.outputs):
+        if last[output.module, output.position] != order:
+            continue  # the last use is explained
         if output.learned and output.layouts and not _is_answer(output, answer):
-            key = (output.edge.node, output.edge.output_nr, output.shape) if output.edge else position
-            found[key] = _Candidate(output, position)
+            key = (output.edge.node, output.edge.output_nr, output.shape) if output.edge else order
+            if output.position or output.wrapped:  # the others that a module returns count where nobody else does
+                found.setdefault(key, _Candidate(output, order))
+            else:
+                found[key] = _Candidate(output, order)
     return list(found.values())
 
 
@@ -205,15 +299,22 @@ def _is_answer(output: Output, answer: Sequence[Tensor]) -> bool:
     return any(logits.ndim > 3 and logits.shape[1] == output.shape[axis] for logits in answer)
 
 
-def _best(candidates: Sequence[_Candidate], topology: Topology) -> tuple[_Candidate, str, bool]:
+def _best(candidates: Sequence[_Candidate], looks: _Looks) -> tuple[_Candidate, str, bool] | None:
     """The layer, why, and whether the answer depends on it."""
-    felt = _felt(candidates, topology) or (topology.look_behind_the_head() and _felt(candidates, topology))
+    felt = _felt(candidates, looks) or (looks.topology.look_behind_the_head() and _felt(candidates, looks))
     if felt:
         return *felt, True
-    return _ordered(candidates)[0], "the last of the coarsest maps; no gradient of the answer reached any map", False
+    readable = (candidate for candidate in _ordered(candidates) if looks.read(candidate).layout is not None)
+    first = next(readable, None)
+    return (
+        None
+        if first is None
+        else (first, "the last of the coarsest maps; no gradient of the answer reached any map", False)
+    )
 
 
-def _felt(candidates: Sequence[_Candidate], topology: Topology) -> tuple[_Candidate, str] | None:
+def _felt(candidates: Sequence[_Candidate], looks: _Looks) -> tuple[_Candidate, str] | None:
+    topology = looks.topology
     late = candidates[len(candidates) // 2].position
     fewest = min((c.cells for c in candidates if topology.feeds_all(c.output)), default=0)
 
@@ -227,7 +328,7 @@ def _felt(candidates: Sequence[_Candidate], topology: Topology) -> tuple[_Candid
     )
     for holds, why in rules:
         for candidate in _ordered(candidates):
-            if holds(candidate) and topology.is_felt(candidate.output, candidate.output.layouts[0]):
+            if holds(candidate) and looks.is_felt(candidate):
                 return candidate, why
     return None
 
@@ -254,35 +355,6 @@ def _observe_few(model: nn.Module, images: Any, graph: bool) -> tuple[Observer, 
     observer = Observer(model, images, graph=graph)
     with isolated(model, images), evaluating(model), torch.set_grad_enabled(graph), observing(observer):
         return observer, call(model, usable_in_autograd(images))
-
-
-def probe(model: nn.Module, images: Any, module: nn.Module, layouts: Sequence[Layout]) -> Layout:
-    """The first reading, unless a change of the image's first quarter stays in that of the map under another."""
-    few = first_of(images, 1)
-    with isolated(model, images), evaluating(model), torch.no_grad():
-        before, after = (record_first(model, module, usable_in_autograd(i)) for i in (few, _quarter_changed(few)))
-    change = (after - before).abs().float()
-    shares = [_share_of_first_quarter(layout.to_map(change)) for layout in layouts]
-    return layouts[shares.index(max(shares))] if max(shares) > 1.5 * shares[0] else layouts[0]
-
-
-def _share_of_first_quarter(change: Tensor) -> float:
-    """The share of a change `(B, K, *S)` in the first half of its last two axes, over the share of the area."""
-    rows, columns = (-(-side // 2) for side in change.shape[-2:])
-    share = change[..., :rows, :columns].sum() / change.sum().clamp_min(1e-30)
-    return float(share) * change.shape[-2] * change.shape[-1] / (rows * columns)
-
-
-def _quarter_changed(images: Any) -> Any:
-    def change(tensor: Any) -> Any:
-        if not is_image(tensor):
-            return tensor
-        changed, (rows, columns) = tensor.clone(), (side // 2 for side in tensor.shape[-2:])
-        quarter = changed[..., :rows, :columns]
-        quarter.copy_(quarter.flip(-1) + tensor.std() + 1)
-        return changed
-
-    return pytree.tree_map(change, images)
 
 
 def first_of(images: Any, count: int) -> Any:

@@ -1,8 +1,8 @@
 """What a forward pass shows: which modules ran, in which order, with which shapes, and who depends on whom."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -10,16 +10,15 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils import _pytree as pytree
 
-from camtrain.cam.hooks import first_tensor, hooked, replace_first
-from camtrain.cam.layouts import Layout, Size, readings
+from camtrain.cam.frames import batch_and_frame, frame_seen, is_image
+from camtrain.cam.hooks import hooked, replace_at, tensor_at, tensors_of
+from camtrain.cam.layouts import Layout, Size, other_readings, readings
 from camtrain.cam.outputs import answers
-from camtrain.cam.ownership import call
-from camtrain.errors import LayerError
 
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """One call of a module: the shape of its first tensor, the ways to read it as a map, its place in the graph."""
+    """One tensor of one call of a module: its position in the output, the ways to read it, its place in the graph."""
 
     name: str
     module: nn.Module
@@ -27,6 +26,8 @@ class Output:
     learned: bool
     whole: bool  # it has no modules inside
     layouts: tuple[Layout, ...] = ()
+    position: int = 0
+    wrapped: bool = False  # in a mapping, as transformers' outputs are
     edge: GradientEdge | None = field(repr=False, default=None)
 
 
@@ -45,6 +46,9 @@ class Observer:
         self.graph = graph
         self.only = only
         self.batch, self.frame = batch_and_frame(images)
+        self.shape = next((tuple(leaf.shape) for leaf in pytree.tree_leaves(images) if is_image(leaf)), None)
+        if isinstance(images, list) and self.shape is not None:
+            self.shape = (len(images), *self.shape)
         self.outputs: list[Output] = []
         self.grids: list[Size] = []
         self.stem: Output | None = None
@@ -62,42 +66,53 @@ class Observer:
 
     def uses(self, module: nn.Module) -> int:
         """How often a module was called."""
-        return sum(output.module is module for output in self.outputs)
+        return sum(output.module is module and output.position == 0 for output in self.outputs)
 
     def _hook(self, name: str, learned: bool, whole: bool) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            tensor, given = first_tensor(output), first_tensor(inputs)
+            given = tensor_at(inputs)
             if learned and whole and given is not None and given.is_floating_point():
-                self._look_at_input(given)
-            if tensor is None:
-                return None
-            layouts = self._read(module, tensor)
-            joined = self._joined(tensor, learned and bool(layouts))
-            edge = get_gradient_edge(joined) if self.graph and joined.requires_grad else None
-            self._write_down(Output(name, module, tuple(tensor.shape), learned, whole, layouts, edge))
-            return replace_first(output, joined) if joined is not tensor else None
+                self._look_at_input(module, given)
+            wrapped = isinstance(output, Mapping)
+            for position, tensor in enumerate(tensors_of(output)):
+                layouts = self._read(module, tensor)
+                handed = self.graph and learned and any(tensor is other for other in tensors_of(inputs))
+                joined = self._joined(tensor, learned and bool(layouts), handed)
+                edge = get_gradient_edge(joined) if self.graph and joined.requires_grad else None
+                shape = tuple(tensor.shape)
+                self._write_down(Output(name, module, shape, learned, whole, layouts, position, wrapped, edge))
+                output = replace_at(output, joined, position) if joined is not tensor else output
+            return output
 
         return hook
 
-    def _look_at_input(self, tensor: Tensor) -> None:
-        if not self._frame_seen and tensor.ndim in (4, 5):
-            self.frame, self._frame_seen = tuple(tensor.shape[2:]), True
+    def _look_at_input(self, module: nn.Module, tensor: Tensor) -> None:
+        if not self._frame_seen and tensor.ndim in (4, 5) and _is_convolution(module):
+            seen = frame_seen(self.shape or tuple(tensor.shape), tuple(tensor.shape))
+            self.frame, self._frame_seen = seen or self.frame, seen is not None
         if self.graph and tensor.requires_grad:
             self.head_input = tensor
 
+    def other_readings(self, output: Output) -> tuple[Layout, ...]:
+        """The less likely ways to read an output."""
+        return other_readings(output.shape, self.frame, tuple(self.grids), self.batch)
+
     def _read(self, module: nn.Module, tensor: Tensor) -> tuple[Layout, ...]:
         shape = tuple(tensor.shape)
-        if not tensor.is_floating_point():
+        if not tensor.is_floating_point() or not tensor.ndim:
             return ()
-        found, own = readings(shape, self.frame, tuple(self.grids)), channel_order(module, shape)
+        found, own = readings(shape, self.frame, tuple(self.grids), self.batch), channel_order(module, shape)
         if own:
             self._orders.setdefault(shape, set()).add(own)
         told = {own} if own else self._told(shape)
         if own or (len(found) > 1 and len(told) == 1):
-            found = tuple(layout for layout in found if layout.name in told)
-        if len(shape) > 3 and len(found) == 1 and found[0].grid not in self.grids:
+            found = tuple(replace(each, sure=True) for each in found if each.name.partition(",")[0] in told)
+        if len(shape) == 3 and _is_convolution(module):  # of a signal, or of tokens laid out behind each other
+            found = tuple(replace(layout, sure=layout.name == "channels first") for layout in found)
+        is_map = len(shape) > 3 or (self.frame is not None and len(self.frame) == 1)
+        if is_map and len(found) == 1 and found[0].sure and found[0].grid not in self.grids:
             self.grids.append(found[0].grid)
-        return found if tensor.ndim and self.batch in (None, shape[0]) else ()
+        return found
 
     def _told(self, shape: Size) -> set[str]:
         """Where the channels were in outputs of this shape, else in all; not known where only some are looked at."""
@@ -105,11 +120,16 @@ class Observer:
             return set()
         return self._orders.get(shape) or set().union(*self._orders.values())
 
-    def _joined(self, tensor: Tensor, is_map: bool) -> Tensor:
-        """The tensor as part of a graph: where there is none the first map is made a leaf, and `no_grad` is left."""
+    def _joined(self, tensor: Tensor, is_map: bool, handed: bool) -> Tensor:
+        """The tensor as part of a graph: where there is none the first map is made a leaf, and `no_grad` is left.
+
+        A map that is handed through gets a node of its own, so that this use of it can be told from earlier ones.
+        """
         if not self.graph:
             return tensor
         torch._C._set_grad_enabled(True)
+        if handed and is_map and tensor.requires_grad:
+            return tensor.view_as(tensor)
         if self.stem is not None or not is_map or tensor.requires_grad:
             return tensor
         return tensor.detach().requires_grad_().clone()
@@ -158,31 +178,6 @@ def channel_order(module: nn.Module, shape: Size) -> str | None:
     return None if first == last else "channels first" if first else "channels last"
 
 
-def is_image(value: Any) -> bool:
-    """Whether an input can be an image or a batch of them: a tensor of numbers with at least three axes."""
-    return isinstance(value, Tensor) and value.ndim >= 3 and not value.is_complex() and value.dtype != torch.bool
-
-
-def batch_and_frame(images: Any) -> tuple[int | None, Size | None]:
-    """The number and the size of the images among a model's inputs, None where there is no tensor of images."""
-    found = next((leaf for leaf in pytree.tree_leaves(images) if is_image(leaf)), None)
-    if found is None:
-        return None, None
-    if isinstance(images, list):
-        return len(images), tuple(found.shape[-2:])
-    return found.shape[0], tuple(found.shape[2:])
-
-
-def record_first(model: nn.Module, module: nn.Module, images: Any) -> Tensor:
-    """The first tensor that a module returns in a forward pass of the model; of several uses the last."""
-    recorded: list[Tensor | None] = []
-    with hooked([module.register_forward_hook(lambda _, __, output: recorded.append(first_tensor(output)))]):
-        call(model, images)
-    if not recorded or recorded[-1] is None:
-        raise LayerError(f"The {type(module).__name__} asked for returned no tensor in the forward pass.")
-    return recorded[-1].clone()
-
-
 class Topology:
     """The autograd graph of an observed forward pass, asked about its modules' outputs."""
 
@@ -216,6 +211,20 @@ class Topology:
             self._gradients.update(zip(asked, self._differentiate(asked), strict=True))
         gradient = self._gradients[output]
         return gradient is not None and bool((layout.to_map(gradient) != 0).flatten(1).any(dim=1).all())
+
+    def laid_out_on(self, output: Output, grid: Size) -> bool:
+        """Whether a map of this grid became the rows of the output, followed through attention by its queries alone."""
+        waiting, found = [output.edge.node] if output.edge is not None else [], set()
+        while waiting:
+            node = waiting.pop()
+            if node in found:
+                continue
+            found.add(node)
+            if _takes_from_grid(node, grid):
+                return True
+            below = [each for each, _ in node.next_functions]
+            waiting.extend(each for each in below[: _factors_with_its_rows(node)] if each is not None)
+        return False
 
     def look_behind_the_head(self) -> bool:
         """Ask about the input of the last learned layer instead: a head that starts at zero hides all else."""
@@ -255,6 +264,23 @@ def ancestors(nodes: Iterable[Any], without: Any = None) -> set[Any]:
         found.add(node)
         waiting.extend(below for below, _ in node.next_functions if below is not None and below is not without)
     return found
+
+
+def _factors_with_its_rows(node: Any) -> int | None:
+    """How many of the first operands of a node have the rows of its result; None for all.
+
+    A product has those of its first factor: attention times values, queries times keys.
+    """
+    name = node.name().lower()
+    return 2 if "baddbmm" in name else 1 if "bmm" in name or "scaleddotproduct" in name else None
+
+
+def _takes_from_grid(node: Any, grid: Size) -> bool:
+    """Whether a node lays a map of this grid, its channels first or last, out in another shape."""
+    if not any(word in node.name() for word in ("View", "Reshape")):
+        return False
+    size = tuple(getattr(node, "_saved_self_sym_sizes", ()))
+    return len(size) > len(grid) + 1 and grid in (size[-len(grid) :], size[1 : len(grid) + 1])
 
 
 def _projected(answer: Tensor) -> Tensor:

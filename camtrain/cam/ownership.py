@@ -1,5 +1,6 @@
 """Whoever changes something puts it back: modes, random state, compiled calls."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
@@ -7,6 +8,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils import checkpoint
 
 from camtrain.errors import ConfigurationError
@@ -66,18 +68,79 @@ def is_compiled(model: nn.Module) -> bool:
 def isolated(model: nn.Module, inputs: Any = None) -> Iterator[None]:
     """A forward pass that leaves nothing behind and in which hooks see everything.
 
-    The random state is restored on leaving; inference mode is left; compiled calls run eagerly and checkpointed ones
-    in one go, so that hooks fire once; autocast keeps no weights cast without a graph for the training step around it.
+    The random state and what modules keep for themselves (caches, counters) are restored on leaving; inference mode is
+    left; compiled calls run eagerly and checkpointed ones in one go, so that hooks fire once; autocast keeps no weights
+    cast without a graph for the training step around it.
     """
     devices = {t.device.index or 0 for t in _tensors(inputs) if t.device.type == "cuda"}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=sorted(devices)))
+        stack.callback(Belongings(model).put_back)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(_without_autocast_cache())
         stack.enter_context(_without_checkpointing())
         if is_compiled(model):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+class Belongings:
+    """What the modules of a model keep for themselves beside parameters: attributes, contents of containers, buffers.
+
+    A forward pass may fill caches (the attention biases of a LeViT in evaluation mode). Filled in our pass they are in
+    a graph, and the model could not be copied any more, as averaging of weights does.
+
+    >>> net = nn.Identity()
+    >>> belongings = Belongings(net)
+    >>> net.cache = torch.zeros(1)
+    >>> belongings.put_back()
+    >>> hasattr(net, "cache")
+    False
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = [module for module in model.modules() if not isinstance(module, LazyModuleMixin)]
+        self._before = [(module, _own(module), dict(module._buffers)) for module in modules]
+        self._contents = [
+            (value, copy.copy(value))
+            for _, own, _ in self._before
+            for value in own.values()
+            if type(value) in (dict, list, set)
+        ]
+
+    def put_back(self) -> None:
+        """Everything as it was: what is new goes, what was exchanged comes back."""
+        for module, own, buffers in self._before:
+            now = vars(module)
+            for name in [name for name in now if name not in own and name not in _EVERY_MODULE_HAS]:
+                del now[name]
+            now.update(own)
+            if any(module._buffers.get(name) is not buffer for name, buffer in buffers.items()):
+                module._buffers.update(buffers)
+        for container, content in self._contents:
+            if container is not content and (container or content):
+                container.clear()
+                container.extend(content) if isinstance(container, list) else container.update(content)
+
+    def detach(self) -> None:
+        """Everything as it is now, but no cached tensor is part of a graph."""
+        for module, *_ in self._before:
+            for name, value in _own(module).items():
+                if isinstance(value, Tensor) and value.grad_fn is not None:
+                    vars(module)[name] = value.detach()
+                elif type(value) is dict:
+                    value.update({key: item.detach() for key, item in value.items() if _in_graph(item)})
+
+
+def _in_graph(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.grad_fn is not None
+
+
+_EVERY_MODULE_HAS = frozenset(vars(nn.Module()))
+
+
+def _own(module: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if name not in _EVERY_MODULE_HAS}
 
 
 @contextmanager

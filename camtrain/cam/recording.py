@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camtrain.cam.hooks import first_tensor, hooked, replace_first
+from camtrain.cam.hooks import hooked, replace_at, tensor_at, tensors_of
 from camtrain.cam.layers import Layer, LayerSpec
 from camtrain.errors import LayerError
 
@@ -80,13 +80,14 @@ def record_activations(layers: LayerSpec | Sequence[Layer] | Layer) -> Iterator[
 
     def recorder(position: int) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            tensor = first_tensor(output) if module is resolved[position].module else None  # no copy of the layer
+            layer = resolved[position]
+            tensor = tensor_at(output, layer.position) if module is layer.module else None  # no copy of the layer
             if tensor is None:
                 return None
             if torch.is_grad_enabled() and not tensor.requires_grad and tensor.is_floating_point():
                 tensor = tensor.detach().requires_grad_()  # all that feeds the layer is frozen: the graph starts here
             activations.record(position, tensor)
-            return replace_first(output, tensor.clone())  # an in-place ReLU further on must not reach the record
+            return replace_at(output, tensor.clone(), layer.position)  # an in-place ReLU must not reach the record
 
         return hook
 
@@ -106,14 +107,14 @@ class GradFlip:
     def handles(self) -> Iterator[Any]:
         """Register the hooks, one after the other."""
         for position, layer in enumerate(self.layers):
-            yield layer.module.register_forward_hook(self._hook(position))
+            yield layer.module.register_forward_hook(self._hook(position, layer.position))
 
-    def _hook(self, position: int) -> Any:
+    def _hook(self, position: int, place: int) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            tensor = first_tensor(output)
+            tensor = tensor_at(output, place)
             if tensor is None:
                 return None
-            returned = tensor is first_tensor(inputs)
+            returned = any(tensor is given for given in tensors_of(inputs))
             if returned and tensor._is_view() and not torch.is_grad_enabled():
                 self.blocked = True  # PyTorch lets no gradient into a view made without them
                 return None
@@ -123,7 +124,7 @@ class GradFlip:
             if returned and leaf is not tensor:
                 tensor.copy_(leaf)  # whoever else holds this tensor, as a skip connection does, depends on it too
                 return None
-            return replace_first(output, leaf.clone())  # an in-place ReLU further on must not reach the record
+            return replace_at(output, leaf.clone(), place)  # an in-place ReLU further on must not reach the record
 
         return hook
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from camtrain.cam.hooks import first_tensor, hooked, replace_first, swapped
+from camtrain.cam.hooks import hooked, replace_at, swapped, tensor_at
 from camtrain.cam.layers import Layer
 from camtrain.cam.outputs import find_logits
 from camtrain.cam.ownership import call
@@ -41,7 +41,7 @@ class Replay:
         with hooked(self._recorders()):
             self.output = call(model, inputs)
         self.last = self.calls[layer.module].finished[-1]
-        self.activations = _required(first_tensor(self.calls[layer.module].outputs[-1]))
+        self.activations = _required(tensor_at(self.calls[layer.module].outputs[-1], layer.position))
         self.exact = self._reproduces()
 
     def run(self, activations: Tensor) -> Any:
@@ -72,7 +72,7 @@ class Replay:
             index = next(position)
             known = index < len(calls.outputs)
             if module is self.layer.module and known and calls.finished[index] == self.last:
-                return replace_first(_copied(calls.outputs[index], rows, self.size), activations)
+                return replace_at(_copied(calls.outputs[index], rows, self.size), activations, self.layer.position)
             if not known or not self.exact or calls.live[index] or calls.finished[index] > self.last:
                 return original(*args, **kwargs)
             return _copied(calls.outputs[index], rows, self.size)
