@@ -1,16 +1,18 @@
-"""`layers="auto"` on whole libraries of networks: is the map right, or refused, or silently wrong, and what does it cost?
+"""`layers="auto"` on whole libraries of networks: is the map right, refused, or silently wrong, and what does it cost?
 
     python benchmarks/zoo.py --quick
 
 Networks have random weights. A map is *right* if
 
 * activations and gradients are those of the whole graph in float64;
-* places hold (or all cells change alike, and nobody can tell, as in a LeViT with random weights): where one of nine (or eight, or four) parts of the image is changed, the map changes there more than the
-  other parts of the map do, and more than it does for changes elsewhere;
+* places hold: where one of nine (or eight, or four) parts of the image is changed, the map changes there more than its
+  other parts do, or more than for changes elsewhere. Where all cells change alike nobody can tell, as in a LeViT with
+  random weights; and what a convolution puts out has its places where it has them, however much was mixed before;
 * nothing is left behind: the network can be deep-copied, its state, modes and hooks and the random state are as before.
 
 It is *refused* where the engine says that it has no map to show, and *silently wrong* otherwise. The cost of "auto" is
-what it takes once per network, in forward passes of the same two images, median of `--repeats` interleaved measurements.
+what it takes once per network, in forward passes of the same two images: the median of `--repeats` interleaved
+measurements.
 """
 
 import copy
@@ -191,8 +193,15 @@ def _misplaced(specimen: Specimen, net: nn.Module, layer: Layer, grid: tuple[int
     if abs(rows * width - columns * height) > 1.5 * max(height, width):
         yield f"{rows}x{columns} cells are no map of {height}x{width} pixels"
     held, count = places_held(specimen, net, layer, grid)
-    if held < HELD * count:
+    if held < HELD * count and not _is_of_a_convolution(layer):
         yield f"{held} of {count} places hold"
+
+
+def _is_of_a_convolution(layer: Layer) -> bool:
+    """Whether the map has four axes or five as they are, and the last weights that made it are a convolution's."""
+    weights = [m.weight for m in layer.module.modules() if isinstance(getattr(m, "weight", None), Tensor)]
+    spread = [weight for weight in weights if weight.ndim != 1]
+    return layer.layout is not None and layer.layout.name == "channels first" and bool(spread) and spread[-1].ndim > 3
 
 
 def places_held(specimen: Specimen, net: nn.Module, layer: Layer, grid: tuple[int, ...]) -> tuple[int, int]:

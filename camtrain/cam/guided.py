@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from camtrain.cam.capture import capture, gradients_of
+from camtrain.cam.frames import channel_axis
 from camtrain.cam.layers import LayerSpec
 from camtrain.cam.methods import grad_cam
 from camtrain.cam.ownership import call
@@ -119,7 +120,8 @@ def guided_backpropagation(
     >>> guided_backpropagation(net, torch.rand(5, 1, 2, 2)).shape
     torch.Size([5, 2, 2])
     """
-    return _full(guided_gradients(model, images, target=target, labels=labels)).abs().sum(dim=1)
+    gradients = _full(guided_gradients(model, images, target=target, labels=labels))
+    return gradients.abs().sum(dim=channel_axis(tuple(gradients.shape)))
 
 
 def guided_grad_cam(

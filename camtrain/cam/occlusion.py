@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from camtrain.cam.folding import batch_size, laid_out, quickened_for
+from camtrain.cam.frames import across_channels, space_of
 from camtrain.cam.passes import image_of, score_as_given, score_variants, undisturbed
 from camtrain.cam.targets import Target, predicted_class
 from camtrain.errors import MethodError
@@ -38,7 +39,7 @@ def occlusion_map(
     >>> occlusion_map(net, torch.rand(3, 1, 4, 4), window=2).shape
     torch.Size([3, 4, 4])
     """
-    windows = occlusion_windows(image_of(images).shape[2:], window, stride)
+    windows = occlusion_windows(space_of(image_of(images)), window, stride)
     with undisturbed(model, images) as (net, inputs), torch.no_grad():
         pictures = image_of(inputs)
         windows = windows.to(pictures.device)
@@ -47,7 +48,8 @@ def occlusion_map(
         with_none = torch.cat([torch.zeros_like(windows[:1]), windows])
 
         def covered(start: int, stop: int) -> Tensor:
-            return torch.where(with_none[start:stop, None, None], cover, pictures.unsqueeze(0))  # (n, B, C, *S)
+            covers = across_channels(with_none[start:stop, None], pictures)
+            return torch.where(covers, cover, pictures.unsqueeze(0))  # (n, B, C, *S)
 
         count, most = len(with_none), batch_size(pictures, max_batch)
         with quickened_for(net, inputs, count) as layout:

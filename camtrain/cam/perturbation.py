@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from camtrain.cam.capture import record_activations
 from camtrain.cam.folding import batch_size, laid_out, quickened_for
+from camtrain.cam.frames import across_channels, space_of
 from camtrain.cam.layers import Layer, LayerSpec, resolve_layers
 from camtrain.cam.methods import _weighted_sum
 from camtrain.cam.outputs import find_logits
@@ -42,7 +43,7 @@ def score_cam(
         with record_activations([layer]) as recorded:
             _, fixed = score_as_given(net, inputs, target, labels)
         activations, pictures = layer.to_map(recorded[0]), image_of(inputs)
-        size = pictures.shape[2:]
+        size = space_of(pictures)
         if len(size) != activations.ndim - 2:
             raise MethodError(
                 f"Score-CAM masks the images by the map: images {tuple(pictures.shape)} and a map "
@@ -52,7 +53,8 @@ def score_cam(
         def masked(start: int, stop: int) -> Tensor:
             channels = activations[:, start:stop].transpose(0, 1)  # (n, B, *s)
             masks = _rescaled(resize(channels.flatten(0, 1).to(_precision(channels)), size))
-            return pictures.unsqueeze(0) * masks.reshape(*channels.shape[:2], 1, *size).to(pictures.dtype)
+            masks = across_channels(masks.reshape(*channels.shape[:2], *size), pictures)
+            return pictures.unsqueeze(0) * masks.to(pictures.dtype)
 
         count, most = activations.shape[1], batch_size(pictures, max_batch)
         with quickened_for(net, inputs, count) as layout:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from camtrain import explain
-from camtrain.cam import capture, occlusion_map, resolve_layers
+from camtrain.cam import capture, resolve_layers
 from camtrain.errors import LayerError
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -105,7 +105,7 @@ def test_tokens__in_an_order_of_their_own_are_refused_and_an_earlier_map_is_take
     images = torch.rand(2, 3, *size)
     (layer,) = resolve_layers(net, images)
     assert layer.name == "patches.cut" or held(net, images, layer)
-    with pytest.raises(LayerError, match="do not hold their places.*occlusion_map"):
+    with pytest.raises(LayerError, match=r"do not hold their places.*occlusion_map"):
         resolve_layers(net, images, "two")
 
 
@@ -148,7 +148,7 @@ class Slots(nn.Module):
 
 
 def test_slots__alone_are_refused_with_the_methods_that_need_no_layer():
-    with pytest.raises(LayerError, match="holds its places.*occlusion_map"):
+    with pytest.raises(LayerError, match=r"holds its places.*occlusion_map"):
         explain(Slots(), IMAGES)
     assert explain(Slots(), IMAGES, methods="occlusion_map").heatmaps["occlusion_map"].shape == (2, 32, 32)
 
