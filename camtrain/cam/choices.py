@@ -20,31 +20,31 @@ class Choices:
 
     >>> from camtrain.cam.layouts import channels_first
     >>> choices, net = Choices(), nn.Conv2d(1, 1, 1)
-    >>> choices.remember(net, net.weight, "auto", ("layer", "the last map", channels_first((2, 1, 4, 4)), 0))
-    >>> choices.recall(net, net.weight, "auto")[0], choices.recall(nn.Conv2d(1, 1, 1), net.weight, "auto")
+    >>> choices.remember(net, net.weight, ("layer", "the last map", channels_first((2, 1, 4, 4)), 0))
+    >>> choices.recall(net, net.weight)[0], choices.recall(nn.Conv2d(1, 1, 1), net.weight)
     ('layer', None)
     """
 
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[nn.Module, dict[Hashable, Choice]] = WeakKeyDictionary()
 
-    def recall(self, model: nn.Module, images: Any, asked: str) -> Choice | None:
+    def recall(self, model: nn.Module, images: Any, asked: str = "auto") -> Choice | None:
         """What was chosen for this model on such images when asked for this layer, if anything was."""
         return self._known.get(model, {}).get((_signature(model, images), asked))
 
-    def remember(self, model: nn.Module, images: Any, asked: str, choice: Choice) -> None:
+    def remember(self, model: nn.Module, images: Any, choice: Choice, asked: str = "auto") -> None:
         """Keep it; of one model on several sizes of images the last few."""
         known = self._known.setdefault(model, {})
         known[_signature(model, images), asked] = choice
         while len(known) > _KEPT:
             del known[next(iter(known))]
 
-    def forget(self, model: nn.Module, images: Any, asked: str) -> bool:
+    def forget(self, model: nn.Module, images: Any, asked: str = "auto") -> bool:
         """Drop it; whether there was anything."""
         return self._known.get(model, {}).pop((_signature(model, images), asked), None) is not None
 
 
-_KEPT = 64
+_KEPT = 32
 
 
 def _signature(model: nn.Module, images: Any) -> Hashable:

@@ -131,7 +131,7 @@ def read_layer(layer: Layer, model: nn.Module, images: Any, observer: Observer) 
     before = _choices.recall(model, images, layer.name)
     layout = before[2] if before else _looked_at(layer, model, images)
     if layer.name:
-        _choices.remember(model, images, layer.name, (layer.name, layer.reason, layout, layer.position))
+        _choices.remember(model, images, (layer.name, layer.reason, layout, layer.position), layer.name)
     return with_uses(dataclasses.replace(layer, layout=layout), len(outputs))
 
 
@@ -198,7 +198,7 @@ _choices = Choices()
 
 
 def _chosen_before(model: nn.Module, images: Any) -> Layer | None:
-    known = _choices.recall(model, images, "auto")
+    known = _choices.recall(model, images)
     if known is None:
         return None
     name, reason, layout, position = known
@@ -207,7 +207,7 @@ def _chosen_before(model: nn.Module, images: Any) -> Layer | None:
 
 def forget_choice(model: nn.Module, images: Any) -> bool:
     """Drop what `"auto"` chose before for this model on such images; whether there was anything."""
-    return _choices.forget(unwrap(model), images, "auto")
+    return _choices.forget(unwrap(model), images)
 
 
 def _choose(model: nn.Module, images: Any) -> Layer:
@@ -236,7 +236,7 @@ def _choose(model: nn.Module, images: Any) -> Layer:
     layer = with_uses(layer, observer.uses(module))
     if felt and layer.name:
         remembered = (chosen.output.name, layer.reason, reading.layout, layer.position)
-        _choices.remember(model, images, "auto", remembered)
+        _choices.remember(model, images, remembered)
     _log.info("layers='auto' chose %r of %s: %s", layer.name, type(model).__name__, layer.reason)
     return layer
 

@@ -12,7 +12,7 @@ from camtrain.cam.capture import Capture, differentiate
 from camtrain.cam.hooks import Hooks
 from camtrain.cam.layers import Layer
 from camtrain.cam.outputs import find_logits
-from camtrain.cam.ownership import usable_in_autograd
+from camtrain.cam.ownership import Belongings, usable_in_autograd
 from camtrain.cam.recording import GradFlip
 from camtrain.cam.targets import Target
 from camtrain.errors import CamtrainError
@@ -35,7 +35,12 @@ class Ride:
     output detached, with the values it always had. Of several calls that on the batch's own images counts, else the
     first. `disarm` removes every hook and restores the gradient mode, after an exception too.
 
+    That the values are the same is tried once: the first pass is made a second time as the caller makes it. Where they
+    differ by a bit (kernels of fused attention depend on gradients), the caller gets those of the plain pass, and from
+    then on nothing is ridden on.
+
     Attributes:
+        reason: why nothing is ridden on any more; empty as long as it is.
         root: the module that was called, None where none was.
         given: what it was called with, positional and by name.
         logits: in its output, with their graph; None where there are none.
@@ -47,7 +52,8 @@ class Ride:
         self._hooks, self._flip_hooks = Hooks(), Hooks()
         self._modes = ExitStack()
         self._images: Tensor | None = None
-        self._listens = False
+        self._listens = self._tried = False
+        self.reason = ""
         self.forget()
 
     def forget(self) -> None:
@@ -67,7 +73,7 @@ class Ride:
         """
         self.disarm()
         self.forget()
-        self._images, self._listens = images, listen
+        self._images, self._listens = images, listen or bool(self.reason)
         for module in self._path:
             self._hooks.add([module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True)])
             self._hooks.add([module.register_forward_hook(self._leave, always_call=True)])
@@ -120,11 +126,46 @@ class Ride:
             return None
         self._modes.close()
         self._flip_hooks.remove()
+        Belongings(module).detach()
         try:
             self.logits = find_logits(output)
         except CamtrainError:
             self.logits = None
-        return pytree.tree_map_only(Tensor, Tensor.detach, output)
+        detached = pytree.tree_map_only(Tensor, Tensor.detach, output)
+        return detached if self.logits is None or self._tried else self._try_plain(module, detached)
+
+    def _try_plain(self, module: nn.Module, ridden: Any) -> Any:
+        """The ridden output if a plain pass gives its bits, else that of the plain pass."""
+        self._tried = True
+        plain = _run_again(module, *self.given)
+        difference = _difference(find_logits(plain), find_logits(ridden))
+        if difference == 0:
+            return ridden
+        self.reason = f"its logits differ by {difference:.2g} with gradients on"
+        self.logits = None
+        return plain if difference <= _ROUNDING else ridden
+
+
+_ROUNDING = 1e-2  # beyond, it is no rounding: the second pass is another one, as of a model that keeps state
+
+
+def _run_again(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    """What the module returns in the modes that its caller is in; nothing is left behind."""
+    belongings = Belongings(module)
+    devices = {t.device.index or 0 for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.is_cuda}
+    try:
+        with torch.random.fork_rng(devices=sorted(devices)):
+            return module.forward(*args, **kwargs)
+    finally:
+        belongings.put_back()
+
+
+def _difference(first: Tensor, second: Tensor) -> float:
+    """The largest difference of two tensors; 0 only where all bits are the same, NaN counting as itself."""
+    if first.shape != second.shape:
+        return float("inf")
+    same = (first == second) | (first.isnan() & second.isnan())
+    return 0.0 if bool(same.all()) else float((first - second).abs().nan_to_num(nan=torch.inf).max())
 
 
 def _is_same(tensor: Any, images: Tensor | None) -> bool:

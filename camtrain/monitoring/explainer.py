@@ -146,7 +146,7 @@ class Explainer:
             captured = self._ride.captured(answer, batch.labels)
             if captured is not None and len(captured.logits) == len(batch):
                 return captured
-            self.walks = _NOTHING_TO_RIDE_ON
+            self.walks = self._ride.reason or _NOTHING_TO_RIDE_ON
         with self.autocast():
             return capture(called, inputs, self.layers, answer, labels=batch.labels)
 

@@ -6,7 +6,7 @@ from camtrain.cam.layouts import channels_first
 
 
 def choice(name):
-    return name, "the last map", channels_first((2, 1, 4, 4))
+    return name, "the last map", channels_first((2, 1, 4, 4)), 0
 
 
 def test_choices__of_one_model_keep_the_last_sizes_only():

@@ -114,6 +114,49 @@ def test_ride__gives_the_capture_and_the_bits_of_the_forward_around_it(make_net)
     torch.testing.assert_close(captured.gradients[0], capture(net, IMAGES).gradients[0], rtol=0, atol=0)
 
 
+class TwoKernels(nn.Module):
+    """Its last bits depend on whether there are gradients, as those of fused attention with a learned bias do."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.calls = net, 0
+
+    def forward(self, images):
+        self.calls += 1
+        logits = self.net(images)
+        return logits * (1 + 1e-6) if torch.is_grad_enabled() else logits
+
+
+def test_ride__that_would_change_a_bit_gives_the_plain_pass_and_is_none_any_more(make_net):
+    net = TwoKernels(make_net()).eval()
+    layers = resolve_layers(net, IMAGES)
+    with torch.no_grad():
+        expected = net.net(IMAGES)
+        ride = Ride(net, layers)
+        for _ in range(2):
+            ride.arm()
+            assert torch.equal(net(IMAGES.clone()), expected)
+            ride.disarm()
+            assert ride.captured(predicted_class, None) is None
+    assert "with gradients on" in ride.reason
+    assert net.calls == 2  # the pass that tried is not counted
+
+
+def test_ride__is_tried_once(make_net):
+    net, seen = make_net().eval(), []
+    layers = resolve_layers(net, IMAGES)
+    net[0].register_forward_hook(lambda *_: seen.append(1))
+    ride = Ride(net, layers)
+    with torch.no_grad():
+        for expected in (2, 1, 1):
+            seen.clear()
+            ride.arm()
+            net(IMAGES.clone())
+            ride.disarm()
+            assert len(seen) == expected
+            assert ride.captured(predicted_class, None) is not None
+
+
 def test_engine__between_forward_and_backward_of_a_training_step_changes_no_gradient(make_net):
     def step(explained):
         torch.manual_seed(0)
