@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from camtrain.cam.choices import Choices
 from camtrain.cam.layouts import Layout, channels_first
-from camtrain.cam.looking import Looker, Reading, read_by_looking
+from camtrain.cam.looking import Interpretation, Looker, read_by_looking
 from camtrain.cam.observation import Observer, Output, Topology, observing
 from camtrain.cam.outputs import answers
 from camtrain.cam.ownership import call, evaluating, isolated, unwrap, usable_in_autograd
@@ -150,11 +150,11 @@ def _looked_at(layer: Layer, model: nn.Module, images: Any) -> Layout:
     return reading.layout
 
 
-def _read(looker: Looker, outputs: Sequence[Output], observer: Observer, topology: Topology) -> Reading:
+def _read(looker: Looker, outputs: Sequence[Output], observer: Observer, topology: Topology) -> Interpretation:
     """How the first output is read; the others are looked at in the same passes, to be asked about later."""
     first = outputs[0]
     if len(first.layouts) == 1 and first.layouts[0].sure:
-        return Reading(first.layouts[0])
+        return Interpretation(first.layouts[0])
     return read_by_looking(
         looker,
         [(output.module, output.position) for output in outputs],
@@ -250,9 +250,9 @@ class _Looks:
         self.observer, self.topology, self.looker = observer, topology, looker
         self.refusals: dict[str, str] = {}
         self._unsure = [candidate.output for candidate in _ordered(candidates) if candidate.unsure]
-        self._readings: dict[Output, Reading] = {}
+        self._readings: dict[Output, Interpretation] = {}
 
-    def read(self, candidate: _Candidate) -> Reading:
+    def read(self, candidate: _Candidate) -> Interpretation:
         """How a candidate is read; a few that may be asked about next are looked at in the same passes."""
         output = candidate.output
         if output not in self._readings:

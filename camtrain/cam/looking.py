@@ -34,7 +34,7 @@ HELD_WEAKLY = 0.65  # this, and a map of the grid that became these cells
 
 
 @dataclass(frozen=True)
-class Reading:
+class Interpretation:
     """How an output is read, None where no reading holds, and the words on what was seen."""
 
     layout: Layout | None
@@ -196,7 +196,7 @@ def read_by_looking(
     likely: Sequence[Layout],
     others: Sequence[Layout],
     laid_out_on: Callable[[Size], bool],
-) -> Reading:
+) -> Interpretation:
     """Read the output of the first of the wanted modules; the others are looked at in the same passes.
 
     A reading is taken if the places hold in it, without a doubt where no map of its grid is known to have become these
@@ -206,7 +206,7 @@ def read_by_looking(
     best, verdict = likely[0], Held(0.0, 1.0, True)
     for count in (2, every):
         if not looker.look(wanted if count == 2 else wanted[:1], count):
-            return Reading(None, "it is not reached for other images")
+            return Interpretation(None, "it is not reached for other images")
         verdicts = {layout: looker.held(*wanted[0], layout, count) for layout in likely}
         best = max(verdicts, key=lambda layout: verdicts[layout].score)
         if verdicts[best].score < HELD_WELL:
@@ -221,11 +221,11 @@ def read_by_looking(
             CONTRAST if best.cells >= FEW else CONTRAST_OF_FEW
         )
         if beyond_chance or laid_out_on(best.grid):
-            return Reading(best, "" if usual else "an order found by changing parts of the image")
+            return Interpretation(best, "" if usual else "an order found by changing parts of the image")
     weakly = verdict.alike or (best is likely[0] and verdict.score >= HELD_WEAKLY)
     if weakly and verdict.contrast > 0 and laid_out_on(likely[0].grid):
-        return Reading(likely[0], "changes spread over all cells; a map of that grid became them")
-    return Reading(
+        return Interpretation(likely[0], "changes spread over all cells; a map of that grid became them")
+    return Interpretation(
         None,
         f"its {likely[0].cells} cells do not hold their places: where a part of the image was changed, {verdict}",
     )
