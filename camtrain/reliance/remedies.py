@@ -1,6 +1,6 @@
-"""What can be done about a verdict, each remedy a line of configuration."""
+"""What can be done about a verdict, each remedy a line of configuration and a line of Python."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -34,10 +34,14 @@ class Named(Judged, Protocol):
     def class_name(self) -> str:
         """The class's name."""
 
+    @property
+    def images(self) -> int:
+        """How many images of the class were judged."""
+
 
 @dataclass(frozen=True)
 class Remedy:
-    """One thing to do: its name, a sentence about it, and the configuration that does it.
+    """One thing to do: its name, a sentence about it, and what does it, in a configuration and in Python.
 
     ``page`` is where the documentation says more.
     """
@@ -45,6 +49,7 @@ class Remedy:
     name: str
     sentence: str
     yaml: str
+    python: str
     page: str = "remedies.md"
 
 
@@ -58,8 +63,11 @@ class Advice:
     remedies: tuple[Remedy, ...]
 
 
-def remedies_of(verdict: Judged) -> tuple[Remedy, ...]:
+def remedies_of(verdict: Judged, images: int | None = None) -> tuple[Remedy, ...]:
     """What to do about a verdict, the first choice first; nothing where there is nothing to do.
+
+    ``images`` is how many images of its class the validation data hold, where that is known: what is undecided is then
+    told what is possible with those.
 
     >>> from camtrain.reliance import Verdict
     >>> boat = Verdict(0, "boat", "reliant", 0.3, 0.2, 0.4, 0.0, 0.001, 30, "background tint", "")
@@ -68,31 +76,45 @@ def remedies_of(verdict: Judged) -> tuple[Remedy, ...]:
     >>> print(remedies_of(boat)[0].yaml)
     - class_path: camtrain.callbacks.CueRandomization
       init_args: {cue: tint}
+    >>> print(remedies_of(boat)[0].python)
+    camtrain.callbacks.CueRandomization(cue='tint')
     """
     if verdict.verdict == "reliant":
         return _against(verdict.cue)
     if verdict.verdict == "suspect":
         return (_ANNOTATE,)
-    return (_MORE_IMAGES,) if verdict.verdict == "undecided" else ()
+    if verdict.verdict != "undecided":
+        return ()
+    if images is None or not isinstance(verdict, Named):
+        return (_judge_more(120, "The note says how many more would decide."),)
+    return (_possible({verdict.class_name: (verdict.images, images)}),)
 
 
-def advice_for(verdicts: Iterable[Named]) -> tuple[Advice, ...]:
+def advice_for(verdicts: Iterable[Named], images: Mapping[str, int] | None = None) -> tuple[Advice, ...]:
     """What to do about several verdicts, once for each cue, reliant classes first; nothing where all is well.
+
+    ``images`` counts those of each class in the validation data, where that is known.
 
     >>> from camtrain.reliance import Verdict
     >>> rows = [Verdict(i, "ab"[i], "reliant", 0.3, 0.2, 0.4, 0.0, 0.001, 30, "sharpness", "") for i in range(2)]
     >>> print(*((one.class_names, one.remedies[0].name) for one in advice_for(rows)))
     (('a', 'b'), 'randomize the cue')
     """
+    held = images or {}
     groups: dict[tuple[str, str], list[Named]] = {}
-    for one in sorted(verdicts, key=lambda v: _ORDER.get(v.verdict, len(_ORDER))):
-        cue = one.cue if one.verdict == "reliant" else ""
-        groups.setdefault((one.verdict, cue), []).append(one)
-    found = [
-        Advice(tuple(one.class_name for one in some), verdict, cue, remedies_of(some[0]))
-        for (verdict, cue), some in groups.items()
-    ]
-    return tuple(one for one in found if one.remedies)
+    for row in sorted(verdicts, key=lambda v: _ORDER.get(v.verdict, len(_ORDER))):
+        key = row.cue if row.verdict == "reliant" else ""
+        if row.verdict == "undecided" and row.class_name in held:
+            key = "more" if row.images < held[row.class_name] else "all"
+        groups.setdefault((row.verdict, key), []).append(row)
+    advice = []
+    for (verdict, key), rows in groups.items():
+        remedies = remedies_of(rows[0])
+        if key in ("more", "all"):
+            remedies = (_possible({row.class_name: (row.images, held[row.class_name]) for row in rows}),)
+        cue = key if verdict == "reliant" else ""
+        advice.append(Advice(tuple(row.class_name for row in rows), verdict, cue, remedies))
+    return tuple(each for each in advice if each.remedies)
 
 
 def _against(cue: str) -> tuple[Remedy, ...]:
@@ -105,44 +127,71 @@ def _against(cue: str) -> tuple[Remedy, ...]:
     return (_ALIGN, randomize, retrain) if key == "background" else (randomize, _ALIGN, retrain)
 
 
-def _callback(name: str, arguments: Sequence[str] = ()) -> str:
-    said = f"- class_path: camtrain.callbacks.{name}"
-    return said + (f"\n  init_args: {{{', '.join(arguments)}}}" if arguments else "")
+def _possible(counts: Mapping[str, tuple[int, int]]) -> Remedy:
+    """What can be done about classes of which so many images were judged, of so many that validation holds."""
+    listed = ", ".join(f"{held} of {name} ({judged} judged)" for name, (judged, held) in list(counts.items())[:4])
+    sentence = f"Validation holds {listed}{', ...' if len(counts) > 4 else ''}: "
+    if any(held > judged for judged, held in counts.values()):
+        return _judge_more(max(held for _, held in counts.values()), f"{sentence}judge all of them.")
+    return Remedy(
+        "hold out more images",
+        f"{sentence}there are no more to judge. Hold out a larger share of the data, or collect some.",
+        "data: {init_args: {val_fraction: 0.4}}",
+        "camtrain.data.modules.ImageFolderDataModule(..., val_fraction=0.4)",
+    )
+
+
+def _judge_more(count: int, sentence: str) -> Remedy:
+    most = max(600, 20 * count)
+    return _remedy("judge more images", sentence, "RelianceDetector", images_per_class=count, max_images=most)
+
+
+def _remedy(name: str, sentence: str, callback: str, **arguments: object) -> Remedy:
+    """A remedy that is a callback, with its arguments in both languages."""
+    yaml = f"- class_path: camtrain.callbacks.{callback}"
+    if arguments:
+        yaml += f"\n  init_args: {{{', '.join(f'{key}: {_flow(value)}' for key, value in arguments.items())}}}"
+    python = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return Remedy(name, sentence, yaml, f"camtrain.callbacks.{callback}({python})")
+
+
+def _flow(value: object) -> str:
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
 def _randomize(cue: str) -> Remedy:
     what = "objects on other images' backgrounds" if cue == "background" else f"images with another's {cue}"
     needs = "needs masks for some images" if cue == "background" else "needs no masks"
-    return Remedy("randomize the cue", f"Train on {what}; {needs}.", _callback("CueRandomization", [f"cue: {cue}"]))
+    return _remedy("randomize the cue", f"Train on {what}; {needs}.", "CueRandomization", cue=cue)
 
 
 def _retrain(cue: str) -> Remedy:
-    arguments = [] if cue in ("background", "tint", "brightness") else [f"cues: [{cue}]"]
-    return Remedy(
+    arguments = {} if cue in ("background", "tint", "brightness") else {"cues": [cue]}
+    return _remedy(
         "retrain the last layer",
         "When training ends, fit the last layer anew on images whose cue was swapped; cheap, and the features stay.",
-        _callback("LastLayerRetraining", arguments),
+        "LastLayerRetraining",
+        **arguments,
     )
 
 
-_ALIGN = Remedy(
+_ALIGN = _remedy(
     "align attention",
     "Penalize evidence off the object and train on counterfactual twins, from the first flag on; masks for a few "
     "percent of the images will do.",
-    _callback("AttentionAlignment", ["start_when: reliance/flagged"]),
+    "AttentionAlignment",
+    start_when="reliance/flagged",
 )
-_FORBID = Remedy(
+_FORBID = _remedy(
     "align attention away from it",
     "The same where masks mark not the object but what must not matter, as a watermark.",
-    _callback("AttentionAlignment", ["start_when: reliance/flagged", "mask_kind: forbidden"]),
+    "AttentionAlignment",
+    start_when="reliance/flagged",
+    mask_kind="forbidden",
 )
-_ANNOTATE = Remedy(
+_ANNOTATE = _remedy(
     "look, and annotate",
     "Look at the pictures; masks or boxes of some validation images turn a suspicion into a verdict.",
-    _callback("RelianceDetector", ["batch_adapter: yours.with_masks"]),
-)
-_MORE_IMAGES = Remedy(
-    "judge more images",
-    "The note says how many more would decide.",
-    _callback("RelianceDetector", ["images_per_class: 120", "max_images: 2400"]),
+    "RelianceDetector",
+    batch_adapter="yours.with_masks",
 )

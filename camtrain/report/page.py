@@ -139,7 +139,7 @@ def render(history: History, pictures: SavedPictures, info: Mapping[str, Any], t
         epochs=history.epochs,
         verdicts=verdicts[:CLASSES_IN_FULL],
         other_verdicts=verdicts[CLASSES_IN_FULL:],
-        advice=advice_for(one.row for one in verdicts),
+        advice=advice_for((one.row for one in verdicts), story.images_held(history, run.after)),
         axis=effect_axis([row for one in verdicts for row in (one.row, one.earlier) if row is not None]),
         measures=story.measures(history),
         charts=curves(history, start),

@@ -157,6 +157,17 @@ def measures(history: History) -> list[Measure]:
     return [row for row in rows if row is not None and not (isnan(row.before) and isnan(row.after))]
 
 
+def images_held(history: History, epoch: int | None) -> dict[str, int]:
+    """By class, how many images the validation data hold, as the last table of classes up to an epoch counts them.
+
+    >>> images_held(History(classes={0: {"rows": [{"class_name": "cat", "images": 24}]}}), 0)
+    {'cat': 24}
+    """
+    epochs = [known for known in history.classes if epoch is None or known <= epoch]
+    rows = history.classes[max(epochs)]["rows"] if epochs else []
+    return {row["class_name"]: row["images"] for row in rows}
+
+
 def latest_verdicts(history: History, epoch: int | None) -> list[VerdictRow]:
     """The verdicts of the last detection up to an epoch; empty where there is none."""
     passes = [at for at in history.verdicts if epoch is not None and at <= epoch]

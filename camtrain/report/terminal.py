@@ -17,6 +17,7 @@ from camtrain.report.summary import (
     EpochSpan,
     alignment_start,
     headline,
+    images_held,
     latest_verdicts,
     measures,
     shown,
@@ -99,15 +100,20 @@ def summary_table(history: History) -> Table:
 
 
 def advised(history: History) -> list[Labeled]:
-    """The first choice against each cue that a class is found to lean on, as it stands in a configuration.
+    """The first choice against each cue that a class is found to lean on, and what would decide what is undecided.
 
     >>> advised(History(verdicts={0: [VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9)]}))
-    [('to correct', 'camtrain.callbacks.AttentionAlignment {start_when: reliance/flagged}; the report says more')]
+    [('to correct', "camtrain.callbacks.AttentionAlignment(start_when='reliance/flagged'); the report has the YAML")]
     """
-    rows = [row for row in latest_verdicts(history, span(history).after) if row.verdict == RELIANT]
-    said = (one.remedies[0].yaml for one in advice_for(rows))
-    short = (text.removeprefix("- class_path: ").replace("\n  init_args:", "") for text in said)
-    return [("to correct", f"{text}; the report says more") for text in short]
+    last = span(history).after
+    lines = []
+    for advice in advice_for(latest_verdicts(history, last), images_held(history, last)):
+        remedy = advice.remedies[0]
+        if advice.verdict == RELIANT:
+            lines.append(("to correct", f"{remedy.python}; the report has the YAML"))
+        elif advice.verdict == "undecided":
+            lines.append(("to decide", f"{remedy.sentence} {remedy.python}"))
+    return lines
 
 
 def places(report: Path, checkpoints: Sequence[Any] = (), loggers: Sequence[Any] = ()) -> list[Labeled]:

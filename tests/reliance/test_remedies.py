@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from camtrain.reliance import STICKER, Verdict, remedies_of
+import camtrain.callbacks
+from camtrain.reliance import STICKER, Verdict, advice_for, remedies_of
 from camtrain.sinks import VerdictRow
 from camtrain.swaps.looks import LOOKS
 from tests.layout import ROOT
@@ -20,7 +21,13 @@ def test_remedies__are_configurations_that_build(cue):
     for remedy in found:
         for entry in yaml.safe_load(remedy.yaml):
             module, _, name = entry["class_path"].rpartition(".")
-            getattr(importlib.import_module(module), name)(**entry.get("init_args", {}))
+            arguments = entry.get("init_args", {})
+            kind = getattr(importlib.import_module(module), name)
+            kind(**arguments)
+            assert remedy.python == f"{entry['class_path']}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
+            assert isinstance(
+                eval(remedy.python, {"camtrain": camtrain}), getattr(importlib.import_module(module), name)
+            )
 
 
 @pytest.mark.parametrize(
@@ -59,3 +66,26 @@ def test_remedies__of_other_verdicts(verdict, names):
 def test_remedies__lead_to_a_page_that_there_is():
     pages = {one.page for cue in CUES for one in remedies_of(replace(VERDICT, cue=cue))}
     assert all((ROOT / "docs" / page).is_file() for page in pages)
+
+
+def undecided(name, judged):
+    return VerdictRow(0, name, "undecided", 0.1, 0.0, 0.2, 0.0, 0.2, judged)
+
+
+def test_advice__of_undecided_classes_names_what_the_validation_data_hold():
+    rows = [undecided("cat", 12), undecided("dog", 20), undecided("cow", 8)]
+    more, all_judged = advice_for(rows, {"cat": 24, "dog": 40, "cow": 8})
+    assert more.class_names == ("cat", "dog")
+    assert more.remedies[0].sentence.startswith("Validation holds 24 of cat (12 judged), 40 of dog (20 judged): judge")
+    (entry,) = yaml.safe_load(more.remedies[0].yaml)
+    assert entry["init_args"] == {"images_per_class": 40, "max_images": 800}
+    assert all_judged.class_names == ("cow",)
+    assert "Validation holds 8 of cow (8 judged): there are no more to judge" in all_judged.remedies[0].sentence
+    assert yaml.safe_load(all_judged.remedies[0].yaml) == {"data": {"init_args": {"val_fraction": 0.4}}}
+
+
+def test_advice__of_undecided_classes_whose_data_nobody_counted_is_the_notes():
+    (advice,) = advice_for([undecided("cat", 12), undecided("dog", 12)])
+    assert advice.class_names == ("cat", "dog")
+    assert remedies_of(undecided("cat", 12)) == advice.remedies
+    assert "24 of cat (12 judged)" in remedies_of(undecided("cat", 12), 24)[0].sentence
