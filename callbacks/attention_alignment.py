@@ -231,6 +231,7 @@ class AttentionAlignment(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell where an epoch had nothing to align with."""
+        self.alignment.learn()
         self._say(self.alignment.annotations.end_epoch())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -255,6 +256,7 @@ class AttentionAlignment(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the module as it was."""
+        self.alignment.detach(learn=False)
         self._unpatch()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -293,6 +295,7 @@ class AttentionAlignment(Callback):
         self.alignment.close()
         if not trainer.training:  # a validation step that calls it
             return original(*args, **kwargs)
+        self.alignment.learn()
         active = self.span.is_on and not self.alignment.off
         scale = factor(self.schedule, self.span.progress(trainer)) if active else 0.0
         log = partial(pl_module.log, on_step=False, on_epoch=True)
@@ -307,7 +310,8 @@ class AttentionAlignment(Callback):
             output = run(pl_module, step, partial(original, *args, **kwargs))
         self._say(*self.alignment.settle(step))
         for scalar in self.alignment.scalars(step):
-            log(f"alignment/{scalar.name}", scalar.value, batch_size=scalar.images, sync_dist=True)
+            images: Any = scalar.images  # a count that is still on its way is as good
+            log(f"alignment/{scalar.name}", scalar.value, batch_size=images, sync_dist=True)
         return output
 
     def _read(self, raw: Any) -> Batch | None:
@@ -336,7 +340,7 @@ class AttentionAlignment(Callback):
         """What the step returns, with the terms in the losses that it is given to differentiate."""
 
         def manual_backward(backward: Callable[..., Any], loss: Tensor, *rest: Any, **options: Any) -> None:
-            if step.terms and (not step.done or step.repeats) and step.is_meant(loss):
+            if step.takes_more and step.is_meant(loss):
                 added = step.compute(loss * self.accumulate, more=True)
                 loss = loss if added is None else loss + added / self.accumulate
             backward(loss, *rest, **options)

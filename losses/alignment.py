@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from camtrain.cam import pool_masks, without_unknown
@@ -75,6 +75,25 @@ class AlignmentLoss(nn.Module):
         if self.tolerance == 0:
             return penalties.mean()
         return torch.relu((penalties - self.tolerance * _fair_share(maps, pooled)).mean())
+
+    @property
+    def looks(self) -> bool:
+        """Whether it has to look at values: a penalty of one's own need not take an image without an annotation."""
+        return self.penalty not in map(find_penalty, KNOWN)
+
+    def over(self, heatmaps: Maps, masks: Float[Tensor, "B *M"], counted: Bool[Tensor, " B"]) -> Float[Tensor, ""]:
+        """The same over images that are known to have a good mask, without a look at values; 0 where none has.
+
+        On a GPU, whoever looks waits for all that was computed before.
+        """
+        column = counted.view(-1, *[1] * (heatmaps.ndim - 1))
+        pooled = pool_masks(masks, heatmaps.shape[1:]).to(heatmaps.dtype)
+        maps, pooled = without_unknown(torch.where(column, heatmaps, 0), torch.where(column, pooled, 0))
+        penalties = self.penalty(maps, pooled)
+        if self.tolerance != 0:
+            penalties = penalties - self.tolerance * _fair_share(maps, pooled)
+        mean = torch.where(counted, penalties, 0).sum() / counted.sum().clamp(min=1)
+        return mean if self.tolerance == 0 else torch.relu(mean)
 
 
 def outside_energy(heatmaps: Maps, masks: Maps) -> Penalties:

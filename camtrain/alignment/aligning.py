@@ -3,11 +3,21 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
-from camtrain.alignment.batch import AnnotationTally, Census, Processes, count, have_soft_labels, with_object_masks
+from camtrain.alignment.batch import (
+    AnnotationTally,
+    Census,
+    Later,
+    Processes,
+    count,
+    have_soft_labels,
+    with_object_masks,
+)
 from camtrain.alignment.budget import Plan
 from camtrain.alignment.network import Looking, Network
 from camtrain.alignment.penalty import Penalty
@@ -67,11 +77,14 @@ class Alignment:
         self.network: Looking | Network | None = None
         self.first_batch_seen = False
         self._step: Step | None = None  # of the batch that is trained on
+        self._past: Step | None = None  # of the one before, to be learnt of
+        self._given: Batch | None = None  # the last batch as it was read
         self.begin_anew()
 
     def begin_anew(self) -> None:
         """As if nothing had been trained yet."""
         self.steps = self.skipped = 0
+        self._finite: list[Later] = []
         self._name: str | None = None
         self._takes_own: bool | None = None
         self.penalty.begin_anew()
@@ -83,14 +96,18 @@ class Alignment:
         self.network = Looking(module, model=self.model, layers=self.layers, name=self._name, takes_own=self._takes_own)
         self.penalty.proven = False  # it is to be shown once more that it has a gradient
         self.annotations = AnnotationTally()
-        self.first_batch_seen, self._step = False, None
+        self.first_batch_seen, self._step, self._past = False, None, None
         return self
 
-    def detach(self) -> None:
-        """Leave the module as it was, and hold it no longer."""
+    def detach(self, *, learn: bool = True) -> None:
+        """Leave the module as it was, and hold it no longer; learn of the last batch, unless something has failed."""
         self.close()
-        self.module = self.network = self._step = None
-        self.processes = Processes()
+        try:
+            if learn:
+                self.learn()
+        finally:
+            self.module = self.network = self._step = self._past = self._given = None
+            self.processes = Processes()
 
     @property
     def off(self) -> bool:
@@ -132,6 +149,7 @@ class Alignment:
             raise ConfigurationError("An alignment needs a network before its first step: call attach(network).")
         earlier = self._step
         self.close()
+        self.learn()
         step = self._step = Step(
             self.module,
             self.network,
@@ -142,19 +160,28 @@ class Alignment:
             processes=self.processes,
             again=earlier is not None,
         )
+        self._given = batch
         step.plan = earlier.plan if earlier else self.twins.plan(step)
         step.census = self._count(batch, step.plan)
-        self.twins.refused |= step.census.refused  # alike in all processes, which log and reduce alike
-        if not step.again:
-            images = len(batch) * self.processes.count
-            self.twins.dose.see(images, step.census.all_eligible)
-            self.annotations.count(images, step.census)
+        if not step.counts.is_read and batch.masks is not None:  # bad ones are refused a step later, and teach nothing
+            column = step.counts.annotated.view(-1, *[1] * (batch.masks.ndim - 1))
+            step.batch = replace(batch, masks=torch.where(column, batch.masks, -1))
+        if self.processes.count == 1:
+            self.twins.refused |= self.twins.refuses
         terms = [term for term in (self.penalty, self.twins) if term.on]
-        if any(term.wants(step) for term in terms):
+        if self._is_wanted(step, terms):
             if self.penalty.on and isinstance(self.network, Looking):
                 self.network.look_ahead(batch.images)
             step.open(terms, self.network.layers if self.penalty.on else ())
         return step
+
+    def _is_wanted(self, step: Step, terms: list[Penalty | Twins]) -> bool:
+        """Whether a batch has anything to align with. Once one had, no step waits to know: terms of nothing are 0."""
+        if not step.counts.is_read:
+            if self.annotations.ever:
+                return bool(terms)
+            step.counts.read()
+        return any(term.wants(step) for term in terms)
 
     def _count(self, batch: Batch, plan: Plan) -> Census:
         return count(
@@ -167,28 +194,48 @@ class Alignment:
         )
 
     def settle(self, step: Step) -> list[str]:
-        """The step's loss is known: learn of it, and return what there is to say. All processes are here together."""
+        """The step's loss is known; returns what there is to say of it. All processes are here together."""
         if isinstance(step.network, Network):
             self.network, self._name, self._takes_own = step.network, step.network.name, step.network.takes_own
-        if step.skips and not self.skipped:
-            warnings.warn(_NOT_FINITE, stacklevel=2)
-        self.skipped += step.skips
         if not step.again:
             for term in (self.penalty, self.twins):
                 term.settle(step)
+        finite = [result.finite for result in step.results if result.finite is not None]
+        self._finite += [Later(torch.stack(finite))] if finite else []
         return step.notes
+
+    def learn(self) -> None:
+        """Learn of the batch before, which nobody waits for any more. MaskError for masks that cannot be meant."""
+        skipped = sum(1 - int(finite) for later in self._finite for finite in later.read())
+        self._finite = []
+        if skipped and not self.skipped:
+            warnings.warn(_NOT_FINITE, stacklevel=2)
+        self.skipped += skipped
+        step, self._past = self._past, None
+        if step is None:
+            return
+        census = step.counts.read()
+        if census.of("bad"):
+            check_masks(self._given or step.batch)  # raises
+        self.twins.refused |= census.number("refused", all_processes=True) > 0  # alike in all processes
+        images = len(step.batch) * self.processes.count
+        self.annotations.count(images, census)
+        self.twins.see(images, census)
+        for term in (self.penalty, self.twins):
+            term.learn()
 
     def scalars(self, step: Step) -> list[Scalar]:
         """For the log: the same names and numbers of images in every process, which reduce them together."""
         terms = [term for term in (self.penalty, self.twins) if term.on]
-        return [Scalar("skipped", float(step.skipped), 1), *(each for term in terms for each in term.scalars(step))]
+        finite = None if step.result is None else step.result.finite
+        skipped = 0.0 if finite is None else 1 - finite.float()
+        return [Scalar("skipped", skipped, 1), *(each for term in terms for each in term.scalars(step))]
 
     def end(self) -> None:
         """The backward pass of a batch is over."""
         self.close()
-        self.twins.memory.settle()
         self.steps += self._step is not None
-        self._step = None
+        self._past, self._step = self._step or self._past, None
 
     def close(self) -> None:
         """Take all hooks away."""
@@ -197,6 +244,7 @@ class Alignment:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint: its steps, what the automatic weights measured, the network's name; no image."""
+        self.learn()
         return {
             "steps": self.steps,
             "skipped": self.skipped,

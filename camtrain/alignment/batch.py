@@ -1,4 +1,4 @@
-"""What a batch holds for alignment, counted with one look at the device, and refused where it cannot work."""
+"""What a batch holds for alignment: counted on its device, looked at a step later, refused where it cannot work."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,9 +7,9 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from camtrain.cam import waiting
 from camtrain.data.batches import Batch, MaskedPair, check_masks
 from camtrain.errors import ConfigurationError
-from camtrain.swaps import can_have_twin
 
 
 def _same(values: Tensor) -> Tensor:
@@ -25,68 +25,117 @@ class Processes:
     total: Callable[[Tensor], Tensor] = _same
     device: torch.device | str = "cpu"
 
-    def mean(self, values: Tensor | None) -> list[float] | None:
-        """The mean over those that have values `(2,)`, the same in all of them; None where none has.
-
-        >>> Processes().mean(torch.tensor([1.0, 2.0]))
-        [1.0, 2.0]
-        """
+    def gather(self, values: Tensor | None) -> "Later | None":
+        """The sums over those that have values `(2,)`, and how many have, on their way to the host; see `mean_of`."""
         if self.count == 1:
-            return None if values is None else values.tolist()
+            return None if values is None else Later(torch.cat([values.float(), values.new_ones(1)]))
         mine = torch.zeros(3, device=self.device) if values is None else torch.cat([values.float(), values.new_ones(1)])
-        *sums, having = self.total(mine).tolist()
-        return [each / having for each in sums] if having else None
+        return Later(self.total(mine))
 
 
-@dataclass(frozen=True)
-class Census:
-    """Images of a batch with an annotation, with one that leaves a background, and with one that gets a twin.
+class Later:
+    """Numbers on their way from a device to the host, to be looked at a step later: by then nobody waits for them.
 
-    `eligible` can have a twin, however many are wanted. `all_...` are the sums over processes. A share is what the mean
-    over this process' images counts for, so that the mean over processes is the mean over all images. `refused`: a
-    process had to refuse twins.
+    >>> Later(torch.ones(2)).read()
+    [1.0, 1.0]
     """
 
-    annotated: int = 0
-    guiding: int = 0
-    twinned: int = 0
-    all_annotated: int = 0
-    all_guiding: int = 0
-    all_twinned: int = 0
-    all_eligible: int = 0
-    all_empty: int = 0
-    refused: bool = False
-    processes: int = 1
+    def __init__(self, values: Tensor) -> None:
+        self._values = values.detach().to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.Event() if values.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._arrived is not None:
+            self._arrived.record()
+
+    def read(self) -> list[float]:
+        """The numbers."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return [float(value) for value in self._values.tolist()]
+
+
+def mean_of(sums: Later | None) -> list[float] | None:
+    """The mean over the processes that had values, the same in all of them; None where none had.
+
+    >>> mean_of(Processes().gather(torch.tensor([1.0, 2.0])))
+    [1.0, 2.0]
+    """
+    if sums is None:
+        return None
+    *totals, having = sums.read()
+    return [each / having for each in totals] if having else None
+
+
+_COUNTS = ("annotated", "guiding", "twinned", "eligible", "empty", "bad", "refused")
+
+
+class Census:
+    """How many images of a batch have an annotation, one that leaves a background, and one that gets a twin.
+
+    `mine` are the counts of this process, `everybodys` their sums over all, on the device; `read` looks at them on the
+    host. `eligible` can have a twin, however many are wanted. A share is what the mean over this process' images counts
+    for, so that the mean over processes is the mean over all images.
+    """
+
+    def __init__(self, mine: Tensor, everybodys: Tensor, processes: int, annotated: Tensor, eligible: Tensor) -> None:
+        self.mine, self.everybodys, self.processes = mine, everybodys, processes
+        self.annotated, self.eligible = annotated, eligible  # (B,), which images
+        self._later = Later(torch.stack([mine, everybodys]).flatten())
+        self._numbers: list[int] | None = None
+        if waiting.are_at_hand(mine):
+            self.read()
 
     @property
-    def penalty_share(self) -> float:
-        """Of the penalty: 1 in a single process."""
-        return self.annotated * self.processes / self.all_annotated if self.all_annotated else 1.0
+    def is_read(self) -> bool:
+        """Whether the counts are on the host."""
+        return self._numbers is not None
 
-    @property
-    def twins_share(self) -> float:
-        """Of the twins' cross-entropy: 1 in a single process."""
-        return self.twinned * self.processes / self.all_twinned if self.all_twinned else 1.0
+    def read(self) -> "Census":
+        """Bring the counts to the host."""
+        self._numbers = [int(number) for number in self._later.read()]
+        return self
+
+    def of(self, name: str, *, all_processes: bool = False) -> int | Tensor:
+        """A count: a number once it was read, else where it is."""
+        index = _COUNTS.index(name)
+        if self._numbers is not None:
+            return self._numbers[index + len(_COUNTS) * all_processes]
+        return (self.everybodys if all_processes else self.mine)[index]
+
+    def number(self, name: str, *, all_processes: bool = False) -> int:
+        """A count that was read."""
+        return int(self.of(name, all_processes=all_processes))
+
+    def share(self, name: str) -> float | Tensor:
+        """What the mean over this process' images counts for: 1 in a single process."""
+        if self.processes == 1:
+            return 1.0
+        mine, everybodys = self.of(name), self.of(name, all_processes=True)
+        if isinstance(everybodys, Tensor):
+            return torch.where(everybodys > 0, mine * self.processes / everybodys, 1.0)
+        return mine * self.processes / everybodys if everybodys else 1.0
 
 
 class AnnotationTally:
     """What an epoch had to align with.
 
     >>> annotations = AnnotationTally()
-    >>> annotations.count(8, Census(annotated=2, all_annotated=2))
+    >>> batch = Batch(torch.zeros(8, 1, 1, 2), masks=torch.tensor([[[1.0, 0.0]]]).expand(8, 1, 2))
+    >>> annotations.count(8, count(batch, 0))
     >>> annotations.end_epoch()
     ''
     """
 
     def __init__(self) -> None:
+        self.ever = False  # whether any mask had a background
         self.images = self.annotated = self.guiding = self.empty = 0
 
     def count(self, images: int, census: Census) -> None:
         """Take a batch into the epoch, all processes' images."""
+        self.ever |= census.number("guiding") > 0
         self.images += images
-        self.annotated += census.all_annotated
-        self.guiding += census.all_guiding
-        self.empty += census.all_empty
+        self.annotated += census.number("annotated", all_processes=True)
+        self.guiding += census.number("guiding", all_processes=True)
+        self.empty += census.number("empty", all_processes=True)
 
     def end_epoch(self) -> str:
         """What there is to say of the epoch; empty where it had enough."""
@@ -121,41 +170,41 @@ def count(
 
     `remembered` images of earlier batches are there to make twins of too; `fill_donors` is that of `make_twins`.
 
-    MaskError for masks that cannot be meant.
+    MaskError for masks of another size, and, where a look costs nothing, for values that cannot be meant.
 
     >>> masks = torch.tensor([[[1.0, 0.0]], [[-1.0, -1.0]]])
-    >>> count(Batch(torch.zeros(2, 1, 1, 2), masks=masks), limit=2).twinned
+    >>> count(Batch(torch.zeros(2, 1, 1, 2), masks=masks), limit=2).of("twinned")
     1
     """
     if batch.masks is None:
         counts = torch.zeros(7, dtype=torch.long, device=batch.images.device)
+        annotated = eligible = torch.zeros(len(batch), dtype=torch.bool, device=batch.images.device)
     else:
         if (len(batch), *batch.images.shape[2:]) != tuple(batch.masks.shape):
             check_masks(batch)  # raises
-        counts = _counts(batch.masks, fill_donors)
+        counts, annotated, eligible = _counts(batch.masks, fill_donors)
     counts[2] += remembered
     counts[2].clamp_(max=limit if len(batch) + remembered > 1 else 0)  # a single image has nobody's background
-    counts[6] = refused
-    totals = counts if processes.count == 1 else processes.total(counts.clone())
-    (annotated, guiding, twinned, *_, bad, _), sums = counts.tolist(), totals.tolist()
-    if bad:
+    counts[6].fill_(refused)
+    everybodys = counts if processes.count == 1 else processes.total(counts.clone())
+    census = Census(counts, everybodys, processes.count, annotated, eligible)
+    if census.is_read and census.of("bad"):
         check_masks(batch)  # raises
-    return Census(
-        annotated, guiding, twinned, sums[0], sums[1], sums[2], sums[3], sums[4], sums[6] > 0, processes.count
-    )
+    return census
 
 
-def _counts(masks: Tensor, fill_donors: bool) -> Tensor:
-    """Annotated, guiding, to be twinned, eligible, empty, bad, and room for one more."""
+def _counts(masks: Tensor, fill_donors: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Counts, in the order of `_COUNTS`, the last one 0; which images are annotated, and which can have a twin."""
     flat = masks.flatten(1)
-    known, unknown = (flat >= 0) & (flat <= 1), flat == -1
-    bad = ~(known | unknown).all(dim=1)
-    valid = ~bad & known.any(dim=1)
-    guiding = valid & (known & (flat < 1)).any(dim=1)
-    eligible = can_have_twin(masks, fill_donors=fill_donors)
+    low, high = torch.where(flat == -1, 1, flat).amin(dim=1), flat.amax(dim=1)  # of known pixels; NaN is neither
+    valid = (low >= 0) & (high >= 0) & (high <= 1)
+    bad = ~valid & ~((low == 1) & (high == -1))
+    guiding = valid & (low < 1)
+    eligible = valid & (high > 0) & (low < 1) if fill_donors else valid & (high > 0)
     twinned = eligible & guiding.any()  # where nothing is forbidden, nothing can be exchanged
-    empty = valid & (flat <= 0).all(dim=1)
-    return torch.stack([part.sum() for part in (valid, guiding, twinned, eligible, empty, bad, bad & False)])
+    empty = valid & (high == 0)
+    counts = torch.stack([valid, guiding, twinned, eligible, empty, bad, torch.zeros_like(bad)]).sum(dim=1)
+    return counts, valid, eligible
 
 
 def require_masks(batch: Batch, raw: Any, *, twins: bool) -> None:

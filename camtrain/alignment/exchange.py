@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,17 +13,18 @@ from camtrain.alignment.batch import as_classes
 from camtrain.alignment.calls import find_images, is_same
 from camtrain.cam.hooks import hooked
 from camtrain.data.batches import Batch
-from camtrain.swaps import Blend, deal_backgrounds
+from camtrain.swaps import Blend, deal
 
 
 @dataclass(frozen=True)
 class Deal:
-    """The images before the exchange and after it, the masks after it, and the index of the twins."""
+    """The images before the exchange and after it, the masks after it; the index of images, and which are twins."""
 
     originals: Tensor
     mixed: Tensor
     masks: Tensor
     index: Tensor
+    counted: Tensor
 
 
 class Dealer:
@@ -31,8 +32,8 @@ class Dealer:
 
     A module that is called more than once in a step (two views of an image) sees the same deal each time, and so does a
     call that activation checkpointing repeats in the backward pass: therefore the hooks stay until that is over.
-    `share` is that of `deal_backgrounds`. With `own_only` other images of the batch's number and size stay as they are:
-    those that are not `batch.images` itself. A copy of the network that is made meanwhile is dealt nothing.
+    `share` and `rows` are those of `deal`. With `own_only` other images of the batch's number and size stay as they
+    are: those that are not `batch.images` itself. A copy of the network that is made meanwhile is dealt nothing.
 
     >>> net = nn.Conv2d(1, 1, 1)
     >>> batch = Batch(torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), masks=torch.eye(4).expand(2, 4, 4))
@@ -44,10 +45,17 @@ class Dealer:
     """
 
     def __init__(
-        self, batch: Batch, seed: int, share: float = 1.0, blend: Blend | None = None, *, own_only: bool = False
+        self,
+        batch: Batch,
+        seed: int,
+        share: float = 1.0,
+        blend: Blend | None = None,
+        *,
+        rows: int | None = None,
+        own_only: bool = False,
     ) -> None:
         self.batch, self.seed, self.own_only = batch, seed, own_only
-        self.how = {"share": share, **asdict(blend or Blend())}
+        self.share, self.blend, self.rows = share, blend or Blend(), rows
         self._deal: Deal | None = None
         self._own: list[Tensor] = [batch.images]
         self._given: list[Tensor] = []
@@ -75,6 +83,11 @@ class Dealer:
         self._closed = True
         return self._deal
 
+    @property
+    def deal(self) -> Deal | None:
+        """What was dealt, if anything."""
+        return self._deal
+
     def reopen(self) -> None:
         """Exchange again."""
         self._closed = False
@@ -89,11 +102,17 @@ class Dealer:
         if self.own_only and not is_own:
             return None
         generator = torch.Generator().manual_seed(self.seed)
-        mixed, masks, index = deal_backgrounds(
-            images, self.batch.masks, as_classes(self.batch.labels), generator=generator, **self.how
+        mixed, masks, index, counted = deal(
+            images,
+            self.batch.masks,
+            as_classes(self.batch.labels),
+            self.blend,
+            share=self.share,
+            rows=self.rows,
+            generator=generator,
         )
         if not self._closed:
-            self._deal = Deal(images, mixed, masks, index)
+            self._deal = Deal(images, mixed, masks, index, counted)
             self._given.append(images)
             self._own += [mixed] if is_own else []
         if len(index) == 0:

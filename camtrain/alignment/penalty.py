@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from camtrain.alignment.batch import are_multi_hot
+from camtrain.alignment.batch import Later, are_multi_hot, mean_of
 from camtrain.alignment.budget import Balance
 from camtrain.alignment.calls import Call, graph_of
 from camtrain.alignment.step import Outside, Scalar, Step
 from camtrain.cam import (
     Layer,
-    annotated,
     gradients_of,
     is_empty,
     log_probability,
@@ -70,6 +69,7 @@ class Penalty:
     def begin_anew(self) -> None:
         """As if nothing had been trained yet."""
         self.balance = Balance(self.gradient_ratio)
+        self._measured: Later | None = None
         self.proven = False  # that it has a gradient
 
     @property
@@ -84,7 +84,14 @@ class Penalty:
 
     def wants(self, step: Step) -> bool:
         """Whether any mask of the batch leaves a background."""
-        return self.on and step.census.guiding > 0
+        return self.on and bool(step.counts.number("guiding"))
+
+    @property
+    def needs_look(self) -> bool:
+        """What is one's own may be anything."""
+        loss_is_ours = self.loss is None or (type(self.loss) is AlignmentLoss and not self.loss.looks)
+        ours = f"{getattr(self.target, '__module__', '')}{self.method.__module__}".count("camtrain.cam.") == 2
+        return self.on and not (loss_is_ours and ours)
 
     def before(self, step: Step) -> None:
         """While the step lasts, attention runs as plain operations: its fused kernels have no second derivative."""
@@ -93,51 +100,57 @@ class Penalty:
 
     def after(self, step: Step) -> Tensor | None:
         """The weighted penalty of the recorded call; None where no image is annotated, or no layer was recorded."""
-        call, census, batch = step.call, step.census, step.batch
-        if not (census.annotated and call.activations):
+        call, census, batch, result = step.call, step.counts, step.batch, step.outcome
+        if not call.activations or (census.is_read and not census.of("annotated")):
             return None
         step.hold(frozen_as_leaves(step.layers, call.activations))
         layers = step.read_layers()
         # the first step is strict: what is tolerated has no gradient, and it is to tell whether there is any
         loss = self.loss or AlignmentLoss(tolerance=step.plan.tolerance if step.number else 0.0)
-        outside = penalize(
+        result.outside = outside = penalize(
             call,
             layers,
             batch if step.deal is None else replace(batch, masks=step.deal.masks),
             method=self.method,
             target=self.target,
             loss=loss,
+            annotated=census.annotated,
             second_order=self.second_order,
             generator=step.generator,
         )
-        if self.given == "auto" and step.measures and step.task is not None:
+        if self.given == "auto" and step.measures and result.task is not None:
             with twice_differentiable():
-                norms = squared_norms(step.task, outside.value, call.activations)
-            step.norms = norms * norms.new_tensor([len(batch), census.annotated])  # of a mean over so many: of one
-        step.outside = outside
-        return self.weight * step.scale * census.penalty_share * outside.value
+                task, penalty = squared_norms(result.task, outside.value, call.activations)
+            # of a mean over so many: to that of one
+            result.norms = torch.stack([task * len(batch), penalty * census.of("annotated")])
+        return self.weight * step.scale * census.share("annotated") * outside.value
 
     def check(self, step: Step) -> None:
         """GradientError for a penalty without a gradient, looked at once."""
-        if not self.proven and step.outside is not None:
+        outside = step.outcome.outside
+        if not self.proven and outside is not None:
             self.proven = True
-            if not require_gradient(step.outside.value, step.module) and step.number == 0:
+            if not require_gradient(outside.value, step.module) and step.number == 0:
                 warnings.warn(_NO_EFFECT, stacklevel=2)
 
     def settle(self, step: Step) -> None:
-        """Take what the step measured into the weight, alike in all processes."""
+        """Set out what the step measured."""
         if self.given == "auto" and step.measures:
-            norms = step.processes.mean(step.norms)
-            if norms is not None:
-                self.balance.add(*norms)
+            self._measured = step.processes.gather(None if step.result is None else step.result.norms)
+
+    def learn(self) -> None:
+        """Take it into the weight, alike in all processes."""
+        norms, self._measured = mean_of(self._measured), None
+        if norms is not None:
+            self.balance.add(*norms)
 
     def scalars(self, step: Step) -> list[Scalar]:
         """The mean penalty and the fraction of dead maps."""
-        share, images = step.census.penalty_share, 0 if step.is_mute else step.census.all_annotated
-        outside = None if step.skipped else step.outside
+        share, images = step.counts.share("annotated"), step.images("annotated")
+        outside = None if step.result is None else step.result.outside
         return [
-            Scalar("penalty", outside.value.detach() * share if outside else 0.0, images),
-            Scalar("dead_maps", outside.dead * share if outside else 0.0, images),
+            Scalar("penalty", step.mean(outside.value if outside else None, share), images),
+            Scalar("dead_maps", step.mean(outside.dead if outside else None, share), images),
         ]
 
 
@@ -149,6 +162,7 @@ def penalize(
     method: Callable[..., Tensor],
     target: Callable[..., Tensor],
     loss: Callable[..., Tensor],
+    annotated: Tensor,
     second_order: bool = True,
     generator: torch.Generator | None = None,
 ) -> Outside:
@@ -157,8 +171,8 @@ def penalize(
     Of multi-hot labels one class present in each image is drawn, where the target is the log-probability of a label.
     """
     assert batch.masks is not None
-    keep = annotated(batch.masks)
-    batch = replace(batch, labels=known_labels(batch.labels, keep))
+    masks = batch.masks
+    batch = replace(batch, labels=known_labels(batch.labels, annotated))
     if target is log_probability and are_multi_hot(batch.labels) and call.logits.shape[1] > 1:
         target = partial(sampled_positive, generator=generator)
     gradients = score_gradients(call, batch, target, second_order)
@@ -166,8 +180,13 @@ def penalize(
         method(layer.to_map(a), layer.to_map(g))
         for layer, a, g in zip(layers, call.activations, gradients, strict=True)
     ]
-    dead = torch.stack([is_empty(heatmaps.detach()[keep]).float().mean() for heatmaps in maps]).mean()
-    return Outside(torch.stack([loss(heatmaps, batch.masks) for heatmaps in maps]).mean(), dead)
+    dead = torch.stack([(is_empty(heatmaps.detach()) & annotated).sum() for heatmaps in maps]).float().mean()
+    ours = loss if type(loss) is AlignmentLoss and not loss.looks else None
+    if ours is not None:
+        values = [ours.over(heatmaps, masks, annotated) for heatmaps in maps]
+    else:
+        values = [loss(heatmaps, masks) for heatmaps in maps]
+    return Outside(torch.stack(values).mean(), dead / annotated.sum().clamp(min=1))
 
 
 def known_labels(labels: Tensor | None, keep: Tensor) -> Tensor | None:
@@ -198,7 +217,8 @@ def score_gradients(call: Call, batch: Batch, target: Callable[..., Tensor], sec
     with torch.autocast(logits.device.type, enabled=False):
         scores = target(logits.to(torch.promote_types(logits.dtype, torch.float32)), batch.labels)
         gradients = gradients_of(scores * scale, call.activations, create_graph=second_order, retain_graph=True)
-    return [g.to(torch.promote_types(g.dtype, torch.float32)) / scale for g in gradients]
+    exact = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in gradients]
+    return exact if scale == 1 else [g / scale for g in exact]
 
 
 @contextmanager
@@ -234,13 +254,13 @@ def require_gradient(penalty: Tensor, pl_module: nn.Module) -> bool:
     return any(bool(g.count_nonzero()) for g in used)
 
 
-def squared_norms(task: Tensor, penalty: Tensor, activations: Sequence[Tensor]) -> Tensor:
-    """The squared norms of the gradients of both at the activations, summed over layers: `(2,)`, on their device.
+def squared_norms(task: Tensor, penalty: Tensor, activations: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The squared norms of the gradients of both at the activations, summed over layers, on their device.
 
     Zero where one does not depend on them. The graph is kept.
     """
     scale = _HALF_SCALE if any(a.dtype == torch.float16 for a in activations) else 1.0
-    return torch.stack([_squared_norm(value, activations, scale) for value in (task, penalty)])
+    return _squared_norm(task, activations, scale), _squared_norm(penalty, activations, scale)
 
 
 def _squared_norm(value: Tensor, activations: Sequence[Tensor], scale: float) -> Tensor:

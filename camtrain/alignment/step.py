@@ -13,7 +13,7 @@ from camtrain.alignment.budget import Plan, is_measured
 from camtrain.alignment.calls import Call, Calls, depends_on, holds_logits, other_answers, recording
 from camtrain.alignment.exchange import Deal, Dealer
 from camtrain.alignment.network import Looking, Network
-from camtrain.cam import Layer
+from camtrain.cam import Layer, waiting
 from camtrain.data.batches import Batch
 
 
@@ -23,7 +23,7 @@ class Scalar:
 
     name: str
     value: Tensor | float
-    images: int
+    images: int | Tensor
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ class Term(Protocol):
     def on(self) -> bool:
         """Whether there is anything to do, in this and later steps."""
 
+    @property
+    def needs_look(self) -> bool:
+        """Whether what it adds may be not finite though all it was made of is, so that a look is worth the wait."""
+
     def begin_anew(self) -> None:
         """As if nothing had been trained yet."""
 
@@ -58,16 +62,36 @@ class Term(Protocol):
         """Refuse what could teach nothing, once every term is known and before the backward pass."""
 
     def settle(self, step: "Step") -> None:
-        """The step's loss is known: learn of it. All processes are here together."""
+        """The step's loss is known: set out what there is to learn of it. All processes are here together."""
+
+    def learn(self) -> None:
+        """A step later: learn of it."""
 
     def scalars(self, step: "Step") -> list[Scalar]:
         """For the log, the same names in every process."""
 
 
+@dataclass
+class Result:
+    """What a forward pass came to: the network's call, the module's own loss, and what the terms made of both.
+
+    `others` are the calls beside the network's, where it was found in this step; else None.
+    """
+
+    call: Call
+    task: Tensor | None
+    others: list[Call] | None = None
+    finite: Tensor | None = None  # whether all was, so that it was added
+    outside: Outside | None = None
+    norms: Tensor | None = None  # squared, of the task's and the penalty's gradients, for one image each
+    entropy: Tensor | None = None  # of twins
+    losses: Tensor | None = None  # of added twins, and of the images beside them
+
+
 class Step:
     """All facts of one training step, and the owner of its hooks until the backward pass is over.
 
-    `compute` is called once the module has its own loss; `close` once the backward pass is over, in any case.
+    `add` is called once the module has its own loss; `close` once the backward pass is over, in any case.
     """
 
     def __init__(
@@ -83,31 +107,31 @@ class Step:
         again: bool = False,
     ) -> None:
         self.module, self.network, self.batch = module, network, batch
-        self.number, self.scale, self.seed, self.processes = number, scale, seed, processes
+        self.number, self.scale, self.processes = number, scale, processes
         self.again = again  # an optimizer asks for the loss of this batch once more
         self.generator = torch.Generator().manual_seed(seed)
-        self.measures = is_measured(number)
         self.repeats = bool(network.takes_own)  # every backward pass of a manual step may have terms of its own
-        self.plan, self.census = Plan(1.0, 0), Census()
+        self.plan = Plan(1.0, 0)
+        self.census: Census | None = None
         self.terms: tuple[Term, ...] = ()
         self.layers: tuple[Layer, ...] = ()
-        self.notes: list[str] = []
-        # what comes of the forward pass
         self.calls = Calls()
-        self.task: Tensor | None = None  # the module's own loss
-        self.is_first = False  # the network was found in this step
-        self.others: list[Call] = []  # what else was called
         self.dealer: Dealer | None = None
-        self.deal: Deal | None = None
-        # what comes of the terms
-        self.done = self.skipped = False  # terms were computed; and were not finite, so that nothing was added
-        self.skips = 0
-        self.outside: Outside | None = None
-        self.norms: Tensor | None = None  # squared, of the task's and the penalty's gradients, for one image each
-        self.entropy: Tensor | None = None  # of twins
-        self.losses: Tensor | None = None  # of added twins, and of the images beside them
-        self._call: Call | None = None
+        self.result: Result | None = None
+        self.results: list[Result] = []
+        self.notes: list[str] = []
         self._forward, self._hooks = ExitStack(), ExitStack()
+
+    @property
+    def measures(self) -> bool:
+        """Whether the automatic weights learn of this step."""
+        return is_measured(self.number)
+
+    @property
+    def counts(self) -> Census:
+        """The census of the batch."""
+        assert self.census is not None
+        return self.census
 
     def open(self, terms: Sequence[Term], layers: tuple[Layer, ...]) -> None:
         """Watch the forward pass to come."""
@@ -121,10 +145,20 @@ class Step:
         self._hooks.enter_context(context)
 
     @property
+    def outcome(self) -> Result:
+        """What is known of the forward pass, while terms are computed."""
+        assert self.result is not None
+        return self.result
+
+    @property
     def call(self) -> Call:
         """The network's answer to the batch's images."""
-        assert self._call is not None
-        return self._call
+        return self.outcome.call
+
+    @property
+    def deal(self) -> Deal | None:
+        """What was exchanged on its way into the network."""
+        return None if self.dealer is None else self.dealer.deal
 
     def read_layers(self) -> tuple[Layer, ...]:
         """The layers, with how the outputs that were recorded are read as maps."""
@@ -136,10 +170,10 @@ class Step:
         """The tensors that are the batch's images: as they came, and as they were dealt."""
         return [self.batch.images] if self.dealer is None else self.dealer.own
 
-    @property
-    def is_mute(self) -> bool:
-        """Whether its scalars are of no image: nothing was computed, and nobody else's are to be reduced with them."""
-        return (self.skipped or not self.done) and self.census.processes == 1
+    def add(self, loss: Tensor) -> Tensor:
+        """The module's own loss, and what there is to add to it."""
+        added = self.compute(loss)
+        return loss if added is None else loss + added
 
     def compute(self, task: Tensor | None, *, more: bool = False) -> Tensor | None:
         """What to add to the module's own loss; None for nothing, as where the step leaves the network out.
@@ -152,42 +186,40 @@ class Step:
             return None
         if not more:
             self.end_forward()
-        self.deal = None if self.dealer is None else self.dealer.close()
+        if self.dealer is not None:
+            self.dealer.close()
         added = self._compute(task)
         if more and self.dealer is not None:
             self.dealer.reopen()
         return added
 
-    def add(self, loss: Tensor) -> Tensor:
-        """The module's own loss, and what there is to add to it."""
-        added = self.compute(loss)
-        return loss if added is None else loss + added
-
     def _compute(self, task: Tensor | None) -> Tensor | None:
-        self._call = self._find_call(task)
-        if self._call is None:
+        result = self._find(task)
+        if result is None:
             return None
-        self.task = task
-        self.others = [call for call in self.calls.made if call is not self._call]
+        self.result = result
+        self.results.append(result)
         parts = [part for part in (term.after(self) for term in self.terms) if part is not None]
         for term in self.terms:
             term.check(self)
         self.calls.made.clear()  # each call has its terms once
-        self.done = True
         total = torch.stack(parts).sum() if parts else None
-        self.skipped = total is not None and not bool(total.isfinite())
-        self.skips += self.skipped
-        return None if self.skipped else total
+        if total is None:
+            return None
+        result.finite = total.detach().isfinite()
+        if any(term.needs_look for term in self.terms) or waiting.are_at_hand(total):
+            return total if bool(result.finite) else None
+        return torch.where(result.finite, total, 0)
 
-    def _find_call(self, task: Tensor | None) -> Call | None:
+    def _find(self, task: Tensor | None) -> Result | None:
         images = len(self.batch)
         if isinstance(self.network, Network):
-            return self.network.read(self.calls, self.own, images, task)
+            call = self.network.read(self.calls, self.own, images, task)
+            return None if call is None else Result(call, task)
         self.network, call = self.network.find(self.calls, self.own, images, task)
-        self.is_first = True
         doubt = other_answers(call)
         self.notes += [doubt] if doubt else []
-        return call
+        return Result(call, task, [other for other in self.calls.made if other is not call])
 
     def is_meant(self, loss: Tensor) -> bool:
         """Whether a loss depends on what was recorded, so that a term may join it."""
@@ -199,7 +231,33 @@ class Step:
     @property
     def is_missed(self) -> bool:
         """Whether the network answered and nothing was added."""
-        return bool(self.terms) and not self.done and any(map(holds_logits, self.calls.made))
+        return bool(self.terms) and self.result is None and any(map(holds_logits, self.calls.made))
+
+    def images(self, name: str) -> int | Tensor:
+        """Of how many images a scalar is, over all processes, by the name of a count.
+
+        In a single process none, where nothing was computed or it was not finite; where several reduce it together, as
+        many in each.
+        """
+        number = self.counts.of(name, all_processes=True)
+        if self.processes.count > 1:
+            return number
+        if self.result is None:
+            return 0
+        return number if self.result.finite is None else number * self.result.finite
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether another backward pass of the step may have terms of its own."""
+        return bool(self.terms) and (self.result is None or self.repeats)
+
+    def mean(self, value: Tensor | None, share: float | Tensor) -> Tensor | float:
+        """A mean over this process' images, as a share of that over all; 0 where there is none."""
+        if value is None:
+            return 0.0
+        value = value.detach() * share
+        finite = None if self.result is None else self.result.finite
+        return value if finite is None else torch.where(finite, value, 0)
 
     def end_forward(self) -> None:
         """Watch no more calls."""

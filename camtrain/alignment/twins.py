@@ -9,15 +9,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from camtrain.alignment.batch import are_multi_hot, as_classes, can_ask_twins, outline_objects
+from camtrain.alignment.batch import (
+    Census,
+    Later,
+    are_multi_hot,
+    as_classes,
+    can_ask_twins,
+    mean_of,
+    outline_objects,
+)
 from camtrain.alignment.budget import Dose, Plan
 from camtrain.alignment.calls import Call, answers_again, find_images
 from camtrain.alignment.exchange import Deal, Dealer
 from camtrain.alignment.step import Scalar, Step
+from camtrain.cam import waiting
 from camtrain.checks import check_arguments
 from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, ConfigurationError
-from camtrain.swaps import Blend, can_have_twin, make_masked_twins, same_class_share
+from camtrain.swaps import Blend, blend_twins, choose_twins, same_class_share
 
 _COMPARED = (
     "exchanges the batch's own images alone, and the step asks for answers to others as well. A loss that compares "
@@ -63,8 +72,12 @@ class Twins:
     def begin_anew(self) -> None:
         """As if nothing had been trained yet."""
         self.dose = Dose(self.weight, self.share, self.reuse)
-        self.memory = Memory(self.memory_size, self.blend.fill_donors)
+        self.memory = Memory(self.memory_size)
         self.refused = self.refuses = False  # agreed on by all processes; wanted by this one
+        self.most = 0  # images of a batch that could have a twin
+        self._kin: float | None = None  # of the last batch that was looked at
+        self._next_kin: Later | None = None
+        self._measured: Later | None = None
 
     @property
     def on(self) -> bool:
@@ -93,34 +106,57 @@ class Twins:
         return f"makes no twins: {reason}"
 
     def plan(self, step: Step) -> Plan:
-        """How many twins the batch gets, and what each counts."""
+        """How many twins the batch gets, and what each counts: by the classes of the batch before it.
+
+        Those of the first batch have to be waited for.
+        """
         classes = as_classes(step.batch.labels)
-        deals = self.exchanges and self.on and step.network.is_named
-        kin = float(same_class_share(classes)) if deals and classes is not None else None
-        return self.dose.plan(len(step.batch), kin)
+        if not (self.exchanges and self.on and step.network.is_named) or classes is None:
+            return self.dose.plan(len(step.batch))
+        kin = same_class_share(classes)
+        if self._kin is None or waiting.are_at_hand(kin):
+            self._kin = float(kin)
+        else:
+            self._next_kin = Later(kin.unsqueeze(0))
+        return self.dose.plan(len(step.batch), self._kin)
 
     def wants(self, step: Step) -> bool:
         """Whether any twin can be made."""
-        return self.on and step.census.twinned > 0
+        return self.on and bool(step.counts.number("twinned"))
+
+    @property
+    def needs_look(self) -> bool:
+        """What the network answers is looked at row by row."""
+        return False
 
     def before(self, step: Step) -> None:
-        """Deal the backgrounds of what the network is given anew, until the backward pass is over."""
+        """Deal the backgrounds of what the network is given anew, until the backward pass is over.
+
+        As many are composed as could have a twin in any batch so far; the first one has to show.
+        """
         if step.plan.dealt is not None:
             step.dealer = Dealer(
-                step.batch, step.seed, min(step.scale, 1.0), self.blend, own_only=bool(step.network.takes_own)
+                step.batch,
+                step.generator.initial_seed(),
+                min(step.scale, 1.0),
+                self.blend,
+                rows=self.most or None,
+                own_only=bool(step.network.takes_own),
             )
             step.hold(step.dealer.dealing(step.network.parts.values()))
 
     def after(self, step: Step) -> Tensor | None:
         """What dealt and added twins add to the loss. Those dealt are in the module's own loss and count once there."""
-        if step.is_first and self.exchanges and answers_again(step.others, step.call, step.batch):
+        others = step.outcome.others
+        if others is not None and self.exchanges and answers_again(others, step.call, step.batch):
             step.notes.append(_COMPARED)
         if not self._is_given_images(step):
             return None
         parts = [part for part in (self._dealt(step), self._added(step)) if part is not None]
-        count = sum(part.count for part in parts)
-        if count:
-            step.entropy = torch.stack([part.count / count * part.entropy for part in parts]).sum()
+        if not parts:
+            return None
+        count = torch.stack([part.count for part in parts]).sum().clamp(min=1)
+        step.outcome.entropy = torch.stack([part.count * part.entropy for part in parts]).sum() / count
         terms = [part.extra * part.count / len(step.batch) * part.entropy for part in parts if part.extra != 0]
         return torch.stack(terms).sum() if terms else None
 
@@ -143,7 +179,8 @@ class Twins:
             return None
         extra = max(0.0, step.plan.weight - 1)
         logits = step.call.logits if extra != 0 else step.call.logits.detach()
-        return _Part(len(deal.index), cross_entropy(logits[deal.index], labels[deal.index]), extra)
+        entropy = cross_entropy(logits[deal.index], labels[deal.index], deal.counted)
+        return _Part(deal.counted.sum().to(entropy.dtype), entropy, extra)
 
     def _added(self, step: Step) -> "_Part | None":
         if step.plan.added == 0 or not self._can_add(step):
@@ -154,6 +191,7 @@ class Twins:
             self.memory,
             step.generator,
             step.plan.added,
+            eligible=step.counts.eligible,
             blend=self.blend,
             deal=step.deal,
             consistent=self.consistent,
@@ -163,8 +201,8 @@ class Twins:
         entropy = answered.loss
         if self._compares and step.measures and step.batch.labels is not None:
             own = cross_entropy(step.call.logits.detach(), step.batch.labels)
-            step.losses = torch.stack([entropy.detach(), own])
-        return _Part(len(answered.batch), entropy, step.plan.weight * step.scale)
+            step.outcome.losses = torch.stack([entropy.detach(), own])
+        return _Part(answered.counted.sum().to(entropy.dtype), entropy, step.plan.weight * step.scale)
 
     @staticmethod
     def _can_add(step: Step) -> bool:
@@ -183,55 +221,66 @@ class Twins:
         """Nothing to refuse."""
 
     def settle(self, step: Step) -> None:
-        """Take what the step measured into the dose, alike in all processes."""
+        """Set out what the step measured."""
         if self._compares and step.measures:
-            losses = step.processes.mean(step.losses)
-            if losses is not None:
-                self.dose.compare(*losses)
+            self._measured = step.processes.gather(None if step.result is None else step.result.losses)
+
+    def learn(self) -> None:
+        """Take it into the dose, alike in all processes."""
+        losses, self._measured = mean_of(self._measured), None
+        if losses is not None:
+            self.dose.compare(*losses)
+        if self._next_kin is not None:
+            (self._kin,), self._next_kin = self._next_kin.read(), None
+
+    def see(self, images: int, census: Census) -> None:
+        """Take a batch into the counts, all processes' images, and keep those that another batch needs."""
+        self.dose.see(images, census.number("eligible", all_processes=True))
+        self.most = max(self.most, census.number("eligible"))
+        self.memory.settle(census.number("eligible"))
 
     def scalars(self, step: Step) -> list[Scalar]:
         """The mean loss of twins."""
-        entropy = 0.0 if step.entropy is None or step.skipped else step.entropy.detach() * step.census.twins_share
-        return [Scalar("twins", entropy, 0 if step.is_mute else step.census.all_twinned)]
+        entropy = None if step.result is None else step.result.entropy
+        return [Scalar("twins", step.mean(entropy, step.counts.share("twinned")), step.images("twinned"))]
 
 
 class Memory:
     """The last `size` images that can have a twin, as the network took them, on their device; a ring.
 
-    It starts anew where images of another size or device come. `fill_donors` is that of `make_twins`.
+    It starts anew where images of another size or device come.
 
     >>> memory = Memory(2)
-    >>> memory.remember(torch.rand(3, 1, 4, 4), torch.eye(4).expand(3, 4, 4), torch.arange(3))
+    >>> able = torch.ones(3, dtype=torch.bool)
+    >>> memory.remember(torch.rand(3, 1, 4, 4), torch.eye(4).expand(3, 4, 4), torch.arange(3), able, 3)
     >>> len(memory), sorted(memory.recall(5, torch.Generator())[2].tolist())
     (2, [1, 2])
     """
 
-    def __init__(self, size: int, fill_donors: bool = True) -> None:
-        self.size, self.fill_donors = size, fill_donors
+    def __init__(self, size: int) -> None:
+        self.size = size
         self._kept: tuple[Tensor, Tensor, Tensor] | None = None
-        self._noted: tuple[Tensor, Tensor, Tensor] | None = None
+        self._noted: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         self._next = self._filled = 0
 
     def __len__(self) -> int:
         return self._filled
 
-    def note(self, images: Tensor, masks: Tensor, labels: Tensor) -> None:
-        """Remember these once the step is over, and in place of what was noted before."""
-        self._noted = images, masks, labels
+    def note(self, images: Tensor, masks: Tensor, labels: Tensor, eligible: Tensor) -> None:
+        """Remember those that are eligible once the step is over, and in place of what was noted before."""
+        self._noted = images, masks, labels, eligible
 
-    def settle(self) -> None:
-        """The step is over."""
+    def settle(self, eligible: int) -> None:
+        """The step is over, and so many of its images were eligible."""
         if self._noted is not None:
-            self.remember(*self._noted)
+            self.remember(*self._noted, eligible)
         self._noted = None
 
-    def remember(self, images: Tensor, masks: Tensor, labels: Tensor) -> None:
-        """Keep the rows that can have a twin, in place of the oldest."""
-        if not self.size:
+    def remember(self, images: Tensor, masks: Tensor, labels: Tensor, eligible: Tensor, count: int) -> None:
+        """Keep the rows that are eligible, so many, in place of the oldest."""
+        if not self.size or not count:
             return
-        rows = can_have_twin(masks, fill_donors=self.fill_donors).nonzero().flatten()[-self.size :]
-        if len(rows) == 0:
-            return
+        rows = (~eligible).byte().argsort(stable=True)[:count][-self.size :]
         if not self.fits(images):
             self._kept = tuple(part.new_zeros(self.size, *part.shape[1:]) for part in (images, masks, labels))  # type: ignore[assignment]
             self._next = self._filled = 0
@@ -245,7 +294,7 @@ class Memory:
     def recall(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """At most `count` of the kept images with their masks and labels, at random without repetition."""
         assert self._kept is not None
-        chosen = torch.randperm(self._filled, generator=generator)[:count].to(self._kept[0].device)
+        chosen = torch.randperm(self._filled, generator=generator)[:count].to(self._kept[0].device, non_blocking=True)
         images, masks, labels = (part[chosen] for part in self._kept)
         return images, masks, labels
 
@@ -259,7 +308,7 @@ class Memory:
 class _Part:
     """So many twins, their mean cross-entropy, and what each is to weigh beside what it weighs already."""
 
-    count: int
+    count: Tensor
     entropy: Tensor
     extra: float
 
@@ -268,11 +317,13 @@ class _Part:
 class Answered:
     """Counterfactual twins with their labels, the call that answered, and what their images were answered with.
 
-    `expected` are the logits of the images that they were made of, without a graph; None where labels are asked for.
+    `counted` are those that are twins. `expected` are the logits of the images that they were made of, without a graph;
+    None where labels are asked for.
     """
 
     batch: Batch
     call: Call
+    counted: Tensor
     expected: Tensor | None = None
 
     @property
@@ -280,35 +331,54 @@ class Answered:
         """The cross-entropy of the labels, binary where they are multi-hot; or the divergence from what is expected."""
         logits = self.call.logits[: len(self.batch)]
         if self.expected is None:
-            return cross_entropy(logits, self.batch.labels)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            return cross_entropy(logits, self.batch.labels, self.counted)
+        logits = finite_rows(logits.to(torch.promote_types(logits.dtype, torch.float32)))
         expected = self.expected.to(logits.dtype)
         if are_multi_hot(self.batch.labels) or logits.shape[1] == 1:
-            return F.binary_cross_entropy_with_logits(logits, expected.sigmoid())
-        answers, wanted = logits.log_softmax(dim=1), expected.log_softmax(dim=1)
-        return F.kl_div(answers, wanted, reduction="batchmean", log_target=True)
+            each = F.binary_cross_entropy_with_logits(logits, expected.sigmoid(), reduction="none").mean(dim=1)
+        else:
+            answers, wanted = logits.log_softmax(dim=1), expected.log_softmax(dim=1)
+            each = F.kl_div(answers, wanted, reduction="none", log_target=True).sum(dim=1)
+        return torch.where(self.counted, each, 0).sum() / self.counted.sum().clamp(min=1)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor | None) -> Tensor:
-    """The mean over twins, in at least float32; binary where labels are multi-hot. BatchError for other labels.
+def finite_rows(logits: Tensor) -> Tensor:
+    """Logits `(B, C)` with rows that are not finite as 0 and without a gradient, so that they spoil no other row's.
 
-    Class indices below 0, and multi-hot labels off [0, 1], are not known and left out.
+    >>> finite_rows(torch.tensor([[1.0, 2.0], [torch.inf, 0.0]]))
+    tensor([[1., 2.],
+            [0., 0.]])
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return torch.where(logits.isfinite().all(dim=1, keepdim=True), logits, 0)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor | None, counted: Tensor | None = None) -> Tensor:
+    """The mean over the twins that are counted, in at least float32; binary where labels are multi-hot; 0 of none.
+
+    Class indices below 0, and multi-hot labels off [0, 1], are not known and left out. NaN where an answer is not
+    finite. BatchError for other labels.
+    """
     assert labels is not None
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    sound = logits.detach().isfinite().all()
+    rows = torch.ones_like(logits[:, 0], dtype=torch.bool) if counted is None else counted
+    logits = finite_rows(logits)
     if logits.shape[1] == 1 and labels.numel() == len(logits):
-        return F.binary_cross_entropy_with_logits(logits.squeeze(1), labels.reshape(-1).to(logits.dtype))
-    if are_multi_hot(labels) and labels.shape == logits.shape:
-        known = (labels >= 0) & (labels <= 1)  # -1 or NaN: not known
+        wanted, known = labels.reshape(-1, 1).to(logits.dtype), rows.unsqueeze(1)
+    elif are_multi_hot(labels) and labels.shape == logits.shape:
+        known = (labels >= 0) & (labels <= 1) & rows.unsqueeze(1)  # -1 or NaN: not known
         wanted = torch.where(known, labels, 0).to(logits.dtype)
-        total = F.binary_cross_entropy_with_logits(logits, wanted, known.to(logits.dtype), reduction="sum")
-        return total / known.sum().clamp(min=1)
-    if labels.ndim != 1 or labels.is_floating_point():
+    elif labels.ndim == 1 and not labels.is_floating_point():
+        known = rows & (labels >= 0)
+        each = F.cross_entropy(logits, torch.where(known, labels, -100).long(), reduction="none")
+        return torch.where(sound, each.sum() / known.sum().clamp(min=1), torch.nan)
+    else:
         raise BatchError(
             f"Twins need a class index per image, or multi-hot labels of the logits' shape {tuple(logits.shape)}; "
             f"got {labels.dtype} of shape {tuple(labels.shape)}. Convert them in a batch_adapter, or set twins=0."
         )
-    return F.cross_entropy(logits, torch.where(labels < 0, -100, labels).long())
+    total = F.binary_cross_entropy_with_logits(logits, wanted, known.to(logits.dtype), reduction="sum")
+    return torch.where(sound, total / known.sum().clamp(min=1), torch.nan)
 
 
 def answer_twins(
@@ -318,6 +388,7 @@ def answer_twins(
     generator: torch.Generator,
     limit: int,
     *,
+    eligible: Tensor,
     blend: Blend | None = None,
     deal: Deal | None = None,
     consistent: bool = False,
@@ -327,8 +398,8 @@ def answer_twins(
     They are made of the module's own input, so whatever was done to the images before holds for them as well, and of
     images of earlier batches where this one has too few annotated. They run through the module in the mode it is in,
     and BatchNorm sees them. If they shall be `consistent` with their images' answers, they are made of this batch
-    alone. `deal` holds the images before some of them were exchanged. A single twin that BatchNorm does not take goes
-    with an image of the batch, whose answer is not read.
+    alone. `eligible` are the images that can have one, `deal` holds them as they were before some were exchanged. A
+    single twin that BatchNorm does not take goes with an image of the batch, whose answer is not read.
     """
     images = images_among(call, batch, () if deal is None else [deal.mixed])
     alone = not _travels_with_others(call, images)
@@ -336,14 +407,26 @@ def answer_twins(
     pool = _material(
         images if deal is None else deal.originals,
         batch,
-        memory if alone and not consistent else Memory(0, blend.fill_donors),
+        eligible,
+        memory if alone and not consistent else Memory(0),
         generator,
         2 * limit,
     )
-    known = None if batch.labels is None or are_multi_hot(batch.labels) else pool[2].long()
-    twins, masks, index = make_masked_twins(*pool[:2], known, blend, generator=generator, limit=limit)
-    if len(twins) == 0:
+    classes = None if batch.labels is None or are_multi_hot(batch.labels) else pool.labels.long()
+    index, donors, counted = choose_twins(
+        pool.masks,
+        classes,
+        blend,
+        limit=min(limit, len(pool.masks)),
+        candidates=pool.candidates,
+        lenders=pool.lenders,
+        generator=generator,
+    )
+    if waiting.are_at_hand(counted):  # then what does not count need not be answered
+        index, donors, counted = index[counted], donors[counted], counted[counted]
+    if len(index) == 0:
         return None
+    twins, masks = blend_twins(pool.images, pool.masks, index, donors, blend, generator)
 
     def answered(shown: Tensor, rows: Tensor) -> Call:
         def exchanged(value: Tensor) -> Tensor:
@@ -361,25 +444,45 @@ def answer_twins(
             raise
         other = (index + 1) % len(images)
         answer = answered(torch.cat([twins, images[other].detach().to(twins.dtype)]), torch.cat([index, other]))
-    return Answered(Batch(twins, pool[2][index], masks), answer, call.logits.detach()[index] if consistent else None)
+    expected = call.logits.detach()[index] if consistent else None
+    return Answered(Batch(twins, pool.labels[index], masks), answer, counted, expected)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """What twins are made of: images with their masks and labels; who may have one, and who may lend a background."""
+
+    images: Tensor
+    masks: Tensor
+    labels: Tensor
+    candidates: Tensor | None = None
+    lenders: Tensor | None = None
 
 
 def _material(
-    images: Tensor, batch: Batch, memory: Memory, generator: torch.Generator, wanted: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, masks and labels to make twins of: the batch's, which the memory keeps once the step is over.
+    images: Tensor, batch: Batch, eligible: Tensor, memory: Memory, generator: torch.Generator, wanted: int
+) -> _Pool:
+    """The batch's images, which the memory keeps once the step is over.
 
     Where fewer than `wanted` are annotated, only these, with some of the memory; then nobody with its object there
     lends a background.
     """
     assert batch.masks is not None
     labels = torch.zeros(len(images), dtype=torch.long, device=images.device) if batch.labels is None else batch.labels
-    pool = images.detach(), batch.masks, labels
-    rows = can_have_twin(batch.masks, fill_donors=memory.fill_donors).nonzero().flatten()
-    if len(rows) < wanted and len(memory) > 1 and memory.fits(images):
-        recalled = memory.recall(wanted - len(rows), generator)
-        pool = tuple(torch.cat([a[rows], b.to(a.dtype)]) for a, b in zip(pool, recalled, strict=True))  # type: ignore[assignment]
-    memory.note(images, batch.masks, labels)
+    pool = _Pool(images.detach(), batch.masks, labels)
+    if len(memory) > 1 and memory.fits(images):
+        recalled = memory.recall(wanted, generator)
+        missing = (wanted - eligible.sum()).clamp(min=0)
+        usable = torch.arange(len(recalled[0]), device=images.device) < missing
+        others, other_masks, other_labels = recalled
+        pool = _Pool(
+            torch.cat([pool.images, others.to(images.dtype)]),
+            torch.cat([pool.masks, other_masks.to(pool.masks.dtype)]),
+            torch.cat([labels, other_labels.to(labels.dtype)]),
+            candidates=torch.cat([eligible, usable]),
+            lenders=torch.cat([eligible | (missing == 0), usable]),
+        )
+    memory.note(images, batch.masks, labels, eligible)
     return pool
 
 

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from camtrain.cam import waiting
+
 UNKNOWN = -0.5  # at or below it a mask is unknown: -1, give or take what interpolation does
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -37,7 +39,7 @@ def pool_masks(masks: Float[Tensor, "B *S"], size: Sequence[int]) -> Float[Tenso
         return masks
     pooled = F.interpolate(masks.unsqueeze(1), size=tuple(size), mode="area").squeeze(1)
     partly = partly_unknown(masks)
-    if not bool(partly.any()):
+    if waiting.are_at_hand(partly) and not bool(partly.any()):
         return pooled
     known = masks > UNKNOWN
     parts = torch.stack([masks * known, known.to(masks.dtype)], dim=1)

@@ -16,8 +16,11 @@ from camtrain.swaps.infills import Infill, noise_background
 from camtrain.swaps.looks import LOOKS, Look, look_of
 from camtrain.swaps.masks import read_annotated, read_masks
 from camtrain.swaps.twins import (
+    blend_twins,
     can_have_twin,
     choose_donors,
+    choose_twins,
+    deal,
     deal_backgrounds,
     make_masked_twins,
     make_twins,
@@ -30,10 +33,13 @@ __all__ = [
     "Infill",
     "Look",
     "blend",
+    "blend_twins",
     "can_have_twin",
     "choose_donors",
+    "choose_twins",
     "composite",
     "cutout",
+    "deal",
     "deal_backgrounds",
     "dilate",
     "feathered",

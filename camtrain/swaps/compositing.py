@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from camtrain.cam import waiting
+
 __all__ = [
     "blend",
     "composite",
@@ -120,7 +122,7 @@ def fill_with_texture(images: Images, masks: Masks) -> Images:
     grain = known * (plain - near(known * plain) / near(known).clamp(min=1e-6))
     laid, done = torch.zeros_like(grain), known
     for down, right in _AWAY:
-        if not done.is_cuda and bool((done == 1).all()):  # a look that a GPU would have to wait for
+        if waiting.are_at_hand(done) and bool((done == 1).all()):
             break
         shifts = (round(down * height), round(right * width))
         lent = (1 - done) * known.roll(shifts, (2, 3))

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from camtrain.cam import annotated
+from camtrain.cam import waiting
 from camtrain.errors import BatchError, ConfigurationError, MaskError
 from camtrain.swaps.blending import Blend
 from camtrain.swaps.masks import read_masks, solid
@@ -81,28 +81,65 @@ def make_masked_twins(
 
     Unknown pixels stay with the object, and stay unknown where it is not moved.
     """
-    given, masks = masks, solid(masks)
-    candidates = can_have_twin(masks, fill_donors=blend.fill_donors)
-    if blend.infill != "swap":
-        index = _chosen(candidates & blend.changes(masks, masks), limit, generator)
-        return *_unmoved(blend, given, index, blend(images, masks, index, index, generator)), index
-    if len(images) < 2:
-        index = candidates.nonzero().flatten()[:0]
-        return *blend(images, masks, index, index, generator), index
-    if blend.fill_donors:
-        index = _chosen(candidates, limit, generator)
-        donors = choose_donors(masks, labels, generator=generator)
-        index = index[masks[donors[index]].flatten(1).amin(dim=1) < 1]  # who is all object has no background to lend
-    else:
-        donors = choose_donors(masks, labels, fill_donors=False, generator=generator)
-        index = _chosen(candidates & blend.changes(masks, masks[donors]), limit, generator)
-    return *_unmoved(blend, given, index, blend(images, masks, index, donors[index], generator)), index
+    limit = len(images) if limit is None else min(limit, len(images))
+    index, donors, counted = choose_twins(masks, labels, blend, limit=limit, generator=generator)
+    index, donors = index[counted], donors[counted]
+    return *blend_twins(images, masks, index, donors, blend, generator), index
 
 
-def _unmoved(blend: Blend, given: Tensor, index: Tensor, made: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def blend_twins(
+    images: Float[Tensor, "B C H W"],
+    masks: Float[Tensor, "B H W"],
+    index: Int[Tensor, " N"],
+    donors: Int[Tensor, " N"],
+    blend: Blend,
+    generator: torch.Generator | None = None,
+) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N H W"]]:
     """Twins and their masks, whose unknown pixels are unknown again where the objects stayed in their place."""
-    twins, shapes = made
-    return twins, shapes if blend.jitter else torch.where(given[index] < 0, given[index], shapes)
+    twins, shapes = blend(images, solid(masks), index, donors, generator)
+    return twins, shapes if blend.jitter else torch.where(masks[index] < 0, masks[index], shapes)
+
+
+def choose_twins(
+    masks: Float[Tensor, "B H W"],
+    labels: Int[Tensor, " B"] | None,
+    blend: Blend,
+    *,
+    limit: int,
+    candidates: Bool[Tensor, " B"] | None = None,
+    lenders: Bool[Tensor, " B"] | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"], Bool[Tensor, " N"]]:
+    """Which images get a twin, and whose background, without a look at values: `limit` rows, not all of which count.
+
+    Args:
+        masks: all -1 without an annotation.
+        labels: with them, a background from another class is preferred.
+        blend: how twins are put together.
+        limit: how many rows, at most as many as there are images.
+        candidates: of which images twins may be made; by default of all that can have one.
+        lenders: who may lend a background; by default everybody.
+        generator: on the CPU; the global one if None.
+
+    Returns:
+        The images, in order; the donors; and which of these rows are twins.
+    """
+    masks = solid(masks)
+    able = can_have_twin(masks, fill_donors=blend.fill_donors)
+    candidates = able if candidates is None else able & candidates
+    keys = torch.rand(len(masks), generator=generator).to(masks.device, non_blocking=True)
+    index = torch.where(candidates, keys, -1.0).topk(limit).indices.sort().values
+    if blend.infill != "swap":
+        return index, index, candidates[index] & blend.changes(masks[index], masks[index])
+    if len(masks) < 2:
+        return index, index, torch.zeros_like(candidates[index])
+    donors = choose_donors(masks, labels, fill_donors=blend.fill_donors, lenders=lenders, generator=generator)[index]
+    counted = candidates[index] & (donors != index)
+    if lenders is not None:
+        counted &= lenders[donors]
+    if not blend.fill_donors:
+        return index, donors, counted & blend.changes(masks[index], masks[donors])
+    return index, donors, counted & (masks[donors].flatten(1).amin(dim=1) < 1)  # who is all object lends nothing
 
 
 def deal_backgrounds(
@@ -155,19 +192,43 @@ def deal_backgrounds(
     if not 0 <= share <= 1:
         raise ConfigurationError(f"share is a part of the twins in [0, 1]; got {share}.")
     blend = Blend(infill, feather, grow, jitter, fill_donors)
-    given = _beside(images, masks)
-    masks = solid(given)
-    rows = can_have_twin(masks, fill_donors=fill_donors).nonzero().flatten()
-    donors = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
-    others = (rows != donors) & blend.changes(masks[rows], masks[donors])
+    masks = _beside(images, masks)
+    mixed, masks, index, counted = deal(images, masks, labels, blend, share=share, generator=generator)
+    return mixed, masks, index[counted]
+
+
+def deal(
+    images: Float[Tensor, "B C H W"],
+    masks: Float[Tensor, "B H W"],
+    labels: Int[Tensor, "B *L"] | None,
+    blend: Blend,
+    *,
+    share: float = 1.0,
+    rows: int | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B H W"], Int[Tensor, " N"], Bool[Tensor, " N"]]:
+    """`deal_backgrounds` without a look at values: images, masks, the index of `rows` images, and which are twins.
+
+    `rows` is how many are composed at most, by default all; who is beyond stays as it is.
+    """
+    rows = len(images) if rows is None else min(rows, len(images))
+    able = can_have_twin(masks, fill_donors=blend.fill_donors)
+    keys = torch.rand(len(images), generator=generator).to(masks.device, non_blocking=True)
+    index = (~able).byte().argsort(stable=True)[:rows]  # those that are able, in order, then the others
+    donors = torch.where(able, keys, 2.0).argsort(stable=True)[:rows]  # those that are able, shuffled
+    whole = solid(masks)
+    counted = able[index] & able[donors] & (index != donors) & blend.changes(whole[index], whole[donors])
     if labels is not None:
-        differ = labels[rows] != labels[donors]
-        others &= differ if differ.ndim == 1 else differ.any(dim=1)
+        differ = labels[index] != labels[donors]
+        counted &= differ if differ.ndim == 1 else differ.any(dim=1)
     if share < 1:
-        others &= (torch.rand(len(rows), generator=generator) < share).to(rows.device)
-    index, donors = rows[others], donors[others]
-    twins, shapes = _unmoved(blend, given, index, blend(images, masks, index, donors, generator))
-    return images.index_copy(0, index, twins.to(images.dtype)), given.index_copy(0, index, shapes), index
+        counted &= (torch.rand(rows, generator=generator) < share).to(masks.device, non_blocking=True)
+    if waiting.are_at_hand(counted):  # then what does not count need not be composed
+        index, donors, counted = index[counted], donors[counted], counted[counted]
+    twins, shapes = blend_twins(images, masks, index, donors, blend, generator)
+    twins = torch.where(counted.view(-1, 1, 1, 1), twins.to(images.dtype), images[index])
+    shapes = torch.where(counted.view(-1, 1, 1), shapes, masks[index])
+    return images.index_copy(0, index, twins), masks.index_copy(0, index, shapes), index, counted
 
 
 def _beside(images: Tensor, masks: Tensor) -> Float[Tensor, "B H W"]:
@@ -190,8 +251,8 @@ def same_class_share(labels: Int[Tensor, "B *L"]) -> Float[Tensor, ""]:
     """
     if len(labels) == 0:
         return torch.ones((), device=labels.device)
-    counts: Tensor = torch.unique(labels, dim=0, return_counts=True)[1]
-    return (counts / len(labels)).square().sum()
+    same = labels.unsqueeze(0) == labels.unsqueeze(1)
+    return same.flatten(2).all(dim=2).float().mean() if same.ndim > 2 else same.float().mean()
 
 
 def can_have_twin(masks: Float[Tensor, "B H W"], *, fill_donors: bool = True) -> Bool[Tensor, " B"]:
@@ -203,8 +264,8 @@ def can_have_twin(masks: Float[Tensor, "B H W"], *, fill_donors: bool = True) ->
     tensor([ True, False, False, False])
     """
     flat = masks.flatten(1)
-    found = annotated(masks) & (flat.amax(dim=1) > 0)
-    return found & ((flat >= 0) & (flat < 1)).any(dim=1) if fill_donors else found
+    high = flat.amax(dim=1)
+    return (high > 0) & (torch.where(flat < 0, 1, flat).amin(dim=1) < 1) if fill_donors else high > 0
 
 
 def choose_donors(
@@ -212,31 +273,26 @@ def choose_donors(
     labels: Int[Tensor, " B"] | None = None,
     *,
     fill_donors: bool = True,
+    lenders: Bool[Tensor, " B"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, " B"]:
     """For each image, whose background it gets: another image, at random among the best there are.
 
     An image of another class comes before one of the same (its background may be the very shortcut), and then one whose
     object can be removed before one without an annotation; one that is all object comes last. With `fill_donors=False`
-    (see `make_twins`) there is no object to remove: all that are annotated are alike. A single image: itself.
+    (see `make_twins`) there is no object to remove: all that are annotated are alike. With `lenders` nobody else is
+    asked. A single image: itself.
 
     >>> choose_donors(torch.eye(4).expand(3, 4, 4), torch.tensor([0, 0, 1]))[:2].tolist()
     [2, 2]
     """
     count = len(masks)
-    score = torch.rand(count, count, generator=generator).to(masks.device)
+    score = torch.rand(count, count, generator=generator).to(masks.device, non_blocking=True)
     score = score + can_have_twin(masks, fill_donors=fill_donors).float()
     if labels is not None:
         score = score + 2 * (labels.unsqueeze(0) != labels.unsqueeze(1)).float()
     if fill_donors:
         score = score - 3 * (masks.flatten(1).amin(dim=1) == 1).float()  # all object: no background to lend
+    if lenders is not None:
+        score = score.masked_fill(~lenders, -torch.inf)
     return score.fill_diagonal_(-torch.inf).argmax(dim=1)
-
-
-def _chosen(candidates: Tensor, limit: int | None, generator: torch.Generator | None) -> Tensor:
-    """The indices of the candidates, in order; a random choice of them where there are more than the limit."""
-    index = candidates.nonzero().flatten()
-    if limit is None or len(index) <= limit:
-        return index
-    kept = torch.randperm(len(index), generator=generator)[:limit].sort().values
-    return index[kept.to(index.device)]

@@ -6,7 +6,7 @@ from torch import nn
 
 from camtrain.alignment.calls import recording
 from camtrain.alignment.penalty import penalize, require_gradient, squared_norms
-from camtrain.cam import Layer, contribution_cam, log_probability
+from camtrain.cam import Layer, annotated, contribution_cam, log_probability
 from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, GradientError
 from camtrain.losses import AlignmentLoss
@@ -31,7 +31,8 @@ def batch_of(count=4):
 
 
 def penalty_of(call, layers, batch):
-    return penalize(call, layers, batch, method=contribution_cam, target=log_probability, loss=AlignmentLoss())
+    how = {"method": contribution_cam, "target": log_probability, "loss": AlignmentLoss()}
+    return penalize(call, layers, batch, **how, annotated=annotated(batch.masks))
 
 
 def test_penalty__of_confident_answers_survives_half_precision():
@@ -80,5 +81,5 @@ def test_require_gradient__tells_zero_from_none():
 def test_squared_norms__of_a_task_and_a_penalty_by_hand():
     x = torch.ones(2, 2, requires_grad=True) * 1.0
     norms = squared_norms((3 * x).sum(), x.square().sum(), [x])
-    assert norms.tolist() == [36.0, 16.0]
-    assert squared_norms(torch.tensor(1.0), x.sum(), [x]).tolist() == [0.0, 4.0]
+    assert [norm.item() for norm in norms] == [36.0, 16.0]
+    assert [norm.item() for norm in squared_norms(torch.tensor(1.0), x.sum(), [x])] == [0.0, 4.0]

@@ -317,7 +317,7 @@ def test_twins__that_are_exchanged_follow_the_schedule(make_trainer):
 
     class Spy(pl.Callback):
         def on_before_zero_grad(self, trainer, pl_module, optimizer):
-            shares.append(callback.alignment._step.dealer.how["share"])
+            shares.append(callback.alignment._step.dealer.share)
 
     callback = AttentionAlignment(model="net", schedule=lambda progress: 1 - progress)
     make_trainer(callbacks=[callback, Spy()], max_epochs=4).fit(Foreign(), loader(pair(*samples(8))))
@@ -460,7 +460,7 @@ def test_weight__auto_keeps_the_penaltys_gradient_at_its_ratio_of_the_tasks(make
             weights.append(callback.alignment.penalty.weight)
 
         def on_before_zero_grad(self, trainer, pl_module, optimizer):
-            norms.append(callback.alignment._step.norms)
+            norms.append(callback.alignment._step.result.norms)
 
     callback = AttentionAlignment(gradient_ratio=0.5, twins=0.0)
     make_trainer(callbacks=[callback, Spy()], max_epochs=6).fit(Foreign(), loader(pair(*samples())))

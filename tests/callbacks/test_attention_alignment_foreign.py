@@ -520,8 +520,8 @@ def test_twins__a_single_one_passes_batch_norm(make_trainer):
 def test_census__a_refusal_of_one_process_is_everybodys():
     two = Processes(2, total=lambda counts: counts + torch.tensor([0, 0, 0, 0, 0, 0, 1]))
     images, labels, masks = samples()
-    assert count(Batch(images, labels, masks), 4, two).refused
-    assert not count(Batch(images, labels, masks), 4).refused
+    assert count(Batch(images, labels, masks), 4, two).of("refused", all_processes=True)
+    assert not count(Batch(images, labels, masks), 4).of("refused")
 
 
 def test_fits__begin_anew_unless_a_state_was_loaded(make_trainer):

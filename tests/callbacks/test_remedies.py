@@ -149,6 +149,7 @@ def test_randomization__remembers_over_a_checkpoint():
     assert one.state_key != CueRandomization("sharpness").state_key
 
 
+@pytest.mark.filterwarnings("ignore:.*have no .?val_dataloader", "ignore:.*but have no:UserWarning")
 def test_randomization__refuses_what_is_no_image(make_trainer):
     volumes = [{"image": torch.rand(1, 4, 8, 8), "label": index % 3} for index in range(6)]
     trainer = make_trainer(callbacks=[CueRandomization("tint", start_when=0)])
