@@ -62,7 +62,7 @@ def video_frames(path: Path, options: FilmOptions) -> Iterator[Tensor]:
 
 def probe_frames(folder: Path, options: FilmOptions) -> Iterator[Tensor]:
     """A probe's overlays by the first method that the run has, oldest first, and what was answered below."""
-    passes: dict[int, Any] = read_history(folder).panels.get(HEATMAPS, {})
+    passes: Mapping[Any, Any] = read_history(folder).panels.get(HEATMAPS, {})
     samples = list(dict.fromkeys(item["sample"] for shown in passes.values() for item in shown.items))
     sample = options.sample or next(iter(samples), None)
     if not samples:

@@ -44,6 +44,9 @@ class PictureStore(Protocol):
     def mask(self, stem: str, mask: Shaped[Tensor, "H W"]) -> str:
         """Keep a mask."""
 
+    def moment(self, epoch: int, step: int) -> str:
+        """What tells the pictures of this pass from those of others."""
+
 
 def line_of(record: Record, store: PictureStore) -> Line:
     """The record as a line.
@@ -168,18 +171,18 @@ def _write_panels(record: Panels, store: PictureStore) -> Line:
 
 
 def _panel(panel: Panel, record: Panels, store: PictureStore) -> Line:
-    """The image and the mask of a sample stay the same, its heatmaps have a file for each epoch."""
-    stem, epoch, true = f"{record.key}/{slug(panel.sample)}", record.epoch, panel.true_overlay
+    """The image and the mask of a sample stay the same, its heatmaps have a file for each pass."""
+    stem, true = f"{record.key}/{slug(panel.sample)}", panel.true_overlay
+    moment = store.moment(record.epoch, record.step)
     line = {item.name: getattr(panel, item.name) for item in fields(Panel) if item.name not in _PICTURES}
     line |= {name: None if line[name] is None else asdict(line[name]) for name in ("since_last", "since_first")}
     overlays = {
-        method: store.picture(f"{stem}-{slug(method)}-{epoch:04d}", overlay)
-        for method, overlay in panel.overlays.items()
+        method: store.picture(f"{stem}-{slug(method)}-{moment}", overlay) for method, overlay in panel.overlays.items()
     }
     return line | {
         "image": store.picture(stem, panel.image),
         "overlays": overlays,
-        "true_overlay": None if true is None else store.picture(f"{stem}-true-{epoch:04d}", true),
+        "true_overlay": None if true is None else store.picture(f"{stem}-true-{moment}", true),
         "mask": None if panel.mask is None else store.mask(stem, panel.mask),
     }
 
@@ -194,22 +197,23 @@ def _read_panels(history: History, line: Line) -> None:
 
 
 def _write_verdicts(record: Verdicts, store: PictureStore) -> Line:
-    examples = [_example(example, index, record.epoch, store) for index, example in enumerate(record.examples)]
-    strips = [_strip(strip, record.epoch, store) for strip in record.strips]
+    moment = store.moment(record.epoch, record.step)
+    examples = [_example(example, index, moment, store) for index, example in enumerate(record.examples)]
+    strips = [_strip(strip, moment, store) for strip in record.strips]
     return {"rows": _rows(record.rows), "examples": examples, "strips": strips}
 
 
-def _example(example: Example, index: int, epoch: int, store: PictureStore) -> Line:
-    stem = f"reliance/examples/{slug(example.class_name)}-{epoch:04d}-{index:03d}"
+def _example(example: Example, index: int, moment: str, store: PictureStore) -> Line:
+    stem = f"reliance/examples/{slug(example.class_name)}-{moment}-{index:03d}"
     line = {item.name: getattr(example, item.name) for item in fields(Example)}
     line["original"] = store.picture(f"{stem}-original", example.original)
     line["intervened"] = store.picture(f"{stem}-intervened", example.intervened)
     return line
 
 
-def _strip(strip: Strip, epoch: int, store: PictureStore) -> Line:
+def _strip(strip: Strip, moment: str, store: PictureStore) -> Line:
     line = {item.name: getattr(strip, item.name) for item in fields(Strip)}
-    line["picture"] = store.picture(f"reliance/regions/{slug(strip.class_name)}-{epoch:04d}", strip.picture)
+    line["picture"] = store.picture(f"reliance/regions/{slug(strip.class_name)}-{moment}", strip.picture)
     return line
 
 

@@ -7,6 +7,8 @@ from io import StringIO
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
+from camtrain.records.history import Epoch
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -34,8 +36,8 @@ class Series:
 
     name: str
     color: str
-    values: Mapping[int, float]
-    intervals: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    values: Mapping[Epoch, float]
+    intervals: Mapping[Epoch, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def latest(self) -> float:
@@ -57,7 +59,7 @@ class Band:
 
 
 def line_chart(
-    series: Sequence[Series], *, unit: Unit = "value", start: int | None = None, epochs: Sequence[int] = ()
+    series: Sequence[Series], *, unit: Unit = "value", start: Epoch | None = None, epochs: Sequence[Epoch] = ()
 ) -> str:
     """The curves over epochs as inline SVG; `start` marks the epoch at which alignment began.
 
@@ -79,7 +81,7 @@ def line_chart(
     return _svg(draw, {_SERIES[index]: one.color for index, one in enumerate(series)})
 
 
-def area_chart(series: Sequence[Series], *, start: int | None = None) -> str:
+def area_chart(series: Sequence[Series], *, start: Epoch | None = None) -> str:
     """Shares that add up to one, stacked over epochs (first at the bottom), as inline SVG.
 
     >>> area_chart([Series("a", "red", {0: 0.5, 1: 0.5}), Series("b", "blue", {0: 0.5, 1: 0.5})])[:4]
@@ -89,7 +91,8 @@ def area_chart(series: Sequence[Series], *, start: int | None = None) -> str:
 
     def draw(axes: "Axes") -> None:
         wide = epochs if len(epochs) > 1 else [epoch + shift for epoch in epochs for shift in (-0.4, 0.4)]
-        stacks = [[one.values.get(round(epoch), 0.0) for epoch in wide] for one in series]
+        at = epochs if len(epochs) > 1 else [epoch for epoch in epochs for _ in range(2)]
+        stacks = [[one.values.get(epoch, 0.0) for epoch in at] for one in series]
         stacks = [[value if isfinite(value) else 0.0 for value in stack] for stack in stacks]
         axes.stackplot(wide, stacks, colors=_SERIES[: len(series)], linewidth=0)
         axes.set_ylim(0, 1)
@@ -138,13 +141,13 @@ def _draw_intervals(axes: "Axes", one: Series, index: int) -> None:
         axes.vlines(list(known), lows, highs, color=_SERIES[index], alpha=0.5, linewidth=2)
 
 
-def _mark(axes: "Axes", start: int | None) -> None:
+def _mark(axes: "Axes", start: Epoch | None) -> None:
     if start is not None:
         axes.axvline(start - 0.5, color=_ACCENT, linewidth=1.2, linestyle=(0, (3, 3)))
         axes.text(start - 0.45, 1.01, "alignment", color=_ACCENT, transform=axes.get_xaxis_transform(), fontsize=8.5)
 
 
-def _format(axes: "Axes", unit: Unit, epochs: Sequence[int]) -> None:
+def _format(axes: "Axes", unit: Unit, epochs: Sequence[Epoch]) -> None:
     _format_values(axes, unit)
     _format_epochs(axes, epochs)
     _dress(axes)
@@ -157,11 +160,12 @@ def _dress(axes: "Axes") -> None:
     axes.spines["bottom"].set_color(_GRID)
 
 
-def _format_epochs(axes: "Axes", epochs: Sequence[int]) -> None:
+def _format_epochs(axes: "Axes", epochs: Sequence[Epoch]) -> None:
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
     few = len(epochs) <= MOST_TICKS
-    axes.xaxis.set_major_locator(FixedLocator(list(epochs)) if few else MaxNLocator(integer=True, nbins=8))
+    whole = [epoch for epoch in epochs if epoch == int(epoch)]  # passes within an epoch lie before it
+    axes.xaxis.set_major_locator(FixedLocator(whole) if few else MaxNLocator(integer=True, nbins=8))
     if epochs:
         margin = max(0.4, 0.03 * (epochs[-1] - epochs[0]))
         axes.set_xlim(epochs[0] - margin, epochs[-1] + margin)

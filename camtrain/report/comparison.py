@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from camtrain.records import HEATMAPS, History, VerdictRow, read_history
+from camtrain.records.history import Epoch
 from camtrain.records.run_info import read_run_info
 from camtrain.report import summary as story
 from camtrain.report.charts import Series, line_chart
@@ -151,15 +152,15 @@ def _seen(sample: str, found: Sequence[Mapping[str, _Reel]]) -> Seen:
     return Seen(sample, picture, label, [reel[sample][2] if sample in reel else None for reel in found])
 
 
-def _accuracy(history: History) -> dict[int, float]:
+def _accuracy(history: History) -> dict[Epoch, float]:
     return history.scalars.get(story.accuracy_names(history)[0] or "", {})
 
 
-def _worst(history: History) -> dict[int, float]:
+def _worst(history: History) -> dict[Epoch, float]:
     return history.scalars.get(story.accuracy_names(history)[1] or "", {})
 
 
-def _energy(history: History) -> dict[int, float]:
+def _energy(history: History) -> dict[Epoch, float]:
     return history.scalars.get(next(iter(story.inside_energy_names(history).values()), ""), {})
 
 

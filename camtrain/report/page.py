@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from camtrain.records import CELLS, HEATMAPS, History, VerdictRow, read_history
+from camtrain.records.history import Epoch
 from camtrain.records.run_info import flatten, read_run_info
 from camtrain.reliance.remedies import advice_for
 from camtrain.report import summary as story
@@ -218,7 +219,7 @@ def effect_axis(rows: Sequence[VerdictRow]) -> EffectAxis:
     return EffectAxis(low - margin, high + margin)
 
 
-def curves(history: History, start: int | None) -> list[Chart]:
+def curves(history: History, start: Epoch | None) -> list[Chart]:
     """The charts that have anything to draw."""
     accuracy, worst = story.accuracy_names(history)
     named = {"Accuracy": accuracy, "Worst group": worst, "Training": story.training_accuracy_name(history)}
@@ -235,7 +236,7 @@ def curves(history: History, start: int | None) -> list[Chart]:
     return [chart for chart in drawn if chart is not None]
 
 
-def _effects_chart(history: History, start: int | None) -> Chart | None:
+def _effects_chart(history: History, start: Epoch | None) -> Chart | None:
     """The effects of the classes that had the strongest, over the rounds of detection, with their intervals."""
     found = story.effects_by_class(history)
     if not found or len(history.verdicts) < 2:
@@ -253,7 +254,7 @@ def _effects_chart(history: History, start: int | None) -> Chart | None:
     return Chart("What hangs on the cue: effects with intervals", series, svg, "ratio")
 
 
-def _class_chart(history: History, start: int | None) -> Chart | None:
+def _class_chart(history: History, start: Epoch | None) -> Chart | None:
     series = [
         Series(name, f"var(--series-{index})", values)
         for index, (name, values) in enumerate(energies_by_class(history).items())
@@ -264,7 +265,7 @@ def _class_chart(history: History, start: int | None) -> Chart | None:
     return Chart("Inside energy by class", series, svg, "ratio")
 
 
-def _chart(history: History, title: str, names: Mapping[str, str], start: int | None, unit: Unit) -> Chart | None:
+def _chart(history: History, title: str, names: Mapping[str, str], start: Epoch | None, unit: Unit) -> Chart | None:
     found = [(label, history.scalars.get(name, {})) for label, name in names.items()][:6]
     series = [Series(label, f"var(--series-{index})", values) for index, (label, values) in enumerate(found)]
     if not any(isfinite(one.latest) for one in series):
@@ -284,7 +285,7 @@ def _cells(history: History, run: story.EpochSpan) -> list[tuple[str, dict[str, 
     return [(f"epoch {before}" + (", before alignment" if run.aligned else ""), history.cells[before]), *latest]
 
 
-def _cells_chart(history: History, start: int | None) -> Markup | None:
+def _cells_chart(history: History, start: Epoch | None) -> Markup | None:
     if len(history.cells) < 2:
         return None
     by_epoch = {epoch: story.shares(counts) for epoch, counts in history.cells.items()}

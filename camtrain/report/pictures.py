@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from camtrain.records import FAILURES, HEATMAPS
-from camtrain.records.history import History, Line, Pass
+from camtrain.records.history import Epoch, History, Line, Pass
 from camtrain.records.images import data_uri, jpeg, read_mask, read_pixels, to_pixels
 from camtrain.render import draw_contours
 from camtrain.report.summary import OFF_THE_OBJECT
@@ -22,7 +22,7 @@ GONE = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAA
 class Frame:
     """One probe at one epoch: overlays by method as data URIs, what was said of it then, and how far that moved."""
 
-    epoch: int
+    epoch: Epoch
     overlays: dict[str, str]
     predicted: str | None
     probability: float | None
@@ -128,7 +128,7 @@ class SavedPictures:
             return None
 
 
-def spread(epochs: Sequence[int], most: int) -> list[int]:
+def spread(epochs: Sequence[Epoch], most: int) -> list[Epoch]:
     """At most `most` of the epochs, evenly spread, the first and the last among them.
 
     >>> spread(range(10), 4)
@@ -139,7 +139,7 @@ def spread(epochs: Sequence[int], most: int) -> list[int]:
     return [epochs[round(index * (len(epochs) - 1) / (most - 1))] for index in range(most)]
 
 
-def film_epochs(history: History, most: int = 12, start: int | None = None) -> list[int]:
+def film_epochs(history: History, most: int = 12, start: Epoch | None = None) -> list[Epoch]:
     """The epochs that the film strips show: evenly spread, first and last among them, and those around `start`."""
     epochs = list(history.panels.get(HEATMAPS, {}))
     chosen = spread(epochs, most)
@@ -153,7 +153,7 @@ def film_epochs(history: History, most: int = 12, start: int | None = None) -> l
     return sorted(fixed.union(free))
 
 
-def films(history: History, pictures: SavedPictures, epochs: Sequence[int], most: int = 12) -> list[Film]:
+def films(history: History, pictures: SavedPictures, epochs: Sequence[Epoch], most: int = 12) -> list[Film]:
     """The probes over these epochs, those seen most often first come, at most `most` of them."""
     passes = [history.panels[HEATMAPS][epoch] for epoch in epochs]
     seen: dict[str, int] = {}
@@ -165,7 +165,7 @@ def films(history: History, pictures: SavedPictures, epochs: Sequence[int], most
 
 
 def failures(
-    history: History, pictures: SavedPictures, epoch: int | None, when: str, most: int = 36
+    history: History, pictures: SavedPictures, epoch: Epoch | None, when: str, most: int = 36
 ) -> list[FailureCase]:
     """The failure cases of the last pass up to an epoch, said to be of `when`."""
     passes = [at for at in history.panels.get(FAILURES, {}) if epoch is not None and at <= epoch]
@@ -174,7 +174,7 @@ def failures(
 
 
 def interventions(
-    history: History, pictures: SavedPictures, epoch: int | None, most: int = 2
+    history: History, pictures: SavedPictures, epoch: Epoch | None, most: int = 2
 ) -> dict[str, list[Intervention]]:
     """By class name, the examples of the last detection up to an epoch, at most `most` of a class."""
     passes = [at for at in history.examples if epoch is not None and at <= epoch]
@@ -187,7 +187,7 @@ def interventions(
     return found
 
 
-def places(history: History, pictures: SavedPictures, epoch: int | None) -> dict[str, Place]:
+def places(history: History, pictures: SavedPictures, epoch: Epoch | None) -> dict[str, Place]:
     """By class name, where its cue lay in the last detection up to an epoch."""
     passes = [at for at in history.strips if epoch is not None and at <= epoch]
     found: dict[str, Place] = {}
@@ -207,7 +207,7 @@ def _film(sample: str, passes: Sequence[Pass], pictures: SavedPictures) -> Film:
     return Film(sample, pictures.outlined(first) or GONE, first["label_name"], first["group_name"], frames)
 
 
-def _frame(epoch: int, item: Line, pictures: SavedPictures) -> Frame:
+def _frame(epoch: Epoch, item: Line, pictures: SavedPictures) -> Frame:
     overlays = {method: uri for method, uri in pictures.overlays(item).items() if uri}
     move = item.get("since_last")
     return Frame(

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import isnan
+from math import inf, isnan
 from typing import Any, Literal
 
 from camtrain.records import CELLS, RIGHT_UNGROUNDED, FourCells, VerdictRow
-from camtrain.records.history import NAN, History
+from camtrain.records.history import NAN, Epoch, History
 
 FLAGGED = "reliance/flagged"
 CHANCE, CEILING = "cam/inside_energy_chance", "cam/inside_energy_ceiling/"
@@ -29,8 +29,8 @@ class EpochSpan:
     With alignment, `before` is the last epoch without it; otherwise the first epoch.
     """
 
-    before: int | None
-    after: int | None
+    before: Epoch | None
+    after: Epoch | None
     aligned: bool
 
 
@@ -61,7 +61,7 @@ class Measure:
         return (self.change > 0) == self.rises
 
 
-def alignment_start(history: History) -> int | None:
+def alignment_start(history: History) -> Epoch | None:
     """The first epoch at which alignment was on; None where it never was.
 
     >>> alignment_start(History(scalars={"alignment/active": {0: 0.0, 1: 0.0, 2: 1.0}}))
@@ -85,15 +85,15 @@ def span(history: History) -> EpochSpan:
     return EpochSpan(epochs[0] if len(epochs) > 1 else None, epochs[-1], False)
 
 
-def value_at(by_epoch: dict[int, float], epoch: int | None, *, since: int = 0) -> float:
-    """The latest number from epoch `since` up to `epoch`; NaN where there is none.
+def value_at(by_epoch: dict[Epoch, float], epoch: Epoch | None, *, after: Epoch | float = -inf) -> float:
+    """The latest number up to `epoch` and later than `after`; NaN where there is none.
 
     >>> value_at({0: 0.5, 2: 0.7, 3: float("nan")}, 3)
     0.7
     """
     if epoch is None:
         return NAN
-    known = [value for at, value in by_epoch.items() if since <= at <= epoch and not isnan(value)]
+    known = [value for at, value in by_epoch.items() if after < at <= epoch and not isnan(value)]
     return known[-1] if known else NAN
 
 
@@ -157,7 +157,7 @@ def measures(history: History) -> list[Measure]:
     return [row for row in rows if row is not None and not (isnan(row.before) and isnan(row.after))]
 
 
-def images_held(history: History, epoch: int | None) -> dict[str, int]:
+def images_held(history: History, epoch: Epoch | None) -> dict[str, int]:
     """By class, how many images the validation data hold, as the last table of classes up to an epoch counts them.
 
     >>> images_held(History(classes={0: {"rows": [{"class_name": "cat", "images": 24}]}}), 0)
@@ -168,7 +168,7 @@ def images_held(history: History, epoch: int | None) -> dict[str, int]:
     return {row["class_name"]: row["images"] for row in rows}
 
 
-def latest_verdicts(history: History, epoch: int | None) -> list[VerdictRow]:
+def latest_verdicts(history: History, epoch: Epoch | None) -> list[VerdictRow]:
     """The verdicts of the last detection up to an epoch; empty where there is none."""
     passes = [at for at in history.verdicts if epoch is not None and at <= epoch]
     return history.verdicts[passes[-1]] if passes else []
@@ -192,14 +192,14 @@ def headline(history: History) -> str:
     return f"Before alignment, {_lean(earlier, len(now), 'leaned', 'leaned')}. {_outcome(now)}"
 
 
-def effects_by_class(history: History, most: int = 6) -> dict[str, dict[int, VerdictRow]]:
+def effects_by_class(history: History, most: int = 6) -> dict[str, dict[Epoch, VerdictRow]]:
     """By class and epoch what was measured, of the classes whose effect was the strongest in any round.
 
     >>> rounds = {e: [VerdictRow(0, "boat", "reliant", e / 9, 0.0, 0.5, 0.0, 0.01, 9)] for e in (1, 2)}
     >>> list(effects_by_class(History(verdicts=rounds))["boat"])
     [1, 2]
     """
-    found: dict[str, dict[int, VerdictRow]] = {}
+    found: dict[str, dict[Epoch, VerdictRow]] = {}
     for epoch, rows in history.verdicts.items():
         for row in rows:
             if not isnan(row.effect):
@@ -304,10 +304,10 @@ def _share_measure(history: History) -> Measure | None:
     return _spanned(history, OFF_THE_OBJECT.capitalize(), by_epoch, "share", rises=False)
 
 
-def _spanned(history: History, label: str, by_epoch: dict[int, float], unit: Unit, rises: bool) -> Measure:
+def _spanned(history: History, label: str, by_epoch: dict[Epoch, float], unit: Unit, rises: bool) -> Measure:
     run = span(history)
-    since = 0 if run.before is None else run.before + 1
-    return Measure(label, value_at(by_epoch, run.before), value_at(by_epoch, run.after, since=since), unit, rises)
+    since = -inf if run.before is None else run.before
+    return Measure(label, value_at(by_epoch, run.before), value_at(by_epoch, run.after, after=since), unit, rises)
 
 
 def summary_of(history: History) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from camtrain.records import RIGHT_UNGROUNDED
-from camtrain.records.history import NAN, History, Line
+from camtrain.records.history import NAN, Epoch, History, Line
 from camtrain.report import summary as story
 
 MOST_CLASSES = 16  # in the matrix
@@ -52,7 +52,7 @@ def class_lines(history: History, run: story.EpochSpan) -> list[ClassLine]:
     return sorted(lines, key=_worry)[:MOST_ROWS]
 
 
-def matrix(history: History, epoch: int | None) -> list[list[Square]]:
+def matrix(history: History, epoch: Epoch | None) -> list[list[Square]]:
     """Rows of true classes over predicted ones, of the last pass up to an epoch; empty where nothing was recorded.
 
     Of many classes only those that are confused most often.
@@ -71,9 +71,9 @@ def matrix(history: History, epoch: int | None) -> list[list[Square]]:
     ]
 
 
-def energies_by_class(history: History) -> dict[str, dict[int, float]]:
+def energies_by_class(history: History) -> dict[str, dict[Epoch, float]]:
     """Inside energy by class and epoch, of the few classes where it lies lowest in the end; empty without masks."""
-    found: dict[str, dict[int, float]] = {}
+    found: dict[str, dict[Epoch, float]] = {}
     for epoch, one in history.classes.items():
         for row in one["rows"]:
             if row["inside_energy"] is not None:
@@ -82,7 +82,7 @@ def energies_by_class(history: History) -> dict[str, dict[int, float]]:
     return {name: found[name] for name in lowest[:MOST_CURVES]}
 
 
-def _pass_at(history: History, epoch: int | None) -> Line | None:
+def _pass_at(history: History, epoch: Epoch | None) -> Line | None:
     passes = [at for at in history.classes if epoch is not None and at <= epoch]
     return history.classes[passes[-1]] if passes else None
 

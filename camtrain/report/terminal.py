@@ -10,6 +10,7 @@ from rich.table import Table
 
 from camtrain.packages import is_a
 from camtrain.records import History, VerdictRow
+from camtrain.records.history import Epoch
 from camtrain.reliance.remedies import advice_for
 from camtrain.report.formatting import signed
 from camtrain.report.summary import (
@@ -62,7 +63,7 @@ def print_line(line: str, bar: Any = None) -> None:
         bar.print(line)
 
 
-def epoch_line(values: Mapping[str, float], epoch: int) -> str:
+def epoch_line(values: Mapping[str, float], epoch: Epoch) -> str:
     """An epoch in a line: its accuracies, inside energy, flagged classes, and whether alignment is on.
 
     >>> epoch_line({"val/accuracy": 0.91, "cam/inside_energy/grad_cam": 0.4, "alignment/weight": 1.0}, epoch=3)

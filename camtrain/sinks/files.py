@@ -58,6 +58,7 @@ class FilesSink:
         self._starts = starts
         self._lock = threading.RLock()
         self._lines = Appender(self.folder)
+        self._steps: dict[int, int] = {}  # by epoch, of its first pass with pictures
 
     def write(self, *records: Record) -> None:
         """Append the records of one pass, the numbers before the pictures; raises the first error at the end."""
@@ -102,6 +103,11 @@ class FilesSink:
     def mask(self, stem: str, mask: Shaped[Tensor, "H W"]) -> str:
         """Keep a mask as PNG, whatever pictures are kept as."""
         return self._store(f"images/{stem}-mask.png", mask_png(mask))
+
+    def moment(self, epoch: int, step: int) -> str:
+        """The epoch, and the step as well in an epoch's later passes."""
+        first = self._steps.setdefault(epoch, step)
+        return f"{epoch:04d}" if step == first else f"{epoch:04d}-{step}"
 
     def _store(self, name: str, content: bytes) -> str:
         path = self.folder / name

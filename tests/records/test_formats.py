@@ -39,6 +39,7 @@ from camtrain.records.run_info import read_run_info, write_run_info
 from camtrain.records.verdicts import read_verdicts, write_verdicts
 from camtrain.report import write_report
 from camtrain.report.comparison import comparison_of, read_run
+from camtrain.report.summary import measures
 from camtrain.sinks import FilesSink
 
 EARLIER = Path(__file__).parent / "earlier_run"
@@ -54,6 +55,9 @@ class Store:
 
     def mask(self, stem, mask):
         return f"{stem}.png"
+
+    def moment(self, epoch, step):
+        return f"{epoch:04d}"
 
 
 def back(record):
@@ -199,3 +203,26 @@ def test_places_that_notebooks_import_from__still_work():
     from camtrain.sinks.report import write_report as earlier_write_report
 
     assert (earlier_read_history, earlier_write_report) == (read_history, write_report)
+
+
+def test_history__keeps_the_passes_of_one_epoch_apart(tmp_path, make_pass):
+    sink = FilesSink(tmp_path)
+    for epoch, step, energy in ((0, 2, 0.2), (0, 4, 0.3), (0, 8, 0.4), (1, 16, 0.5)):
+        sink.write(*make_pass(epoch, step, energy=energy))
+    history = read_history(tmp_path)
+    assert history.scalars["cam/inside_energy/grad_cam"] == {-0.75: 0.2, -0.5: 0.3, 0: 0.4, 1: 0.5}
+    assert [str(epoch) for epoch in history.epochs] == ["0 at 25 %", "0 at 50 %", "0", "1"]
+    frames = [one.items[0]["overlays"]["grad_cam"] for one in history.panels[HEATMAPS].values()]
+    assert len(set(frames)) == 4
+    assert all((tmp_path / frame).is_file() for frame in frames)
+    page = write_report(tmp_path).read_text()
+    assert '<th class="">epoch 0 at 25 %</th>' in page
+    assert "epoch 0 at 25 % to 1" in page
+
+
+def test_history__of_one_long_epoch_tells_its_beginning_from_its_end(tmp_path, make_pass):
+    for step, energy in ((2, 0.2), (8, 0.4)):
+        FilesSink(tmp_path).write(*make_pass(0, step, energy=energy))
+    assert comparison_of([read_run(tmp_path)])["Inside energy, grad_cam"] == [0.4]
+    (measure,) = [one for one in measures(read_history(tmp_path)) if one.label == "Inside energy, grad_cam"]
+    assert (measure.before, measure.after) == (0.2, 0.4)

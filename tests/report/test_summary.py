@@ -34,7 +34,7 @@ def test_span__is_told_from_around_the_start_of_alignment():
 
 def test_value_at__skips_what_was_not_measured():
     assert value_at({0: 0.1, 1: NAN, 4: 0.4}, 3) == 0.1
-    assert isnan(value_at({0: 0.1, 4: 0.4}, 3, since=1))
+    assert isnan(value_at({0: 0.1, 4: 0.4}, 3, after=0))
     assert isnan(value_at({0: 0.1}, None))
 
 
