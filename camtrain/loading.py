@@ -18,7 +18,6 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from camtrain.cam import evaluating, find_logits
 from camtrain.errors import ConfigurationError
 
 _log = logging.getLogger("camtrain")
@@ -111,9 +110,10 @@ def load_model(spec: str, weights: str | None, classes: int | None) -> nn.Module
         return _from_checkpoint(kind, weights)
     count = classes or _classes_in(weights) or 1000
     network = build_network(spec, count)
-    if weights is None:
-        _log.warning("%s", _of_no_weights(source, spec))
-    else:
+    if weights is None and source:  # of a network of the user's own `explain` looks whether it was trained
+        name_of_them = ", or --weights DEFAULT" * (source == "torchvision")
+        _log.warning("%s has random weights: give those to look at with --weights FILE%s.", spec, name_of_them)
+    if weights is not None:
         _require_whole(load_weights(network, weights, name if source == "torchvision" else None), weights, count)
     return network.eval()
 
@@ -171,13 +171,6 @@ def zoo_names(spec: str, count: int) -> list[str] | None:
     if source == "timm":
         return _timm_names(name, count)
     return None
-
-
-def count_classes(network: nn.Module, size: int) -> int:
-    """How many classes a network answers for, asked with one black image of this side."""
-    device = next((each.device for each in network.parameters()), torch.device("cpu"))
-    with torch.no_grad(), evaluating(network):
-        return int(find_logits(network(torch.zeros(1, 3, size, size, device=device))).shape[1])
 
 
 def device_of(name: str) -> torch.device:
@@ -258,14 +251,6 @@ def _timm(name: str, options: dict[str, Any]) -> nn.Module:
     except RuntimeError as error:
         raise ConfigurationError(f"timm has no model {name!r}: {error}.") from error
     return network
-
-
-def _of_no_weights(source: str, spec: str) -> str:
-    if source == "torchvision":
-        return f"{spec} has random weights: give those to look at with --weights FILE, or --weights DEFAULT."
-    if source == "timm":
-        return f"{spec} has random weights: give those to look at with --weights FILE."
-    return f"{spec} has the weights that its code gave it, random where that loads none: else give --weights FILE."
 
 
 def _timm_names(name: str, count: int) -> list[str] | None:

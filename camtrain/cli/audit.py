@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from camtrain.callbacks import ExplanationMonitor, RelianceDetector
 from camtrain.cam import find_logits
+from camtrain.cli.answers import output_of
 from camtrain.cli.images import Relabeled, open_folder
 from camtrain.cli.options import AuditOptions
 from camtrain.cli.tables import columns_of, default_table, write_table
@@ -24,7 +25,7 @@ from camtrain.data.batches import read_batch
 from camtrain.data.transforms import eval_transform
 from camtrain.errors import ConfigurationError
 from camtrain.explanation import explain
-from camtrain.loading import count_classes, device_of, load_model, model_names, read_names, zoo_names
+from camtrain.loading import device_of, load_model, model_names, read_names, zoo_names
 from camtrain.metrics.suite import CURVES, FAITHFUL, ON_MASKS, Suite, interval_of
 from camtrain.records import Curve, MetricRow, Metrics, read_history
 from camtrain.records.run_info import write_run_info
@@ -33,6 +34,7 @@ from camtrain.report.summary import latest_verdicts, summary_of
 from camtrain.report.terminal import advised, summary_table
 from camtrain.sinks import FilesSink
 from camtrain.sinks.run import Run
+from camtrain.tasks import SingleLabel, resolve_task
 
 RELIANT_FOUND = 3
 
@@ -48,17 +50,21 @@ def run(options: AuditOptions) -> int:
     metrics = chosen_metrics(options.metrics, masked=dataset.masked)
     if options.metric_images < 1:
         raise ConfigurationError(f"--metric-images is at least 1, got {options.metric_images}.")
-    if named is None and (zoo := zoo_names(options.model, count_classes(network, options.size))):
+    outputs = find_logits(output_of(network, options.size))
+    if outputs.numel() == 1 and metrics:
+        raise ConfigurationError("--metrics asks a logit of each class; this network has one: audit it without.")
+    if named is None and (zoo := zoo_names(options.model, outputs.numel())):
         named = zoo
         if isinstance(dataset, Relabeled) and set(dataset.class_names) <= set(zoo):
             dataset = Relabeled(dataset.dataset, zoo)
     names = dataset.class_names if isinstance(dataset, Relabeled) else named or []
-    monitor = ExplanationMonitor(options.methods, options.layers, 1, options.num_probes, options.num_failures)
+    shown = (options.num_probes, options.num_failures)
+    monitor = ExplanationMonitor(options.methods, options.layers, 1, *shown, task=options.task)
     callbacks: list[pl.Callback] = [monitor]
     if isinstance(dataset, Relabeled) and len(dataset.labels) > 1:
-        callbacks.insert(0, RelianceDetector(lend_from_training=False))
+        callbacks.insert(0, RelianceDetector(lend_from_training=False, task=options.task))
     trainer = _trainer(options, callbacks)
-    module = Audited(network, names, options.mean, options.std)
+    module = Audited(network, names, options)
     trainer.validate(module, datamodule=Audit(dataset, names, options), verbose=False)
     if not trainer.is_global_zero:
         return 0
@@ -70,11 +76,11 @@ def run(options: AuditOptions) -> int:
 class Audited(pl.LightningModule):
     """Any network, validated."""
 
-    def __init__(self, network: nn.Module, names: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, network: nn.Module, names: Sequence[str], options: AuditOptions) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.task = network, options.task
         self.class_names = list(names)
-        self.mean, self.std = list(mean), list(std)
+        self.mean, self.std = list(options.mean), list(options.std)
 
     def forward(self, images: Tensor) -> Tensor:
         """The network's logits."""
@@ -85,6 +91,12 @@ class Audited(pl.LightningModule):
         read = read_batch(batch)
         logits = self(read.images)
         if read.labels is not None:
+            task = resolve_task(self.task, logits, read)
+            if not isinstance(task, SingleLabel):
+                raise ConfigurationError(
+                    f"An audit is of one label an image (--task single_label or binary), not {task}."
+                )
+            logits = task.read(logits)
             _require_same_classes(logits, self.class_names)
             self.log("val/loss", F.cross_entropy(logits, read.labels), sync_dist=True, batch_size=len(read))
             right = (logits.argmax(1) == read.labels).float().mean()

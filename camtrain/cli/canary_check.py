@@ -14,7 +14,8 @@ from rich.table import Table
 from scipy.special import stdtrit
 from torch import Tensor, nn
 
-from camtrain.cam import evaluating, find_logits
+from camtrain.cam import evaluating
+from camtrain.cli.answers import choice_of, output_of
 from camtrain.cli.compare import find_run
 from camtrain.cli.options import CanaryOptions
 from camtrain.data.canary import Canary
@@ -28,6 +29,7 @@ from camtrain.records import VerdictRow, read_history
 from camtrain.reliance import Criteria
 from camtrain.report.formatting import signed
 from camtrain.report.summary import latest_verdicts
+from camtrain.tasks import SingleLabel
 
 TRUTH_FILE = "canary.json"
 NO_CUE = -1
@@ -158,6 +160,7 @@ def _alone(options: CanaryOptions, truth: Mapping[str, Any], folder: Path) -> tu
     )
     settings = _settings_of(folder)
     side = options.size or settings.get("image_size") or 224
+    choice = choice_of(options.task, output_of(network, side))
     transform = eval_transform(side, settings.get("mean") or IMAGENET_MEAN, settings.get("std") or IMAGENET_STD)
     held_out = {sample.split for sample in dataset.samples} - {"train", None}
     effects = {}
@@ -169,14 +172,20 @@ def _alone(options: CanaryOptions, truth: Mapping[str, Any], folder: Path) -> tu
         ]
         rows = [rows[place * len(rows) // min(len(rows), MOST)] for place in range(min(len(rows), MOST))]
         name = dataset.class_names[label]
-        values = repainted(network, dataset, canary, rows, names.index(name), transform)
+        values = repainted(network, choice, dataset, canary, rows, names.index(name), transform)
         if len(values):
             effects[name] = mean_interval(float(values.sum()), float(values @ values), len(values))
     return effects, ""
 
 
 def repainted(
-    network: nn.Module, dataset: MaskedImageFolder, canary: Canary, rows: Sequence[int], answer: int, transform: Any
+    network: nn.Module,
+    choice: SingleLabel,
+    dataset: MaskedImageFolder,
+    canary: Canary,
+    rows: Sequence[int],
+    answer: int,
+    transform: Any,
 ) -> Tensor:
     """The probability of the network's class `answer` with the image's own cue, less with another's or none."""
     differences = []
@@ -191,7 +200,7 @@ def repainted(
             painted = canary.paint(image.expand(2, -1, -1, -1), shown, keys, mask.expand(2, -1, -1))
             pixels = (painted * 255).round().clamp(0, 255).to(torch.uint8)
             inputs = torch.stack([transform_pair(transform, each, mask)[0] for each in pixels])
-            own, another = find_logits(network(inputs)).softmax(1)[:, answer].tolist()
+            own, another = choice.read(network(inputs)).softmax(1)[:, answer].tolist()
             differences.append(own - another)
     return torch.tensor(differences, dtype=torch.float64)
 

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from camtrain.cam import class_index, predicted_class
+from camtrain.cli.answers import choice_of, named_answers, output_of, target_of
 from camtrain.cli.images import read_transformed
 from camtrain.cli.options import ExplainOptions
 from camtrain.data.files import read_image
 from camtrain.data.transforms import eval_transform
 from camtrain.errors import ConfigurationError, DataError
 from camtrain.explanation import explain
-from camtrain.loading import count_classes, device_of, load_model, model_names, read_names, zoo_names
+from camtrain.loading import device_of, load_model, model_names, read_names, zoo_names
 from camtrain.records.images import jpeg, png, to_pixels
 from camtrain.render import overlay
 from camtrain.render.sheets import Pair, contact_sheet
@@ -65,21 +65,22 @@ def answers_of(spec: str, weights: str | None, title: str, options: ExplainOptio
     given = read_names(options.classes)
     device = device_of(options.device)
     network = load_model(spec, weights, len(given) if given else None).to(device)
-    names = model_names(network, options.classes, weights)
-    names = names or zoo_names(spec, count_classes(network, options.size))
+    output = output_of(network, options.size)
+    choice = choice_of(options.task, output)
+    names = model_names(network, options.classes, weights) or zoo_names(spec, choice.read(output).shape[1])
+    index = None if options.target is None else _index(options.target, names)
     transform = eval_transform(options.size, options.mean, options.std)
-    target = predicted_class if options.target is None else class_index(_index(options.target, names))
     layers: Any = options.layers
     for path in options.images:
         image = read_transformed(path, transform).unsqueeze(0).to(device)
-        explanation = explain(network, image, layers=layers, methods=options.methods, target=target)
+        explanation = explain(network, image, layers=layers, methods=options.methods, target=target_of(choice, index))
         layers = list(explanation.layers)  # chosen once
-        probability, index = (value.item() for value in explanation.logits.softmax(1)[0].max(0))
+        ((name, probability),) = named_answers(choice, explanation.logits, names)
         original = read_image(path).unsqueeze(0)
         yield Answer(
             path,
             title,
-            _name(names, int(index)),
+            name,
             probability,
             {method: explanation.state_names(method)[0] for method in explanation.heatmaps},
             {method: overlay(original, heat.cpu())[0] for method, heat in explanation.heatmaps.items()},
@@ -142,7 +143,3 @@ def _index(target: str, names: list[str] | None) -> int:
     if target.isdigit():
         return int(target)
     raise ConfigurationError(f"No class is called {target!r}: give its index, or --classes FILE that names it.")
-
-
-def _name(names: list[str] | None, index: int) -> str:
-    return names[index] if names and index < len(names) else f"class {index}"

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from camtrain.cli.answers import choice_of, named_answers, output_of, target_of
 from camtrain.cli.compare import find_run
 from camtrain.cli.options import FilmOptions
 from camtrain.data.transforms import eval_transform, transform_pair
 from camtrain.errors import ConfigurationError, DataError
 from camtrain.explanation import explain
-from camtrain.loading import count_classes, device_of, load_model, model_names, zoo_names
+from camtrain.loading import device_of, load_model, model_names, zoo_names
 from camtrain.records import HEATMAPS, read_history
 from camtrain.records.images import read_pixels
 from camtrain.render import overlay
@@ -44,19 +45,21 @@ def video_frames(path: Path, options: FilmOptions) -> Iterator[Tensor]:
         raise ConfigurationError("A video needs a model to explain it: --model torchvision:resnet18 --weights FILE.")
     device = device_of(options.device)
     network = load_model(options.model, options.weights, None).to(device)
+    output = output_of(network, options.size)
+    choice = choice_of(options.task, output)
     names = model_names(network, options.classes, options.weights)
-    names = names or zoo_names(options.model, count_classes(network, options.size)) or []
+    names = names or zoo_names(options.model, choice.read(output).shape[1])
     transform = eval_transform(options.size, options.mean, options.std)
     layers: Any = options.layers
     frames = read_video(path)
     while batch := [torch.from_numpy(frame).permute(2, 0, 1) for frame in islice(frames, options.batch_size)]:
         images = torch.stack([transform_pair(transform, frame, torch.zeros(frame.shape[1:]))[0] for frame in batch])
-        explanation = explain(network, images.to(device), layers=layers, methods=options.methods[0])
+        target = target_of(choice, None)
+        explanation = explain(network, images.to(device), layers=layers, methods=options.methods[0], target=target)
         layers = list(explanation.layers)
         pictures = overlay(torch.stack(batch), next(iter(explanation.heatmaps.values())).cpu())
-        probabilities, classes = explanation.logits.softmax(1).max(1)
-        for picture, probability, index in zip(pictures, probabilities.tolist(), classes.tolist(), strict=True):
-            name = names[index] if index < len(names) else f"class {index}"
+        answers = named_answers(choice, explanation.logits, names)
+        for picture, (name, probability) in zip(pictures, answers, strict=True):
             yield captioned(picture, f"{name} {100 * probability:.0f} %")
 
 

@@ -43,6 +43,7 @@ class ModelOptions(Options):
             camtrain fit wrote.
         weights: File of a state dict or Lightning checkpoint, or the name of torchvision's.
         classes: Text file with the model's class names, one a line.
+        task: What the network answers, auto, single_label or binary (one logit, that of the second of two classes).
         layers: Dotted name of the layer to explain.
         methods: Functions in camtrain.cam.
         size: Images are resized to this side.
@@ -54,6 +55,7 @@ class ModelOptions(Options):
     model: str
     weights: str | None = None
     classes: Path | None = None
+    task: str = "auto"
     layers: str = "auto"
     methods: tuple[str, ...] = ("grad_cam", "grad_cam_plus_plus")
     size: int = 224
@@ -301,6 +303,7 @@ class CanaryOptions(LayoutOptions):
         check: Folder of a run that was trained on FOLDER, the copy; what it found, and what the cue alone does.
         model: For --check, the network as camtrain audit takes it; by default that of the run's newest checkpoint.
         weights: For --check, its weights.
+        task: For --check, what the network answers, auto, single_label or binary.
         size: For --check, images are resized to this side; by default as the run's configuration says, else 224.
         json: Print the result as JSON.
     """
@@ -315,6 +318,7 @@ class CanaryOptions(LayoutOptions):
     check: Path | None = None
     model: str | None = None
     weights: str | None = None
+    task: str = "auto"
     size: int | None = None
     json: bool = False
 
