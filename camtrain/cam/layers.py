@@ -329,8 +329,47 @@ def _felt(candidates: Sequence[_Candidate], looks: _Looks) -> tuple[_Candidate, 
     for holds, why in rules:
         for candidate in _ordered(candidates):
             if holds(candidate) and looks.is_felt(candidate):
-                return candidate, why
+                return _by_share(candidate, why, candidates, looks, is_early=candidate.position < late)
     return None
+
+
+def _by_share(
+    first: _Candidate, why: str, candidates: Sequence[_Candidate], looks: _Looks, *, is_early: bool
+) -> tuple[_Candidate, str]:
+    """Another map of a classifier than the first, where more of the answer's gradient passes, or some of it later.
+
+    A network with exits has every path through its first stage alone; branches that are joined outside of any module
+    are each but a part of what the head reads.
+    """
+    topology = looks.topology
+    is_cut = topology.is_cut(first.output)
+    if not topology.is_of_classes or (is_cut and not is_early):
+        return first, why
+    if is_cut:
+        later = [c for c in _ordered(candidates) if c.cells < first.cells and c.position > first.position]
+        for candidate in later[:_SHARES_ASKED]:
+            share = topology.share(candidate.output)
+            if share >= _MUCH and looks.is_felt(candidate):
+                return (
+                    candidate,
+                    f"the last of the coarsest maps; {share:.0%} of the answer's gradient passes through it",
+                )
+        return first, why
+    alike = [c for c in _ordered(candidates) if c.cells == first.cells]
+    branches = [
+        c for c in alike if not any(topology.feeds(c.output, other.output) for other in alike if other is not c)
+    ]
+    sizes = {c: topology.strength(c.output) for c in branches if looks.is_felt(c)}
+    if len(sizes) < 2:
+        return first, why
+    largest = max(sizes, key=lambda candidate: sizes[candidate])
+    share = sizes[largest] / sum(sizes.values())
+    part = f"one of {len(sizes)} branches, which has {share:.0%} of the answer's gradient at them"
+    return largest, f"{why}, {part}"
+
+
+_SHARES_ASKED = 8
+_MUCH = 0.1  # of the answer's gradient: of three exits, some convolutions in front of the last dampen a third
 
 
 def _ordered(candidates: Sequence[_Candidate]) -> list[_Candidate]:

@@ -183,6 +183,7 @@ class Topology:
 
     def __init__(self, observer: Observer, answer: Any) -> None:
         self.outputs = [output for output in observer.outputs if output.edge is not None and output.learned]
+        self.stem = observer.stem
         self._stem = observer.stem.edge.node if observer.stem and observer.stem.edge else None
         self._scored = [tensor for tensor in answers(answer) if tensor.requires_grad]
         self._head_input = observer.head_input
@@ -211,6 +212,40 @@ class Topology:
             self._gradients.update(zip(asked, self._differentiate(asked), strict=True))
         gradient = self._gradients[output]
         return gradient is not None and bool((layout.to_map(gradient) != 0).flatten(1).any(dim=1).all())
+
+    @property
+    def is_of_classes(self) -> bool:
+        """Whether the answer is one score for each class."""
+        return len(self._scored) == 1 and self._scored[0].ndim == 2
+
+    def feeds(self, output: Output, other: Output) -> bool:
+        """Whether another output was computed from this one."""
+        if output.edge is None or other.edge is None or output.edge.node is other.edge.node:
+            return False
+        return output.edge.node in ancestors([other.edge.node])
+
+    def share(self, output: Output) -> float:
+        """How much of the answer's gradient at the first map passes through the output, against what passes it by."""
+        stem = self.stem.edge if self.stem is not None else None
+        if output.edge is None or stem is None:
+            return 0.0
+        with torch.inference_mode(False), torch.enable_grad():
+            score = _projected(self._scored[0])
+            whole, here = torch.autograd.grad(score, [stem, output.edge], retain_graph=True, allow_unused=True)
+            if whole is None or here is None:
+                return 0.0
+            if output.edge.node is stem.node:
+                return 1.0
+            (through,) = torch.autograd.grad([output.edge], [stem], [here], retain_graph=True, allow_unused=True)
+        if through is None:
+            return 0.0
+        passing, rest = float(through.norm()), float((whole - through).norm())
+        return passing / max(passing + rest, 1e-30)
+
+    def strength(self, output: Output) -> float:
+        """The sum of the magnitudes of the answer's gradient at the output."""
+        (gradient,) = self._differentiate([output])
+        return 0.0 if gradient is None else float(gradient.abs().sum())
 
     def laid_out_on(self, output: Output, grid: Size) -> bool:
         """Whether a map of this grid became the rows of the output, followed through attention by its queries alone."""

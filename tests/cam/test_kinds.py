@@ -1,6 +1,7 @@
 """Kinds of networks on which a good guess is wrong: each is read by looking, or refused with the reason."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -372,3 +373,57 @@ def test_caches__that_were_there_stay_the_same_objects():
     assert net.cache["bias"] is bias
     assert net.last is last
     assert net.calls == 1
+
+
+class Exits(nn.Module):
+    """Three stages, each with a head of its own; the answer is the mean of what they say, or all of it."""
+
+    def __init__(self, together):
+        super().__init__()
+        torch.manual_seed(0)
+        widths = (3, 8, 12, 16)
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.ReLU(), nn.Conv2d(b, b, 3, 1, 1), nn.ReLU())
+            for a, b in itertools.pairwise(widths)
+        )
+        self.heads = nn.ModuleList(nn.Linear(width, 5) for width in widths[1:])
+        self.together = together
+        for stage in self.stages:  # so that a stage does not dampen what the next one says
+            for conv in (stage[0], stage[2]):
+                nn.init.kaiming_normal_(conv.weight)
+
+    def forward(self, x):
+        answers = []
+        for stage, head in zip(self.stages, self.heads, strict=True):
+            x = stage(x)
+            answers.append(head(x.mean(dim=(2, 3))))
+        return torch.stack(answers).mean(dim=0) if self.together else tuple(answers[::-1])
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_exits__do_not_pull_the_layer_to_the_first_stage(together):
+    (layer,) = resolve_layers(Exits(together), IMAGES)
+    assert layer.name == "stages.2"
+    assert ("of the answer's gradient" in layer.reason) == together
+
+
+class Parallel(nn.Module):
+    """Four branches of different widths, joined outside of any module."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+        self.branches = nn.ModuleList(nn.Sequential(nn.Conv2d(8, width, 3, 2, 1), nn.ReLU()) for width in (2, 4, 24, 2))
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(torch.cat([branch(x) for branch in self.branches], dim=1).mean(dim=(2, 3)))
+
+
+def test_branches__say_that_they_are_one_of_several():
+    net = Parallel()
+    (layer,) = resolve_layers(net, IMAGES)
+    assert layer.name == "branches.2"
+    assert "one of 4 branches" in layer.reason
