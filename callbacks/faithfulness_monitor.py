@@ -21,7 +21,7 @@ from camtrain.callbacks._lightning import (
 )
 from camtrain.callbacks._passes import evaluation_loader, go_first, is_due_pass, logged_names
 from camtrain.cam import Layer, find_layers, predicted_class, resolve_layers, true_class
-from camtrain.data.batches import Batch, read_batch
+from camtrain.data.batches import Batch, check_images, read_batch
 from camtrain.errors import ConfigurationError
 from camtrain.explanation import DEFAULT_METHODS, explain, resolve_methods
 from camtrain.metrics.suite import Suite, checked_metrics, interval_of
@@ -173,6 +173,7 @@ class FaithfulnessMonitor(Callback):
 
     def _read(self, batch: Any) -> Batch:
         read = read_batch(batch, self.batch_adapter)
+        check_images(read)
         if self.of_labels and read.labels is None:
             raise ConfigurationError("of_labels=True needs labels in the validation batches, and the batch has none.")
         return read

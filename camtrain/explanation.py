@@ -232,12 +232,26 @@ def explain(
     if all(needs_model(method) and not needs_layer(method) for method in named.values()):
         captures = tuple(_without_layer(model, images, each, labels) for each in targets)
     else:
-        captures = capture_each(model, images, layers, targets, labels=labels)
+        captures = _captured(model, images, picture, layers, targets, labels)
     explanations = tuple(
         dataclasses.replace(_explained(captured, model, images, named, each, labels), images=picture, names=known)
         for captured, each in zip(captures, targets, strict=True)
     )
     return explanations[0] if single else explanations
+
+
+def _captured(
+    model: nn.Module, images: Any, picture: Tensor, layers: LayerSpec, targets: Sequence[Target], labels: Tensor | None
+) -> tuple[Capture, ...]:
+    try:
+        return capture_each(model, images, layers, targets, labels=labels)
+    except RuntimeError as error:
+        if picture.ndim == 4 and picture.shape[-1] in (1, 3, 4) and picture.shape[1] > 4:
+            raise BatchError(
+                f"Images are (B, C, H, W); got {tuple(picture.shape)}, with the channels last, it seems. Give "
+                "images.movedim(-1, 1)."
+            ) from error
+        raise
 
 
 def as_target(target: Target | int | str | Tensor, names: Sequence[str] | None = None) -> Target:

@@ -204,6 +204,22 @@ image 0 has 255.0. Divide 8-bit masks by 255.
         )
 
 
+def check_images(batch: Batch) -> None:
+    """Refuse images that the network does not take as they are: bytes, which a module converts in its own step.
+
+    >>> check_images(Batch(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)))
+    Traceback (most recent call last):
+        ...
+    camtrain.errors.BatchError: Images are explained as the network takes them, in floating point; got torch.uint8. \
+Convert them in the dataset, or as the module does in a batch_adapter.
+    """
+    if not batch.images.is_floating_point():
+        raise BatchError(
+            f"Images are explained as the network takes them, in floating point; got {batch.images.dtype}. Convert "
+            "them in the dataset, or as the module does in a batch_adapter."
+        )
+
+
 def _shares(values: Tensor, counts: Tensor) -> str:
     """The values and their shares, where they are kinds."""
     if len(values) > 99 or set(values.tolist()) <= {0, 1, 255}:

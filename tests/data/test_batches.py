@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from camtrain.data.batches import Batch, MaskedPair, check_masks, class_names, read_batch
+from camtrain.data.batches import Batch, MaskedPair, check_images, check_masks, class_names, read_batch
 from camtrain.errors import BatchError, MaskError
 
 IMAGES, LABELS, MASKS = torch.rand(2, 3, 4, 6), torch.tensor([1, 0]), torch.rand(2, 4, 6)
@@ -131,6 +131,12 @@ def test_read_batch__names_the_axis_of_a_masks_channel_and_reads_pixel_values():
     with pytest.raises(MaskError, match=r"second axis.*squeeze\(-1\)"):
         read_batch((IMAGES, LABELS, torch.zeros(2, 4, 6, 1)))
     assert read_batch({"pixel_values": IMAGES, "labels": LABELS}).images is IMAGES
+
+
+def test_check_images__names_the_type_of_bytes():
+    check_images(Batch(IMAGES))
+    with pytest.raises(BatchError, match=r"got torch\.uint8.*batch_adapter"):
+        check_images(Batch((IMAGES * 255).byte()))
 
 
 def test_class_names__are_found_through_parts_of_a_dataset():
