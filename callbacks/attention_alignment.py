@@ -91,6 +91,8 @@ class AttentionAlignment(Callback):
         accumulate: manual optimization only: how many `manual_backward` calls make one optimizer step. The terms are
             divided by it; in automatic optimization Lightning does that.
         seed: of the twins' own random generator; the global one is not used.
+        task: "auto" (by the labels of the first batch), "single_label", "binary", "multi_label", "regression", or a
+            `camtrain.tasks.Task` of your own, whose `evidence` is explained and whose `losses` twins are asked.
 
     Logged each epoch: `alignment/active` and `alignment/weight` (0 before the start), and from then on
     `alignment/penalty` (mean over annotated images, less what is tolerated), `alignment/dead_maps` (fraction of them
@@ -130,6 +132,7 @@ class AttentionAlignment(Callback):
         model: str | nn.Module | None = None,
         accumulate: int = 1,
         seed: int = 0,
+        task: Any = "auto",
     ) -> None:
         check_arguments(**{name: value for name, value in locals().items() if name != "self"})
         super().__init__()
@@ -156,6 +159,7 @@ class AttentionAlignment(Callback):
             layers=layers,
             model=model,
             mask_kind=mask_kind,
+            task=task,
             seed=seed,
         )
         self._compiled = self._loaded = self._metric_missed = False

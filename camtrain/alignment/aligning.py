@@ -14,6 +14,9 @@ from camtrain.alignment.batch import (
     Census,
     Later,
     Processes,
+    Subject,
+    asked_of,
+    check_alignable,
     count,
     have_soft_labels,
     with_object_masks,
@@ -25,6 +28,7 @@ from camtrain.alignment.step import Scalar, Step
 from camtrain.alignment.twins import Twins
 from camtrain.data.batches import Batch, check_masks
 from camtrain.errors import ConfigurationError
+from camtrain.tasks import Task
 
 _NOT_FINITE = (
     "An alignment term, penalty or twins, was not finite: such a step trains without it, and alignment/skipped counts "
@@ -45,6 +49,8 @@ class Alignment:
         layers: whose maps are penalized: "auto" (the last map), a name in the module, a module, or a list of these.
         model: the part of the module that returns the logits, by name or as a module; None to find it.
         mask_kind: "object" for masks of where the evidence should be, "forbidden" for masks of where it must not be.
+        task: what the network is asked: "auto" (by the labels of the first batch), "single_label", "binary",
+            "multi_label", "regression", or a Task of one's own, whose `evidence` and `losses` are taken.
         seed: of the terms' own random numbers.
 
     >>> import torch
@@ -68,8 +74,11 @@ class Alignment:
         layers: Any = "auto",
         model: str | nn.Module | None = None,
         mask_kind: Literal["object", "forbidden"] = "object",
+        task: str | Task = "auto",
         seed: int = 0,
     ) -> None:
+        check_alignable(task)
+        self.task, self.subject = task, Subject()
         self.penalty, self.twins = penalty or Penalty(0.0), twins or Twins(0.0)
         self.layers, self.model, self.mask_kind, self.seed = layers, model, mask_kind, seed
         self.processes = Processes()
@@ -85,15 +94,16 @@ class Alignment:
         """As if nothing had been trained yet."""
         self.steps = self.skipped = 0
         self._finite: list[Later] = []
-        self._name: str | None = None
-        self._takes_own: bool | None = None
+        self._part: dict[str, Any] = {"network": None, "takes_own": None}  # of the network, for a checkpoint
         self.penalty.begin_anew()
         self.twins.begin_anew()
 
     def attach(self, module: nn.Module, processes: Processes | None = None) -> "Alignment":
         """Look for the network in a module, from now on."""
         self.module, self.processes = module, processes or Processes()
-        self.network = Looking(module, model=self.model, layers=self.layers, name=self._name, takes_own=self._takes_own)
+        self.network = Looking(
+            module, model=self.model, layers=self.layers, name=self._part["network"], takes_own=self._part["takes_own"]
+        )
         self.penalty.proven = False  # it is to be shown once more that it has a gradient
         self.annotations = AnnotationTally()
         self.first_batch_seen, self._step, self._past = False, None, None
@@ -134,9 +144,12 @@ class Alignment:
         if not self.first_batch_seen:
             check_masks(batch)
             self.first_batch_seen = True
+            self.subject = asked_of(batch, self.task)
+            if batch.images.ndim == 5 and self.twins.on and self.twins.blend.jitter:
+                raise ConfigurationError("jitter moves an object in an image; in the frames of a clip leave it at 0.")
             notes = [_SOFT_LABELS if have_soft_labels(batch) else "", self.twins.look(batch)]
-        batch = with_object_masks(batch, forbidden=self.mask_kind == "forbidden")
-        return batch, [note for note in (*notes, self.twins.accept(batch)) if note]
+        batch = with_object_masks(batch, forbidden=self.mask_kind == "forbidden", kind=self.subject.kind)
+        return batch, [note for note in (*notes, self.twins.accept(batch, self.subject.kind)) if note]
 
     def begin(self, batch: Batch, *, scale: float = 1.0) -> Step:
         """A step, with its hooks on where there is anything to align. Of one batch it may begin several times.
@@ -159,6 +172,7 @@ class Alignment:
             seed=((self.seed * 1_000_003 + self.steps) * 1_009 + self.processes.rank) % 2**63,
             processes=self.processes,
             again=earlier is not None,
+            subject=self.subject,
         )
         self._given = batch
         step.plan = earlier.plan if earlier else self.twins.plan(step)
@@ -196,7 +210,8 @@ class Alignment:
     def settle(self, step: Step) -> list[str]:
         """The step's loss is known; returns what there is to say of it. All processes are here together."""
         if isinstance(step.network, Network):
-            self.network, self._name, self._takes_own = step.network, step.network.name, step.network.takes_own
+            self.network = step.network
+            self._part = {"network": self.network.name, "takes_own": self.network.takes_own}
         if not step.again:
             for term in (self.penalty, self.twins):
                 term.settle(step)
@@ -250,8 +265,7 @@ class Alignment:
             "skipped": self.skipped,
             "balance": self.penalty.balance.state(),
             "seen": self.twins.dose.state(),
-            "network": self._name,
-            "takes_own": self._takes_own,
+            **self._part,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -259,4 +273,4 @@ class Alignment:
         self.steps, self.skipped = state["steps"], state["skipped"]
         self.penalty.balance.restore(state.get("balance", (0.0, 0.0, 0.0, 0.0)))
         self.twins.dose.restore(state.get("seen", (0, 0)))
-        self._name, self._takes_own = state.get("network"), state.get("takes_own")
+        self._part = {name: state.get(name) for name in ("network", "takes_own")}

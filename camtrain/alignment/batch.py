@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeGuard
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from camtrain.cam import waiting
 from camtrain.data.batches import Batch, MaskedPair, check_masks
 from camtrain.errors import ConfigurationError
+from camtrain.tasks import TASKS, Regression, Task, check_task
 
 
 def _same(values: Tensor) -> Tensor:
@@ -225,60 +226,131 @@ def require_masks(batch: Batch, raw: Any, *, twins: bool) -> None:
         raise ConfigurationError(f"Twins need labels, and the training batch holds none: {_keys(raw)}. Set twins=0.")
 
 
-def with_object_masks(batch: Batch, *, forbidden: bool = False) -> Batch:
+Kind = Literal["classes", "binary", "several", "values", "none", "own"]
+_OF_TASK: dict[str, Kind] = {
+    "single_label": "classes",
+    "binary": "binary",
+    "multi_label": "several",
+    "regression": "values",
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the labels are of, and the task that reads answers where these are not of a class."""
+
+    kind: Kind = "classes"
+    task: Task | None = None
+
+
+def asked_of(batch: Batch, task: str | Task = "auto") -> Subject:
+    """The subject of a batch's labels; of values with their spread in this batch. Raises as `kind_of` does."""
+    kind = kind_of(batch, task)
+    if kind == "own" and isinstance(task, Task):
+        return Subject(kind, task)
+    if kind == "values" and batch.labels is not None:
+        return Subject(kind, (task if isinstance(task, Regression) else Regression()).fitted(batch.labels))
+    return Subject(kind)
+
+
+def check_alignable(task: str | Task) -> None:
+    """ConfigurationError for a task that neither term can be asked of.
+
+    >>> check_alignable("regression")
+    """
+    check_task(task)
+    name = task if isinstance(task, str) else task.name
+    if name in TASKS and name not in _OF_TASK:
+        raise ConfigurationError(
+            f"Alignment teaches one answer an image, and a {name} has many: neither the penalty nor twins work. It "
+            f"takes task='auto', {', '.join(map(repr, _OF_TASK))}, or a Task of your own."
+        )
+
+
+def kind_of(batch: Batch, task: str | Task = "auto") -> Kind:
+    """What the labels of a batch are, by the task, or by a look at them: the same for all batches.
+
+    Integers `(B,)` are classes, floats `(B,)` that are 0, 1 or unknown (below 0, NaN) are those of two, other floats
+    are values, and `(B, C)` are several labels an image. ConfigurationError for others.
+
+    >>> kind_of(Batch(torch.zeros(2, 1, 1, 2), torch.tensor([1.0, -1.0])))
+    'binary'
+    """
+    if not isinstance(task, str):
+        return _OF_TASK.get(task.name, "own") if type(task) in TASKS.values() else "own"
+    if task != "auto":
+        return _OF_TASK[task]
+    labels = batch.labels
+    if labels is None:
+        return "none"
+    if labels.shape not in ((len(batch),), (len(batch), 1)):
+        if labels.ndim == 2:
+            return "several"
+        raise ConfigurationError(
+            f"Alignment teaches one answer an image, and labels {tuple(labels.shape)} are one for each pixel or more: "
+            "neither the penalty nor twins work. Give one label an image, several (B, C), or a value (B,), as by a "
+            "batch_adapter; images without a label are aligned by a target of your own."
+        )
+    if not labels.is_floating_point():
+        return "classes"
+    known = labels[labels >= 0]
+    hard = ((known == 0) | (known == 1)).all() and not ((labels < 0) & (labels != -1) & (labels != -100)).any()
+    return "binary" if bool(hard) and len(known) else "values"
+
+
+def with_object_masks(batch: Batch, *, forbidden: bool = False, kind: Kind = "classes") -> Batch:
     """With masks that are 1 where the evidence may be, turned over if they mark what may not matter.
 
-    Images of a batch without masks have one of all -1 each, and so has an image whose class index is below 0: of no
-    class. Labels `(B, 1)` become `(B,)`.
+    Images of a batch without masks have one of all -1 each, and so has an image whose label is none: a class index
+    below 0, a value that is NaN. Labels `(B, 1)` become `(B,)`, and those of two classes integers.
 
     >>> with_object_masks(Batch(torch.zeros(1, 1, 1, 2), masks=torch.tensor([[[1.0, 0.0]]])), forbidden=True).masks
     tensor([[[0., 1.]]])
     """
     masks = batch.masks
-    if masks is None and batch.images.ndim == 4:
+    if masks is None and batch.images.ndim >= 4:
         masks = batch.images.new_full((len(batch), *batch.images.shape[2:]), -1, dtype=torch.float32)
     elif masks is not None and forbidden:
         masks = torch.where(masks < 0, masks, 1 - masks)
     labels = batch.labels
     if labels is not None and labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels.squeeze(1)
-    if masks is not None and _are_classes(labels, len(masks)):
-        nobody = (labels < 0).to(masks.device).view(-1, *[1] * (masks.ndim - 1))
-        masks = torch.where(nobody, -1, masks)
+    if labels is not None and kind == "binary" and labels.is_floating_point():
+        labels = torch.where((labels == 0) | (labels == 1), labels, -1).long()
+    if masks is not None and labels is not None and labels.shape == (len(masks),):
+        none = labels.isnan() if kind == "values" else labels < 0
+        masks = torch.where(none.to(masks.device).view(-1, *[1] * (masks.ndim - 1)), -1, masks)
+    if labels is not None and kind == "values":
+        labels = labels.float()
     return replace(batch, masks=masks, labels=labels)
 
 
-def _are_classes(labels: Tensor | None, images: int) -> TypeGuard[Tensor]:
-    """Whether these are class indices, one for each image."""
-    return labels is not None and labels.shape == (images,) and not labels.is_floating_point()
-
-
-def can_ask_twins(batch: Batch) -> str:
-    """Why twins of a batch cannot be asked for by default: it wants images `(B, C, H, W)` and a class label for each.
+def can_ask_twins(batch: Batch, kind: Kind = "classes") -> str:
+    """Why twins of a batch cannot be asked for by default: it wants images or clips, and a label or a value for each.
 
     >>> can_ask_twins(Batch(torch.zeros(2, 3, 4, 4), labels=torch.tensor([0, 1])))
     ''
     """
     labels = batch.labels
-    if batch.images.ndim != 4:
-        return f"the images are not (B, C, H, W) but {tuple(batch.images.shape)}"
+    if batch.images.ndim not in (4, 5):
+        return f"the images are neither (B, C, H, W) nor clips (B, C, T, H, W) but {tuple(batch.images.shape)}"
     if labels is None:
         return "the batch holds no labels; give them as the second of a tuple, or as 'label'"
-    if labels.ndim != 1 or labels.is_floating_point():
+    if kind == "several":
         shape = tuple(labels.shape)
-        return (
-            f"labels {shape} of {labels.dtype} are no class per image; twins=1 asks for multi-hot and for binary ones"
-        )
+        return f"labels {shape} are several an image, of which the mask may outline some; twins=1 asks for them"
     return ""
 
 
 def as_classes(labels: Tensor | None) -> Tensor | None:
-    """Labels as whole numbers: class indices `(B,)`, or 1 for every class that is present `(B, C)`.
+    """Labels as whole numbers: class indices `(B,)`, or 1 for every class that is present `(B, C)`; None for values.
 
     >>> as_classes(torch.tensor([[0.9, 0.0]]))
     tensor([[1, 0]])
     """
-    return labels if labels is None else (labels > 0.5 if labels.ndim > 1 else labels).long()
+    if labels is None or (labels.ndim == 1 and labels.is_floating_point()):
+        return None
+    return (labels > 0.5 if labels.ndim > 1 else labels).long()
 
 
 def are_multi_hot(labels: Tensor | None) -> bool:

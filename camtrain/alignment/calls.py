@@ -300,7 +300,7 @@ def find_images(args: Any, kwargs: Any, batch: Batch, own: Sequence[Tensor] = ()
 
 def _could_be(value: Tensor, images: Tensor) -> bool:
     """Whether these are the images, as the module took them: gray may have become RGB, a feature map is no image."""
-    if value.ndim != 4 or not value.is_floating_point():
+    if value.ndim not in (4, 5) or value.ndim != images.ndim or not value.is_floating_point():
         return False
     same_size = (len(value), *value.shape[2:]) == (len(images), *images.shape[2:])
     return same_size and value.shape[1] in (1, 3, images.shape[1])

@@ -112,7 +112,7 @@ class Penalty:
             layers,
             batch if step.deal is None else replace(batch, masks=step.deal.masks),
             method=self.method,
-            target=self.target,
+            target=self._target(step),
             loss=loss,
             annotated=census.annotated,
             second_order=self.second_order,
@@ -124,6 +124,12 @@ class Penalty:
             # of a mean over so many: to that of one
             result.norms = torch.stack([task * len(batch), penalty * census.of("annotated")])
         return self.weight * step.scale * census.share("annotated") * outside.value
+
+    def _target(self, step: Step) -> Callable[..., Tensor]:
+        """What is explained; of values what raises or lowers them, unless a target was given."""
+        if self.target is not log_probability or step.subject.task is None:
+            return self.target
+        return _value if step.subject.kind == "values" else step.subject.task.evidence
 
     def check(self, step: Step) -> None:
         """GradientError for a penalty without a gradient, looked at once."""
@@ -152,6 +158,10 @@ class Penalty:
             Scalar("penalty", step.mean(outside.value if outside else None, share), images),
             Scalar("dead_maps", step.mean(outside.dead if outside else None, share), images),
         ]
+
+
+def _value(logits: Tensor, labels: Tensor | None) -> Tensor:
+    return logits.flatten(1)[:, 0]
 
 
 def penalize(

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from camtrain.alignment.batch import Census, Processes
+from camtrain.alignment.batch import Census, Processes, Subject
 from camtrain.alignment.budget import Plan, is_measured
 from camtrain.alignment.calls import Call, Calls, depends_on, holds_logits, other_answers, recording
 from camtrain.alignment.exchange import Deal, Dealer
@@ -105,9 +105,11 @@ class Step:
         seed: int = 0,
         processes: Processes = Processes(),  # noqa: B008  frozen
         again: bool = False,
+        subject: Subject = Subject(),  # noqa: B008  frozen
     ) -> None:
         self.module, self.network, self.batch = module, network, batch
         self.number, self.scale, self.processes = number, scale, processes
+        self.subject = subject
         self.again = again  # an optimizer asks for the loss of this batch once more
         self.generator = torch.Generator().manual_seed(seed)
         self.repeats = bool(network.takes_own)  # every backward pass of a manual step may have terms of its own
@@ -117,10 +119,14 @@ class Step:
         self.layers: tuple[Layer, ...] = ()
         self.calls = Calls()
         self.dealer: Dealer | None = None
-        self.result: Result | None = None
         self.results: list[Result] = []
         self.notes: list[str] = []
         self._forward, self._hooks = ExitStack(), ExitStack()
+
+    @property
+    def result(self) -> Result | None:
+        """What the last forward pass came to, if there was one."""
+        return self.results[-1] if self.results else None
 
     @property
     def measures(self) -> bool:
@@ -197,7 +203,6 @@ class Step:
         result = self._find(task)
         if result is None:
             return None
-        self.result = result
         self.results.append(result)
         parts = [part for part in (term.after(self) for term in self.terms) if part is not None]
         for term in self.terms:

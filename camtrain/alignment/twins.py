@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from camtrain.alignment.batch import (
     Census,
+    Kind,
     Later,
     are_multi_hot,
     as_classes,
@@ -28,6 +29,7 @@ from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, ConfigurationError
 from camtrain.swaps import Blend, blend_twins, choose_twins, same_class_share
 
+_MOST = 1e4  # what a loss of values may count
 _COMPARED = (
     "exchanges the batch's own images alone, and the step asks for answers to others as well. A loss that compares "
     "both, image by image (consistency, distillation), wants twins_place='add'"
@@ -95,9 +97,9 @@ class Twins:
             return ""
         return self._refuse("the masks are soft, and outline no object to cut out; twins=1 asks for them")
 
-    def accept(self, batch: Batch) -> str:
+    def accept(self, batch: Batch, kind: Kind = "classes") -> str:
         """Why twins of this batch are not made by default; empty where they are."""
-        problem = can_ask_twins(batch) if self.weight == "auto" and self.on else ""
+        problem = can_ask_twins(batch, kind) if self.weight == "auto" and self.on else ""
         return self._refuse(problem) if problem else ""
 
     def _refuse(self, reason: str) -> str:
@@ -110,9 +112,12 @@ class Twins:
 
         Those of the first batch have to be waited for.
         """
-        classes = as_classes(step.batch.labels)
-        if not (self.exchanges and self.on and step.network.is_named) or classes is None:
+        labels = step.batch.labels
+        if not (self.exchanges and self.on and step.network.is_named) or labels is None:
             return self.dose.plan(len(step.batch))
+        classes = as_classes(labels)
+        if classes is None:  # no two values count as alike
+            return self.dose.plan(len(step.batch), 1 / max(len(step.batch), 1))
         kin = same_class_share(classes)
         if self._kin is None or waiting.are_at_hand(kin):
             self._kin = float(kin)
@@ -158,7 +163,22 @@ class Twins:
         count = torch.stack([part.count for part in parts]).sum().clamp(min=1)
         step.outcome.entropy = torch.stack([part.count * part.entropy for part in parts]).sum() / count
         terms = [part.extra * part.count / len(step.batch) * part.entropy for part in parts if part.extra != 0]
-        return torch.stack(terms).sum() if terms else None
+        return self._unit(step) * torch.stack(terms).sum() if terms else None
+
+    def _unit(self, step: Step) -> Tensor | float:
+        """What a loss of 1 counts: for values, whose loss may be in any unit, as much as in the module's own loss."""
+        result, labels = step.outcome, step.batch.labels
+        if step.subject.kind != "values" or result.task is None or labels is None:
+            return 1.0
+        own = self._cross_entropy(step, step.call.logits.detach(), labels)
+        return (result.task.detach() / own).nan_to_num(1.0, 1.0, 1.0).clamp(0, _MOST)
+
+    def _cross_entropy(self, step: Step, logits: Tensor, labels: Tensor, counted: Tensor | None = None) -> Tensor:
+        if step.subject.task is None:
+            return cross_entropy(logits, labels, counted)
+        each = step.subject.task.losses(logits, labels)
+        rows = torch.ones_like(each, dtype=torch.bool) if counted is None else counted
+        return torch.where(rows, each, 0).sum() / rows.sum().clamp(min=1)
 
     def _is_given_images(self, step: Step) -> bool:
         """Whether the network takes the batch's images; an error where it does not and twins were asked for."""
@@ -179,7 +199,7 @@ class Twins:
             return None
         extra = max(0.0, step.plan.weight - 1)
         logits = step.call.logits if extra != 0 else step.call.logits.detach()
-        entropy = cross_entropy(logits[deal.index], labels[deal.index], deal.counted)
+        entropy = self._cross_entropy(step, logits[deal.index], labels[deal.index], deal.counted)
         return _Part(deal.counted.sum().to(entropy.dtype), entropy, extra)
 
     def _added(self, step: Step) -> "_Part | None":
@@ -198,9 +218,13 @@ class Twins:
         )
         if answered is None:
             return None
-        entropy = answered.loss
+        if step.subject.task is not None and not self.consistent and answered.batch.labels is not None:
+            logits = answered.call.logits[: len(answered.batch)]
+            entropy = self._cross_entropy(step, logits, answered.batch.labels, answered.counted)
+        else:
+            entropy = answered.loss
         if self._compares and step.measures and step.batch.labels is not None:
-            own = cross_entropy(step.call.logits.detach(), step.batch.labels)
+            own = self._cross_entropy(step, step.call.logits.detach(), step.batch.labels)
             step.outcome.losses = torch.stack([entropy.detach(), own])
         return _Part(answered.counted.sum().to(entropy.dtype), entropy, step.plan.weight * step.scale)
 
@@ -334,7 +358,10 @@ class Answered:
             return cross_entropy(logits, self.batch.labels, self.counted)
         logits = finite_rows(logits.to(torch.promote_types(logits.dtype, torch.float32)))
         expected = self.expected.to(logits.dtype)
-        if are_multi_hot(self.batch.labels) or logits.shape[1] == 1:
+        labels = self.batch.labels
+        if labels is not None and labels.ndim == 1 and labels.is_floating_point():
+            each = (logits - expected).square().mean(dim=1)
+        elif are_multi_hot(labels) or logits.shape[1] == 1:
             each = F.binary_cross_entropy_with_logits(logits, expected.sigmoid(), reduction="none").mean(dim=1)
         else:
             answers, wanted = logits.log_softmax(dim=1), expected.log_softmax(dim=1)
@@ -412,7 +439,7 @@ def answer_twins(
         generator,
         2 * limit,
     )
-    classes = None if batch.labels is None or are_multi_hot(batch.labels) else pool.labels.long()
+    classes = as_classes(pool.labels) if batch.labels is not None and not are_multi_hot(batch.labels) else None
     index, donors, counted = choose_twins(
         pool.masks,
         classes,

@@ -11,7 +11,7 @@ from camtrain.swaps.masks import read_masks, solid
 
 
 def make_twins(
-    images: Shaped[Tensor, "B C H W"],
+    images: Shaped[Tensor, "B C *S"],
     masks: Shaped[Tensor, "B *M"],
     labels: Int[Tensor, " B"] | None = None,
     *,
@@ -22,7 +22,7 @@ def make_twins(
     jitter: float = 0.0,
     fill_donors: bool = True,
     limit: int | None = None,
-) -> tuple[Float[Tensor, "N C H W"], Int[Tensor, " N"]]:
+) -> tuple[Float[Tensor, "N C *S"], Int[Tensor, " N"]]:
     """Each annotated object in front of another background, made on the images' device.
 
     The background, by `infill`:
@@ -69,14 +69,14 @@ def make_twins(
 
 
 def make_masked_twins(
-    images: Float[Tensor, "B C H W"],
-    masks: Float[Tensor, "B H W"],
+    images: Float[Tensor, "B C *S"],
+    masks: Float[Tensor, "B *S"],
     labels: Int[Tensor, " B"] | None,
     blend: Blend,
     *,
     generator: torch.Generator | None = None,
     limit: int | None = None,
-) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N H W"], Int[Tensor, " N"]]:
+) -> tuple[Float[Tensor, "N C *S"], Float[Tensor, "N *S"], Int[Tensor, " N"]]:
     """`make_twins` with the masks of the twins, which move with their objects: twins, masks, index.
 
     Unknown pixels stay with the object, and stay unknown where it is not moved.
@@ -88,20 +88,28 @@ def make_masked_twins(
 
 
 def blend_twins(
-    images: Float[Tensor, "B C H W"],
-    masks: Float[Tensor, "B H W"],
+    images: Float[Tensor, "B C *S"],
+    masks: Float[Tensor, "B *S"],
     index: Int[Tensor, " N"],
     donors: Int[Tensor, " N"],
     blend: Blend,
     generator: torch.Generator | None = None,
-) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N H W"]]:
-    """Twins and their masks, whose unknown pixels are unknown again where the objects stayed in their place."""
+) -> tuple[Float[Tensor, "N C *S"], Float[Tensor, "N *S"]]:
+    """Twins and their masks, whose unknown pixels are unknown again where the objects stayed in their place.
+
+    Of clips `(B, C, T, H, W)` each frame is put before the donor's frame of that time.
+    """
+    if images.ndim == 5:
+        length, frames = torch.arange(images.shape[2], device=images.device), images.transpose(1, 2)
+        rows, lent = ((each.unsqueeze(1) * len(length) + length).flatten() for each in (index, donors))
+        twins, shapes = blend_twins(frames.flatten(0, 1), masks.flatten(0, 1), rows, lent, blend, generator)
+        return twins.view(-1, *frames.shape[1:]).transpose(1, 2), shapes.view(-1, *masks.shape[1:])
     twins, shapes = blend(images, solid(masks), index, donors, generator)
     return twins, shapes if blend.jitter else torch.where(masks[index] < 0, masks[index], shapes)
 
 
 def choose_twins(
-    masks: Float[Tensor, "B H W"],
+    masks: Float[Tensor, "B *S"],
     labels: Int[Tensor, " B"] | None,
     blend: Blend,
     *,
@@ -143,7 +151,7 @@ def choose_twins(
 
 
 def deal_backgrounds(
-    images: Shaped[Tensor, "B C H W"],
+    images: Shaped[Tensor, "B C *S"],
     masks: Shaped[Tensor, "B *M"],
     labels: Int[Tensor, "B *L"] | None = None,
     *,
@@ -154,7 +162,7 @@ def deal_backgrounds(
     jitter: float = 0.0,
     fill_donors: bool = True,
     share: float = 1.0,
-) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B H W"], Int[Tensor, " N"]]:
+) -> tuple[Float[Tensor, "B C *S"], Float[Tensor, "B *S"], Int[Tensor, " N"]]:
     """A batch whose backgrounds are dealt anew among its annotated objects, so that they tell nothing of the class.
 
     The backgrounds of the annotated images are shuffled. Whoever is dealt one of another class becomes a twin before
@@ -198,15 +206,15 @@ def deal_backgrounds(
 
 
 def deal(
-    images: Float[Tensor, "B C H W"],
-    masks: Float[Tensor, "B H W"],
+    images: Float[Tensor, "B C *S"],
+    masks: Float[Tensor, "B *S"],
     labels: Int[Tensor, "B *L"] | None,
     blend: Blend,
     *,
     share: float = 1.0,
     rows: int | None = None,
     generator: torch.Generator | None = None,
-) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B H W"], Int[Tensor, " N"], Bool[Tensor, " N"]]:
+) -> tuple[Float[Tensor, "B C *S"], Float[Tensor, "B *S"], Int[Tensor, " N"], Bool[Tensor, " N"]]:
     """`deal_backgrounds` without a look at values: images, masks, the index of `rows` images, and which are twins.
 
     `rows` is how many are composed at most, by default all; who is beyond stays as it is.
@@ -226,18 +234,18 @@ def deal(
     if waiting.are_at_hand(counted):  # then what does not count need not be composed
         index, donors, counted = index[counted], donors[counted], counted[counted]
     twins, shapes = blend_twins(images, masks, index, donors, blend, generator)
-    twins = torch.where(counted.view(-1, 1, 1, 1), twins.to(images.dtype), images[index])
-    shapes = torch.where(counted.view(-1, 1, 1), shapes, masks[index])
+    twins = torch.where(counted.view(-1, *[1] * (images.ndim - 1)), twins.to(images.dtype), images[index])
+    shapes = torch.where(counted.view(-1, *[1] * (masks.ndim - 1)), shapes, masks[index])
     return images.index_copy(0, index, twins), masks.index_copy(0, index, shapes), index, counted
 
 
-def _beside(images: Tensor, masks: Tensor) -> Float[Tensor, "B H W"]:
+def _beside(images: Tensor, masks: Tensor) -> Float[Tensor, "B *S"]:
     """The masks of these images, in floating point and without a channel; refused where they cannot be meant."""
     if not images.is_floating_point():
         raise BatchError(
             f"Twins are blended from images in floating point; got {images.dtype}: convert and scale them."
         )
-    read, _ = read_masks(masks, 3)
+    read, _ = read_masks(masks, images.ndim - 1)
     if read.shape != (len(images), *images.shape[2:]):
         raise MaskError(f"Masks {tuple(masks.shape)} are not of the size of the images {tuple(images.shape)}.")
     return read
@@ -255,7 +263,7 @@ def same_class_share(labels: Int[Tensor, "B *L"]) -> Float[Tensor, ""]:
     return same.flatten(2).all(dim=2).float().mean() if same.ndim > 2 else same.float().mean()
 
 
-def can_have_twin(masks: Float[Tensor, "B H W"], *, fill_donors: bool = True) -> Bool[Tensor, " B"]:
+def can_have_twin(masks: Float[Tensor, "B *S"], *, fill_donors: bool = True) -> Bool[Tensor, " B"]:
     """Which images have an object and a background: annotated, neither empty nor full.
 
     With `fill_donors=False` (see `make_twins`) also those that are full: theirs may be what another leaves out.
@@ -269,7 +277,7 @@ def can_have_twin(masks: Float[Tensor, "B H W"], *, fill_donors: bool = True) ->
 
 
 def choose_donors(
-    masks: Float[Tensor, "B H W"],
+    masks: Float[Tensor, "B *S"],
     labels: Int[Tensor, " B"] | None = None,
     *,
     fill_donors: bool = True,
