@@ -1,7 +1,7 @@
-"""Kept images as panels: drawn on the device in item batch, brought to the host once, as uint8."""
+"""Kept images as panels: drawn on the device in one batch, brought to the host once, as uint8."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from typing import Any
 
@@ -29,14 +29,15 @@ class Naming:
         return _name(self.classes, index, "class")
 
     def group(self, index: int) -> str | None:
-        """The name of a group; None for nitem."""
+        """The name of a group; None for none."""
         return _name(self.groups, index, "group") if index >= 0 else None
 
 
 def panels(kept: Sequence[Kept], naming: Naming, reason: str | None = None) -> list[Panel]:
-    """Panels in the order given; images of item size are drawn together."""
+    """Panels in the order given; images of one size are drawn together. A clip is shown by its hottest frame."""
     if not kept:
         return []
+    kept = [keyframe(item) for item in kept]
     numbers = torch.stack([item.numbers for item in kept]).cpu().tolist()
     drawn: dict[int, Panel] = {}
     for rows in _by_size(kept):
@@ -47,6 +48,26 @@ def panels(kept: Sequence[Kept], naming: Naming, reason: str | None = None) -> l
     return [drawn[row] for row in range(len(kept))]
 
 
+def keyframe(kept: Kept) -> Kept:
+    """A clip or volume `(C, T, H, W)` as the frame where its first heatmap is hottest; an image as it is."""
+    if kept.image.ndim < 4:
+        return kept
+    heat = next(iter(kept.heatmaps.values()))
+    # a layer that has pooled time away says nothing of when: the middle
+    share = (heat.flatten(1).sum(dim=1).argmax().item() + 0.5) / len(heat) if heat.ndim == 3 else 0.5
+
+    def frame(values: Tensor, axis: int = 0) -> Tensor:
+        return values if values.ndim < axis + 3 else values.select(axis, int(share * values.shape[axis]))
+
+    return replace(
+        kept,
+        image=frame(kept.image, 1),
+        mask=None if kept.mask is None else frame(kept.mask),
+        heatmaps={name: frame(each) for name, each in kept.heatmaps.items()},
+        true_heatmap=None if kept.true_heatmap is None else frame(kept.true_heatmap),
+    )
+
+
 def _by_size(kept: Sequence[Kept]) -> list[list[int]]:
     groups: dict[tuple[Any, ...], list[int]] = {}
     for row, item in enumerate(kept):
@@ -55,9 +76,9 @@ def _by_size(kept: Sequence[Kept]) -> list[list[int]]:
 
 
 def _drawn(kept: Sequence[Kept], denormalize: Callable[[Tensor], Any] | None) -> Tensor:
-    """Everything about some images of item size as channels of item uint8 tensor `(N, K, H, W)`.
+    """Everything about some images of one size as channels of one uint8 tensor `(N, K, H, W)`.
 
-    Three for the image, then for each method three for the overlay and item for where it is hot, three for the true
+    Three for the image, then for each method three for the overlay and one for where it is hot, three for the true
     class's overlay if there is one, one for the mask if there is one (255 times its value).
     """
     images = torch.stack([item.image.float() for item in kept])
@@ -77,7 +98,7 @@ def _drawn(kept: Sequence[Kept], denormalize: Callable[[Tensor], Any] | None) ->
 
 
 def hot(heatmaps: Tensor, size: Sequence[int]) -> Tensor:
-    """Where heatmaps `(B, h, w)` reach half of their height, at another size `(B, H, W)`; nowhere for an empty item."""
+    """Where heatmaps `(B, h, w)` reach half of their height, at another size `(B, H, W)`; nowhere for an empty one."""
     resized = normalize(resize(heatmaps.float(), tuple(size)))
     return (resized >= HALF) & ~is_empty(heatmaps).view(-1, 1, 1)
 
