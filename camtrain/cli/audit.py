@@ -27,10 +27,10 @@ from camtrain.errors import ConfigurationError
 from camtrain.explanation import explain
 from camtrain.loading import device_of, load_model, model_names, read_names, zoo_names
 from camtrain.metrics.suite import CURVES, FAITHFUL, ON_MASKS, Suite, interval_of
-from camtrain.records import Curve, MetricRow, Metrics, read_history
+from camtrain.records import Curve, MetricRow, Metrics, VerdictRow, read_history
 from camtrain.records.run_info import write_run_info
 from camtrain.report import REPORT_FILE, write_report
-from camtrain.report.summary import latest_verdicts, summary_of
+from camtrain.report.summary import images_held, latest_verdicts, summary_of
 from camtrain.report.terminal import advised, summary_table
 from camtrain.sinks import FilesSink
 from camtrain.sinks.run import Run
@@ -62,7 +62,8 @@ def run(options: AuditOptions) -> int:
     monitor = ExplanationMonitor(options.methods, options.layers, 1, *shown, task=options.task)
     callbacks: list[pl.Callback] = [monitor]
     if isinstance(dataset, Relabeled) and len(dataset.labels) > 1:
-        callbacks.insert(0, RelianceDetector(lend_from_training=False, task=options.task))
+        judged = {"images_per_class": options.images_per_class, "max_images": options.max_images}
+        callbacks.insert(0, RelianceDetector(lend_from_training=False, task=options.task, **judged))
     trainer = _trainer(options, callbacks)
     module = Audited(network, names, options)
     trainer.validate(module, datamodule=Audit(dataset, names, options), verbose=False)
@@ -183,9 +184,33 @@ def _tell(options: AuditOptions, columns: dict[str, list[Any]], metrics: Sequenc
         if metrics:
             console.print(_metric_table(metrics))
         console.print(f"report  {report}\ntable   {table}", highlight=False, markup=False, soft_wrap=True)
-        for label, advice in advised(history):
+        for label, advice in [*advised(history, undecided=False), *_to_decide(verdicts, images_held(history, None))]:
             console.print(f"{label}  {advice}", highlight=False, markup=False, soft_wrap=True)
     return RELIANT_FOUND if reliant and options.fail_on_reliant else 0
+
+
+def _to_decide(verdicts: Sequence[VerdictRow], held: Mapping[str, int]) -> list[tuple[str, str]]:
+    """What would decide the classes that are undecided: images of the folder that were not judged, or more images.
+
+    >>> row = VerdictRow(0, "cat", "undecided", 0.1, 0.0, 0.2, 0.0, 0.2, 12)
+    >>> _to_decide([row], {"cat": 24})
+    [('to decide', 'cat has 24 images, of which 12 were judged: --images-per-class 24 --max-images 600')]
+    """
+    rows = [row for row in verdicts if row.verdict == "undecided" and row.class_name in held]
+    more = [row for row in rows if row.images < held[row.class_name]]
+    lines = []
+    if more:
+        most = max(held[row.class_name] for row in more)
+        listed = ", ".join(
+            f"{row.class_name} has {held[row.class_name]} images, of which {row.images}" for row in more[:3]
+        )
+        total = max(600, sum(held.values()))
+        lines.append(("to decide", f"{listed} were judged: --images-per-class {most} --max-images {total}"))
+    if used_up := [f"{row.class_name} ({row.images})" for row in rows if row not in more]:
+        lines.append(
+            ("to decide", f"all images of {', '.join(used_up[:5])} were judged: audit a folder with more of them")
+        )
+    return lines
 
 
 def _metric_table(rows: Sequence[MetricRow]) -> Table:

@@ -152,6 +152,8 @@ class AuditOptions(DataOptions, ModelOptions):
         devices: GPUs or processes to use.
         num_probes: Images whose heatmaps are shown.
         num_failures: Failure cases that are shown.
+        images_per_class: Images of each class to judge reliance by; 30 find a strong one, 60 and more clear a class.
+        max_images: Images to judge reliance by in all.
         metrics: Do the heatmaps tell the truth; all that apply, or those named.
         metric_images: Of so many images, evenly over all.
         fail_on_reliant: Exit code 3 where a class is reliant.
@@ -165,6 +167,8 @@ class AuditOptions(DataOptions, ModelOptions):
     devices: int = 1
     num_probes: int = 12
     num_failures: int = 12
+    images_per_class: int = 60
+    max_images: int = 600
     metrics: list[Metric] | None = None
     metric_images: int = 64
     fail_on_reliant: bool = False

@@ -100,8 +100,8 @@ def summary_table(history: History) -> Table:
     return table
 
 
-def advised(history: History) -> list[Labeled]:
-    """The first choice against each cue that a class is found to lean on, and what would decide what is undecided.
+def advised(history: History, *, undecided: bool = True) -> list[Labeled]:
+    """The first choice against each cue that a class is found to lean on, and what would decide what is `undecided`.
 
     >>> advised(History(verdicts={0: [VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9)]}))
     [('to correct', "camtrain.callbacks.AttentionAlignment(start_when='reliance/flagged'); the report has the YAML")]
@@ -112,7 +112,7 @@ def advised(history: History) -> list[Labeled]:
         remedy = advice.remedies[0]
         if advice.verdict == RELIANT:
             lines.append(("to correct", f"{remedy.python}; the report has the YAML"))
-        elif advice.verdict == "undecided":
+        elif advice.verdict == "undecided" and undecided:
             lines.append(("to decide", f"{remedy.sentence} {remedy.python}"))
     return lines
 

@@ -12,7 +12,7 @@ from torchvision.models import SqueezeNet1_1_Weights
 
 from camtrain import explain
 from camtrain.cli import main
-from camtrain.cli.audit import evenly
+from camtrain.cli.audit import _to_decide, evenly
 from camtrain.cli.images import open_folder, read_transformed
 from camtrain.cli.tables import write_table
 from camtrain.data.transforms import eval_transform
@@ -22,6 +22,7 @@ from camtrain.metrics import insertion_deletion, inside_energy, mean_interval
 from camtrain.metrics.suite import FAITHFUL, ON_MASKS
 from camtrain.module import ImageClassifier
 from camtrain.networks import SmallResNet
+from camtrain.records import VerdictRow
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -354,3 +355,29 @@ def test_audit__of_a_zoo_model_keeps_the_names_of_folders_that_are_others(photos
 def test_open_folder__does_not_guess_which_of_two_classes_of_one_name_is_meant(photos):
     with pytest.raises(ConfigurationError, match="several classes called 'hen'"):
         open_folder(photos, eval_transform(32), ["boat", "car", "hen", "hen"], images="images")
+
+
+def test_audit__judges_as_many_images_as_it_is_told(photos, model, names, tmp_path, capsys):
+    layout = ["--images", "images", "--masks", "masks"]
+    words = ["audit", str(photos), *layout, *model, *names, "--out", str(tmp_path / "out"), "--device", "cpu"]
+    for given, expected in (([], 4), (["--images-per-class", "10"], 4)):
+        main([*words, *given])
+        rows = json.loads((tmp_path / "out" / "camtrain" / "validate" / "verdicts.json").read_text())["verdicts"]
+        assert {row["images"] for row in rows} == {expected}
+    said = " ".join(capsys.readouterr().out.split())
+    assert "to decide all images of boat (4), car (4), hen (4) were judged: audit a folder with more of them" in said
+    with pytest.raises(SystemExit, match="images_per_class"):
+        main([*words, "--images-per-class", "3"])
+
+
+def test_to_decide__names_the_words_that_judge_all_images():
+    rows = [VerdictRow(i, name, "undecided", 0.1, 0.0, 0.2, 0.0, 0.2, 60) for i, name in enumerate(("cat", "dog"))]
+    rows += [VerdictRow(2, "cow", "not reliant", 0.0, 0.0, 0.0, 0.0, 1.0, 60)]
+    assert _to_decide(rows, {"cat": 500, "dog": 400, "cow": 70}) == [
+        (
+            "to decide",
+            "cat has 500 images, of which 60, dog has 400 images, of which 60 were judged: --images-per-class 500 "
+            "--max-images 970",
+        )
+    ]
+    assert _to_decide(rows, {}) == []
