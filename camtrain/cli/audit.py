@@ -62,8 +62,13 @@ def run(options: AuditOptions) -> int:
     monitor = ExplanationMonitor(options.methods, options.layers, 1, *shown, task=options.task)
     callbacks: list[pl.Callback] = [monitor]
     if isinstance(dataset, Relabeled) and len(dataset.labels) > 1:
-        judged = {"images_per_class": options.images_per_class, "max_images": options.max_images}
-        callbacks.insert(0, RelianceDetector(lend_from_training=False, task=options.task, **judged))
+        detector = RelianceDetector(
+            images_per_class=options.images_per_class,
+            max_images=options.max_images,
+            lend_from_training=False,
+            task=options.task,
+        )
+        callbacks.insert(0, detector)
     trainer = _trainer(options, callbacks)
     module = Audited(network, names, options)
     trainer.validate(module, datamodule=Audit(dataset, names, options), verbose=False)
@@ -201,15 +206,11 @@ def _to_decide(verdicts: Sequence[VerdictRow], held: Mapping[str, int]) -> list[
     lines = []
     if more:
         most = max(held[row.class_name] for row in more)
-        listed = ", ".join(
-            f"{row.class_name} has {held[row.class_name]} images, of which {row.images}" for row in more[:3]
-        )
+        counts = (f"{row.class_name} has {held[row.class_name]} images, of which {row.images}" for row in more[:3])
         total = max(600, sum(held.values()))
-        lines.append(("to decide", f"{listed} were judged: --images-per-class {most} --max-images {total}"))
+        lines.append(("to decide", f"{', '.join(counts)} were judged: --images-per-class {most} --max-images {total}"))
     if used_up := [f"{row.class_name} ({row.images})" for row in rows if row not in more]:
-        lines.append(
-            ("to decide", f"all images of {', '.join(used_up[:5])} were judged: audit a folder with more of them")
-        )
+        lines.append(("to decide", f"all images of {', '.join(used_up[:5])} were judged: audit more of them"))
     return lines
 
 

@@ -365,7 +365,7 @@ def test_audit__judges_as_many_images_as_it_is_told(photos, model, names, tmp_pa
         rows = json.loads((tmp_path / "out" / "camtrain" / "validate" / "verdicts.json").read_text())["verdicts"]
         assert {row["images"] for row in rows} == {expected}
     said = " ".join(capsys.readouterr().out.split())
-    assert "to decide all images of boat (4), car (4), hen (4) were judged: audit a folder with more of them" in said
+    assert "to decide all images of boat (4), car (4), hen (4) were judged: audit more of them" in said
     with pytest.raises(SystemExit, match="images_per_class"):
         main([*words, "--images-per-class", "3"])
 
