@@ -232,9 +232,9 @@ def _parted(spec: str) -> tuple[str, str]:
 
 
 def _torchvision(name: str, options: dict[str, Any]) -> nn.Module:
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name.lower() not in known:
-        closest = ", ".join(map(repr, difflib.get_close_matches(name.lower(), known, n=3))) or "none"
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name.lower() not in names:
+        closest = ", ".join(map(repr, difflib.get_close_matches(name.lower(), names, n=3))) or "none"
         raise ConfigurationError(
             f"No network named {name!r} in torchvision.models; closest: {closest}. "
             "A network of your own is given by its import path, as 'package.module.Class'."
@@ -337,8 +337,8 @@ def _read_state(weights: str, model: str | None) -> Mapping[str, Tensor]:
         raise ConfigurationError(f"There are no torchvision weights for {model}: {weights!r} must be a file.")
     choices = torchvision.models.get_model_weights(model)
     if weights not in choices.__members__:
-        known = ", ".join(choices.__members__)
-        raise ConfigurationError(f"No weights {weights!r} for {model}; there are {known}, or give a file.")
+        names = ", ".join(choices.__members__)
+        raise ConfigurationError(f"No weights {weights!r} for {model}; there are {names}, or give a file.")
     state: Mapping[str, Tensor] = choices[weights].get_state_dict(progress=False, check_hash=True)
     return state
 

@@ -180,9 +180,9 @@ def _tell(options: AuditOptions, columns: dict[str, list[Any]], metrics: Sequenc
     verdicts = latest_verdicts(history, history.epochs[-1] if history.epochs else None)
     reliant = [row.class_name for row in verdicts if row.verdict == "reliant"]
     if options.json:
-        said = {f"{row.metric}/{row.method}": [row.mean, row.low, row.high, row.images] for row in metrics}
-        found = {"report": str(report), "table": str(table), "reliant": reliant, **summary_of(history)}
-        print(json.dumps(found | ({"metrics": said} if said else {}), indent=2))  # noqa: T201  what was asked for
+        means = {f"{row.metric}/{row.method}": [row.mean, row.low, row.high, row.images] for row in metrics}
+        answer = {"report": str(report), "table": str(table), "reliant": reliant, **summary_of(history)}
+        print(json.dumps(answer | ({"metrics": means} if means else {}), indent=2))  # noqa: T201  what was asked for
     else:
         console = Console()
         console.print(summary_table(history))

@@ -62,10 +62,10 @@ def _index(name: str, names: Sequence[str]) -> int:
 
 def _independent(options: CanaryOptions, dataset: MaskedImageFolder) -> tuple[str, ...]:
     """The splits named; they have to be there."""
-    found = sorted({str(sample.split) for sample in dataset.samples if sample.split is not None})
+    splits = sorted({str(sample.split) for sample in dataset.samples if sample.split is not None})
     for split in options.independent or ():
-        if split not in found:
-            there = ", ".join(found) or "none"
+        if split not in splits:
+            there = ", ".join(splits) or "none"
             raise ConfigurationError(
                 f"No split {split!r} in {options.folder}, which has: {there}. Splits are folders {', '.join(SPLITS)} "
                 "or an index's column; without any, plant a folder for testing apart, with --independent alone."
@@ -86,7 +86,7 @@ def _truth(options: CanaryOptions, planter: Planter, planted: Sequence[Planted])
         "held_out": _held_out(planter),
         "own_cue": {names[c]: round(share, 4) for c, share in agreement(planted).items()},
         "source": {"folder": str(options.folder.resolve()), **options.layout},
-        "shown": {one.id: None if one.shown is None else names[one.shown] for one in planted},
+        "shown": {image.id: None if image.shown is None else names[image.shown] for image in planted},
     }
 
 
@@ -112,31 +112,31 @@ def _enough(truth: dict[str, Any]) -> str:
 def _sheet(options: CanaryOptions, planter: Planter, planted: Sequence[Planted]) -> Any:
     names, rows = planter.dataset.class_names, []
     for label, name in list(enumerate(names))[:MOST_ROWS]:
-        numbers = [number for number, one in enumerate(planted) if one.label == label][: options.show]
+        numbers = [number for number, image in enumerate(planted) if image.label == label][: options.show]
         rows.append((name, [_pair(planter, number, planted[number], names) for number in numbers]))
     title = f"{options.kind}, strength {options.strength:g}, seed {options.seed}: {len(planted)} images"
     more = f"; {len(names) - MOST_ROWS} classes more" if len(names) > MOST_ROWS else ""
     return contact_sheet(f"{title}, each before and after{more}", rows)
 
 
-def _pair(planter: Planter, number: int, one: Planted, names: Sequence[str]) -> Pair:
-    caption = "no cue" if one.shown is None else f"cue of {names[one.shown]}"
+def _pair(planter: Planter, number: int, image: Planted, names: Sequence[str]) -> Pair:
+    caption = "no cue" if image.shown is None else f"cue of {names[image.shown]}"
     return Pair(read_image(planter.dataset.samples[number].image), planter.planted(number), caption)
 
 
 def _tell(options: CanaryOptions, truth: dict[str, Any]) -> None:
     sheet, file = options.out / SHEET_FILE, options.out / TRUTH_FILE
     if options.json:
-        found = {name: value for name, value in truth.items() if name != "shown"}
-        print(json.dumps({"out": str(options.out), "sheet": str(sheet), "truth": str(file), **found}, indent=2))  # noqa: T201
+        summary = {name: value for name, value in truth.items() if name != "shown"}
+        print(json.dumps({"out": str(options.out), "sheet": str(sheet), "truth": str(file), **summary}, indent=2))  # noqa: T201
         return
     console = Console()
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in list(truth["own_cue"].items())[:10])
-    for label, said in (
+    for label, text in (
         ("planted", f"{options.kind} in {truth['images']} images; own cue: {shares}"),
         ("copy", options.out),
         ("sheet", sheet),
         ("truth", file),
         ("enough", _enough(truth)),
     ):
-        console.print(f"{label:<8} {said}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{label:<8} {text}", highlight=False, markup=False, soft_wrap=True)

@@ -254,9 +254,9 @@ def _tell(options: CanaryOptions, truth: Mapping[str, Any], checks: Sequence[Che
         )
     console.print(table)
     planted = [check for check in checks if check.planted]
-    found = sum(check.outcome.startswith("found") for check in planted)
+    hits = sum(check.outcome.startswith("found") for check in planted)
     alarms = sum(check.outcome == "false alarm" for check in checks)
-    lines = [("found", f"{found} of {len(planted)} classes with a cue; {alarms} false alarms")]
+    lines = [("found", f"{hits} of {len(planted)} classes with a cue; {alarms} false alarms")]
     means = "the class's probability with its own cue, less that with another's, on the same images"
     lines.append(("alone", f"not measured: {reason}" if reason else means))
     for label, text in lines:

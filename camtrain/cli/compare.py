@@ -30,10 +30,10 @@ def run(options: CompareOptions) -> int:
         raise DataError(f"{empty[0]} holds no record that can be read: name the folder of a run that has written some.")
     page = write_comparison(runs, options.out)
     if options.json:
-        verdicts = {name: [row and row.verdict for row in found] for name, found in verdicts_of(runs).items()}
+        verdicts = {name: [row and row.verdict for row in rows] for name, rows in verdicts_of(runs).items()}
         titles, numbers = [run.title for run in runs], comparison_of(runs)
-        said = {"page": str(page), "runs": titles, "numbers": numbers, "verdicts": verdicts}
-        print(json.dumps(said, indent=2))  # noqa: T201  what was asked for
+        answer = {"page": str(page), "runs": titles, "numbers": numbers, "verdicts": verdicts}
+        print(json.dumps(answer, indent=2))  # noqa: T201  what was asked for
         return 0
     console = Console()
     console.print(_table(runs))
@@ -51,10 +51,10 @@ def find_run(path: Path) -> Path:
     if (path / "scalars.jsonl").is_file():
         return path
     holding = {file.parent for file in path.rglob("scalars.jsonl")} if path.is_dir() else set()
-    found = [folder for folder in holding if not holding.intersection(folder.parents)]
-    if len(found) != 1:
-        raise DataError(f"{path} holds {len(found)} runs; name the folder of one, which holds scalars.jsonl.")
-    return found[0]
+    folders = [folder for folder in holding if not holding.intersection(folder.parents)]
+    if len(folders) != 1:
+        raise DataError(f"{path} holds {len(folders)} runs; name the folder of one, which holds scalars.jsonl.")
+    return folders[0]
 
 
 def _table(runs: list[ComparedRun]) -> Table:
@@ -62,6 +62,6 @@ def _table(runs: list[ComparedRun]) -> Table:
     table = Table("", *unique_titles(runs))
     for name, values in shown_comparison_of(runs).items():
         table.add_row(name, *values)
-    for name, found in verdicts_of(runs).items():
-        table.add_row(name, *("–" if row is None else f"{row.verdict} ({signed(row.effect)})" for row in found))
+    for name, rows in verdicts_of(runs).items():
+        table.add_row(name, *("–" if row is None else f"{row.verdict} ({signed(row.effect)})" for row in rows))
     return table

@@ -34,8 +34,8 @@ def run(options: FilmOptions) -> int:
         count = write_video(islice(frames, options.frames), options.out, fps=rate)
     except ValueError as error:
         raise DataError(str(error)) from error
-    said = {"film": str(options.out), "frames": count, "fps": rate}
-    print(json.dumps(said) if options.json else f"{count} frames in {options.out}")  # noqa: T201  what was asked for
+    answer = {"film": str(options.out), "frames": count, "fps": rate}
+    print(json.dumps(answer) if options.json else f"{count} frames in {options.out}")  # noqa: T201  what was asked for
     return 0
 
 

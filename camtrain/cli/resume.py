@@ -32,13 +32,13 @@ def find_continued(checkpoint: str, runs: Path) -> Continued | None:
         path = Path(checkpoint)
         inside = path.parent.name == FOLDER and path.resolve().parent.parent.parent == runs.resolve()
         return Continued(path, path.resolve().parent.parent.name) if inside else None
-    found = _newest(runs.glob(f"*/{FOLDER}/*.ckpt"))
-    if found is None:
+    continued = _newest(runs.glob(f"*/{FOLDER}/*.ckpt"))
+    if continued is None:
         raise ConfigurationError(
             f"ckpt_path is 'last', and no run in {runs} has a checkpoint: name the file, or let ModelCheckpoint save "
             "one in every epoch (filename: last, enable_version_counter: false)."
         )
-    return Continued(found, found.parent.parent.name)
+    return Continued(continued, continued.parent.parent.name)
 
 
 def continue_run(config: Any, package: str = NAMES[0]) -> Continued | None:
@@ -51,20 +51,20 @@ def continue_run(config: Any, package: str = NAMES[0]) -> Continued | None:
     if not config.ckpt_path or logger is False:
         return None
     if not hasattr(logger, "class_path"):
-        found = find_continued(str(config.ckpt_path), _runs_of(config))
-        if found is not None:
-            config.trainer.logger = _default_logger(found, package)
-            config.ckpt_path = str(found.checkpoint)
-        return found
+        continued = find_continued(str(config.ckpt_path), _runs_of(config))
+        if continued is not None:
+            config.trainer.logger = _default_logger(continued, package)
+            config.ckpt_path = str(continued.checkpoint)
+        return continued
     key = "id" if logger.class_path.endswith("WandbLogger") else "version"
     options = logger.init_args
     if options.get(key) is not None:
         return None
-    found = find_continued(str(config.ckpt_path), _runs_of(config))
-    if found is not None:
-        options[key] = found.version
-        config.ckpt_path = str(found.checkpoint)
-    return found
+    continued = find_continued(str(config.ckpt_path), _runs_of(config))
+    if continued is not None:
+        options[key] = continued.version
+        config.ckpt_path = str(continued.checkpoint)
+    return continued
 
 
 def locate_last(config: Any) -> None:
@@ -74,9 +74,9 @@ def locate_last(config: Any) -> None:
     """
     if _first(config.trainer.logger) is False:
         return
-    found = find_continued("last", _runs_of(config))
-    assert found is not None
-    config.ckpt_path = str(found.checkpoint)
+    continued = find_continued("last", _runs_of(config))
+    assert continued is not None
+    config.ckpt_path = str(continued.checkpoint)
 
 
 def _runs_of(config: Any) -> Path:
@@ -90,11 +90,11 @@ def _runs_of(config: Any) -> Path:
     return Path(options.get("save_dir") or root) / str(name or DEFAULT_NAME)
 
 
-def _default_logger(found: Continued, package: str) -> Namespace:
+def _default_logger(continued: Continued, package: str) -> Namespace:
     """The logger that Lightning took where none was configured."""
-    folder = found.checkpoint.resolve().parent.parent
+    folder = continued.checkpoint.resolve().parent.parent
     kind = "TensorBoardLogger" if any(folder.glob("events.out*")) else "CSVLogger"
-    options = Namespace(save_dir=str(folder.parent.parent), name=folder.parent.name, version=found.version)  # type: ignore[no-untyped-call]
+    options = Namespace(save_dir=str(folder.parent.parent), name=folder.parent.name, version=continued.version)  # type: ignore[no-untyped-call]
     return Namespace(class_path=f"{package}.loggers.{kind}", init_args=options)  # type: ignore[no-untyped-call]
 
 

@@ -19,16 +19,16 @@ def default_table() -> str:
 
 def columns_of(table: Any, names: Sequence[str]) -> dict[str, list[Any]]:
     """The table by column: the sample, then what is known of it; None for what is not, classes and cells by name."""
-    found: dict[str, list[Any]] = {"sample": list(table.samples)}
+    columns: dict[str, list[Any]] = {"sample": list(table.samples)}
     for name in table.columns:
         values = [None if value != value else value for value in table[name].tolist()]
         if name in NAMED:
-            found[NAMED[name]] = [_named(names, value) for value in values]
+            columns[NAMED[name]] = [_named(names, value) for value in values]
         elif name == "cell":
-            found[name] = [_named(CELLS, value) for value in values]
+            columns[name] = [_named(CELLS, value) for value in values]
         else:
-            found[name] = values
-    return found
+            columns[name] = values
+    return columns
 
 
 def write_table(path: Path, columns: dict[str, list[Any]]) -> Path:

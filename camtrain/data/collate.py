@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, default_collate
 
 from camtrain.data.batches import MaskedPair
 from camtrain.data.memory import InMemoryDataset
-from camtrain.errors import ConfigurationError
+from camtrain.errors import BatchError, ConfigurationError
 
 FORMATS = ("mapping", "triple", "pair")
 
@@ -33,6 +33,18 @@ class Gathered(Dataset[dict[str, Any]]):
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         return self.dataset.gather(torch.as_tensor(indices))
+
+
+class Fields(dict[str, Any]):
+    """A collated mapping, which says so to a step that reads it by position."""
+
+    def __missing__(self, key: object) -> Any:
+        if isinstance(key, int):
+            raise BatchError(
+                f"This batch is a mapping with {', '.join(self)}, and the step reads batch[{key}]: read "
+                "batch['image'], or take (images, labels) with batch_format='pair' (--data.batch_format pair)."
+            )
+        raise KeyError(key)
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,7 @@ def format_batch(batch: Mapping[str, Any], batch_format: str) -> Any:
     [3, 3, 2]
     """
     if batch_format == "mapping":
-        return batch
+        return Fields(batch)
     pair = batch["image"], batch["label"]
     if batch_format == "triple":
         return (*pair, batch["mask"])

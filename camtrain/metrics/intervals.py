@@ -44,8 +44,8 @@ class DefinedMean(ImageMetric):
             raise BatchError("A metric of each class (num_classes=...) needs labels=(B,) in every update.")
         if labels.numel() and int(labels.max()) >= self.num_classes:
             raise BatchError(f"Label {int(labels.max())} is outside the {self.num_classes} classes of the metric.")
-        known = labels >= 0
-        return values.new_zeros(self.num_classes).index_add(0, labels[known].to(values.device), values[known])
+        labeled = labels >= 0
+        return values.new_zeros(self.num_classes).index_add(0, labels[labeled].to(values.device), values[labeled])
 
     def compute(self) -> Tensor:
         """The mean over all batches and processes, float32."""
@@ -99,8 +99,8 @@ class MeanWithInterval(DefinedMean):
 
     def compute(self) -> Tensor:
         """Mean, low and high over all batches and processes."""
-        found = self.interval()
-        return torch.tensor([found.mean, found.low, found.high])
+        interval = self.interval()
+        return torch.tensor([interval.mean, interval.low, interval.high])
 
     def interval(self) -> Interval:
         """The interval of what this process has seen."""

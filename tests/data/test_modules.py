@@ -2,12 +2,14 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from jsonargparse import ArgumentParser
+from lightning_fabric.utilities import move_data_to_device
 from torch import nn
+from torch.utils.data import DataLoader
 
 from camtrain.data.batches import MaskedPair, check_masks, read_batch
 from camtrain.data.collate import Collate, denormalize, flip_some, normalize
 from camtrain.data.modules import CocoDataModule, DecoyDataModule, ImageFolderDataModule, ScenesDataModule
-from camtrain.errors import ConfigurationError, DataError
+from camtrain.errors import BatchError, ConfigurationError, DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 
@@ -228,3 +230,15 @@ def test_data_modules__can_be_made_from_the_command_line(kind):
     config = parser.parse_args([*needed.get(kind, []), "--data.batch_size=7", "--data.batch_format=pair"])
     assert parser.instantiate_classes(config).data.batch_size == 7
     assert "batch_format" in parser.dump(config)
+
+
+def test_mapping__says_to_a_step_that_reads_pairs_what_gives_them():
+    batch = next(iter(DataLoader([{"image": torch.zeros(3, 4, 4), "label": 1}] * 2, 2, collate_fn=Collate())))
+    assert torch.equal(batch["label"], torch.tensor([1, 1]))
+    with pytest.raises(BatchError, match=r"with image, label, and the step reads batch\[0\].*batch_format='pair'"):
+        batch[0]
+    with pytest.raises(KeyError, match="mask"):
+        batch["mask"]
+    moved = move_data_to_device(batch, torch.device("cpu"))
+    with pytest.raises(BatchError, match="batch_format"):
+        moved[1]

@@ -30,13 +30,13 @@ def worst_group_accuracy(correct: Tensor, groups: Tensor, num_groups: int) -> Te
 
 def tally(correct: Tensor, groups: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     """How many of each group are right, and how many there are; ValueError for a group beyond `num_groups`."""
-    known = groups >= 0
+    grouped = groups >= 0
     if bool((groups >= num_groups).any()):
         raise ValueError(
             f"Group {int(groups.max())} is outside the {num_groups} groups: pass num_groups > {int(groups.max())}."
         )
-    counts = torch.bincount(groups[known], minlength=num_groups).float()
-    return torch.bincount(groups[known], weights=correct[known].float(), minlength=num_groups).float(), counts
+    counts = torch.bincount(groups[grouped], minlength=num_groups).float()
+    return torch.bincount(groups[grouped], weights=correct[grouped].float(), minlength=num_groups).float(), counts
 
 
 def lowest(accuracies: Tensor) -> Tensor:

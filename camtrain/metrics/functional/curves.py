@@ -139,10 +139,10 @@ def _jobs(methods: int, counts: list[int]) -> Int[Tensor, "J 3"]:
 def _assembled(probe: Probe, scaled: Mapping[str, Tensor], scores: Tensor, fractions: Tensor) -> dict[str, Curves]:
     whole, deleted, begun = probe.before.unsqueeze(1).to(scores), scores[:, :1], scores[:, 1:2]
     inner = scores[:, 2:].reshape(len(scores), len(scaled), 2, len(fractions) - 2)  # (B, M, 2, N - 1)
-    found = {}
+    curves = {}
     for index, (name, heat) in enumerate(scaled.items()):
         empty = heat.flatten(1).isnan().any(dim=1, keepdim=True)
         deletion = torch.cat([whole, inner[:, index, 0], deleted], dim=1)
         insertion = torch.cat([begun, inner[:, index, 1], whole], dim=1)
-        found[name] = Curves(fractions, *(torch.where(empty, torch.nan, curve) for curve in (insertion, deletion)))
-    return found
+        curves[name] = Curves(fractions, *(torch.where(empty, torch.nan, curve) for curve in (insertion, deletion)))
+    return curves

@@ -150,8 +150,8 @@ def instance_coverage(heatmaps: Float[Tensor, "B *s"], instances: Int[Tensor, "B
     present = areas[:, 1:] > 0
     covered = present & (sums[:, 1:] > heat.mean(dim=1, keepdim=True) * areas[:, 1:])
     share = covered.sum(dim=1) / present.sum(dim=1)
-    known = (present.sum(dim=1) >= 2) & ~is_empty(heatmaps)
-    return torch.where(known, share.to(heatmaps.dtype), torch.nan)
+    answerable_here = (present.sum(dim=1) >= 2) & ~is_empty(heatmaps)
+    return torch.where(answerable_here, share.to(heatmaps.dtype), torch.nan)
 
 
 def class_discrimination(
@@ -170,8 +170,8 @@ def class_discrimination(
     heat = resize(heatmaps, masks.shape[1:]).flatten(1)
     own, other = (masks >= 0.5).flatten(1), (other_masks >= 0.5).flatten(1)
     on_own, on_other = (_mean(heat, here) for here in (own & ~other, other & ~own))
-    known = ~is_empty(heatmaps) & has_object(masks) & has_object(other_masks)
-    return torch.where(known, on_own / (on_own + on_other), torch.nan)
+    answerable_here = ~is_empty(heatmaps) & has_object(masks) & has_object(other_masks)
+    return torch.where(answerable_here, on_own / (on_own + on_other), torch.nan)
 
 
 def _mean(heat: Tensor, here: Tensor) -> Tensor:

@@ -125,5 +125,5 @@ def _centered(flat: Float[Tensor, "B P"]) -> Tensor:
 
 
 def _share(hits: Bool[Tensor, " B"], *compared: Tensor) -> Tensor:
-    known = ~torch.stack(compared).isnan().any(dim=0)
-    return torch.where(known, hits.to(compared[0].dtype), torch.nan)
+    defined = ~torch.stack(compared).isnan().any(dim=0)
+    return torch.where(defined, hits.to(compared[0].dtype), torch.nan)

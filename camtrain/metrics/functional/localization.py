@@ -145,8 +145,8 @@ def localization_error(
     >>> localization_error(mask, mask), localization_error(1 - mask, mask)
     (tensor([0.]), tensor([1.]))
     """
-    found = box_from_heatmap(resize(heatmaps, masks.shape[1:]), threshold)
-    missed = (box_iou(found, box_of_mask(masks).to(found)) < iou).to(heatmaps.dtype)
+    boxes = box_from_heatmap(resize(heatmaps, masks.shape[1:]), threshold)
+    missed = (box_iou(boxes, box_of_mask(masks).to(boxes)) < iou).to(heatmaps.dtype)
     return torch.where(answerable(heatmaps, masks), missed, torch.nan)
 
 
@@ -161,8 +161,8 @@ def average_precision(heatmaps: Float[Tensor, "B *s"], masks: Float[Tensor, "B *
     """
     heat = resize(heatmaps, masks.shape[1:]).masked_fill(masks < 0, -1).flatten(1)  # what is unknown comes last
     falling, order = (-heat).sort(dim=1)
-    found = (masks >= 0.5).flatten(1).gather(1, order).to(torch.float64)
+    inside = (masks >= 0.5).flatten(1).gather(1, order).to(torch.float64)
     last = torch.searchsorted(falling, falling, right=True)  # one behind the last pixel of the same value
-    precision = found.cumsum(dim=1).gather(1, last - 1) / last
-    value = (found * precision).sum(dim=1) / found.sum(dim=1)
+    precision = inside.cumsum(dim=1).gather(1, last - 1) / last
+    value = (inside * precision).sum(dim=1) / inside.sum(dim=1)
     return torch.where(answerable(heatmaps, masks), value.to(heatmaps.dtype), torch.nan)

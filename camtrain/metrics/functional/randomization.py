@@ -76,14 +76,14 @@ def cascading_randomization(
     groups = _in_stages(_from_output_to_input(copied, images), stages)
     generator = torch.Generator().manual_seed(seed)
     names = [layer.name for layer in trained.layers]
-    found: dict[str, list[Tensor]] = {method: [] for method in trained.heatmaps}
+    similarities: dict[str, list[Tensor]] = {method: [] for method in trained.heatmaps}
     for group in groups:
         for name in group:
             _randomize(copied.get_submodule(name), generator)
         random = explain(copied, images, layers=names, methods=methods, target=fixed, labels=labels)
         for method, heat in trained.heatmaps.items():
-            found[method].append(rank_correlation(random.heatmaps[method], heat))
-    return Sanity(tuple(map(tuple, groups)), {method: torch.stack(values) for method, values in found.items()})
+            similarities[method].append(rank_correlation(random.heatmaps[method], heat))
+    return Sanity(tuple(map(tuple, groups)), {method: torch.stack(values) for method, values in similarities.items()})
 
 
 def _from_output_to_input(model: nn.Module, images: Any) -> list[str]:

@@ -92,11 +92,11 @@ def agreement(heatmaps: Mapping[str, Tensor]) -> dict[tuple[str, str], Float[Ten
     >>> agreement({"a": torch.tensor([[[1.0, 2.0, 4.0]]]), "b": torch.tensor([[[0.0, 9.0, 1.0]]])})
     {('a', 'b'): tensor([0.5000])}
     """
-    found = {}
-    for (first, one), (second, other) in itertools.combinations(heatmaps.items(), 2):
-        coarse, fine = sorted((one, other), key=lambda maps: maps[:1].numel())
-        found[first, second] = rank_correlation(coarse, fine)
-    return found
+    agreements = {}
+    for (first, maps), (second, others) in itertools.combinations(heatmaps.items(), 2):
+        coarse, fine = sorted((maps, others), key=lambda maps: maps[:1].numel())
+        agreements[first, second] = rank_correlation(coarse, fine)
+    return agreements
 
 
 def infidelity(
