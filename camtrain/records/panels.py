@@ -70,6 +70,11 @@ class Panel:
         energies = ", ".join(f"{value:.2f} {name}" for name, value in known.items())
         return self._classes() + (f" · inside energy {energies}" if energies else "")
 
+    def full_caption(self, epoch: int) -> str:
+        """The same with right or wrong, the image's name and the epoch, for a picture that stands alone."""
+        answer = {True: "right", False: "wrong", None: None}[self.correct]
+        return " · ".join(filter(None, [self.caption(), answer, self.sample, f"epoch {epoch}"]))
+
     def _classes(self) -> str:
         said = f"{self.predicted_name} {100 * self.probability:.0f} %"
         if self.correct is not False:

@@ -117,14 +117,18 @@ def advised(history: History, *, undecided: bool = True) -> list[Labeled]:
     return lines
 
 
-def places(report: Path, checkpoints: Sequence[Any] = (), loggers: Sequence[Any] = ()) -> list[Labeled]:
+def places(
+    report: Path, checkpoints: Sequence[Any] = (), loggers: Sequence[Any] = (), *, note: str = ""
+) -> list[Labeled]:
     """Where a run's report, checkpoints and Weights & Biases run lie, and how to send an offline run there.
+
+    A note stands behind the report.
 
     >>> places(Path("/runs/a/report.html"))
     [('report', '/runs/a/report.html')]
     """
     saved = [path for callback in checkpoints if (path := _checkpoint(callback))]
-    found = [("report", _short(report)), *(("checkpoint", _short(path)) for path in saved)]
+    found = [("report", f"{_short(report)}{note}"), *(("checkpoint", _short(path)) for path in saved)]
     for logger in loggers:
         found += _wandb_places(logger.experiment) if is_a(logger, "WandbLogger") else []
     return found

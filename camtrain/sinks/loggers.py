@@ -25,4 +25,14 @@ def sink_of(logger: Any, pictures: PictureFormat = "jpg") -> Sink | None:
         from camtrain.sinks.tensorboard import TensorBoardSink
 
         return TensorBoardSink(logger)
+    if shows_pictures(logger):
+        from camtrain.sinks.pictures import PictureSink
+
+        return PictureSink(logger)
     return None
+
+
+def shows_pictures(logger: Any) -> bool:
+    """Whether the logger gets pictures: a known one, or one of your own (`camtrain.sinks.pictures.ShowsImages`)."""
+    known = is_a(logger, "WandbLogger", "TensorBoardLogger", "MLFlowLogger", "CometLogger")
+    return known or hasattr(logger, "log_image")

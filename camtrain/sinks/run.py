@@ -1,6 +1,6 @@
 """Run: all that is written of what one Trainer does, its folder, its sinks, its numbers and its report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from camtrain.sinks.background import Background
 from camtrain.sinks.base import SinkGroup
 from camtrain.sinks.files import FilesSink
 from camtrain.sinks.guard import guard
-from camtrain.sinks.loggers import PictureFormat, logger_sinks
+from camtrain.sinks.loggers import PictureFormat, logger_sinks, shows_pictures
 
 WITHOUT_LOGGER = "camtrain_logs"
 
@@ -176,7 +176,8 @@ class Run:
         self._untold.discard(place)
         history = read_history(place)
         checkpoints = self.trainer.checkpoint_callbacks if self.trainer.state.fn == "fit" else []
-        lines = [*advised(history), *places(report, checkpoints, self.trainer.loggers)]
+        loggers = self.trainer.loggers
+        lines = [*advised(history), *places(report, checkpoints, loggers, note=_pictures_are_here(loggers))]
         print_summary(history, lines, table=table)
 
     def guard_loggers(self) -> None:
@@ -210,6 +211,13 @@ def _plain(name: str) -> str:
 def _local(name: str) -> str:
     """The name in the folder of `test`, which says already what `test/` says."""
     return name.removeprefix("test/") if name.startswith(("test/cam/", "test/reliance/")) else name
+
+
+def _pictures_are_here(loggers: Sequence[Any]) -> str:
+    """Said behind the report's path where loggers show no pictures."""
+    if not loggers or any(map(shows_pictures, loggers)):
+        return ""
+    return f" (the pictures are here: {' and '.join(type(logger).__name__ for logger in loggers)} can show none)"
 
 
 def publish(folder: Path) -> tuple[Path, ...]:

@@ -31,12 +31,13 @@ from camtrain.sinks.wandb_pictures import (
 )
 
 TITLE_LENGTH = 63
-OVER_EPOCHS = ("cam/*", "reliance/*")
+NAMES = ("cam/*", "reliance/*", "alignment/*")
+UNREMARKABLE = ("cam/empty_maps/*", "cam/drift/*")  # an alert says when heatmaps die
 Payload = dict[str, Any]
 
 
 class WandbSink:
-    """Sends the records of a pass to Weights & Biases, as one row over `trainer/global_step` and `epoch`.
+    """Sends the records of a pass to Weights & Biases, as one row over `trainer/global_step`.
 
     Panels become image lists under their key with masks to toggle, and tables (`<key>_table`, a fresh one each pass)
     that sort, filter and group by class, cell and verdict; `runs.history.concat["cam/heatmaps_table"]` in a panel's
@@ -77,15 +78,16 @@ class WandbSink:
         """The run is the logger's, which finishes it."""
 
     def _define(self, run: Any) -> None:
-        """What is logged once an epoch is drawn over epochs; alignment, logged at steps, over steps."""
+        """Numbers are drawn over steps, which tell an epoch's passes apart; lines that lie at zero are not drawn."""
         if self._defined:
             return
         self._defined = True
         run.define_metric("epoch")
         run.define_metric("trainer/global_step")
-        for names in OVER_EPOCHS:
-            run.define_metric(names, step_metric="epoch", step_sync=True)
-        run.define_metric("alignment/*", step_metric="trainer/global_step", step_sync=True)
+        for names in NAMES:
+            run.define_metric(names, step_metric="trainer/global_step", step_sync=True)
+        for names in UNREMARKABLE:
+            run.define_metric(names, step_metric="trainer/global_step", step_sync=True, hidden=True)
 
     @singledispatchmethod
     def _payload(self, record: Record) -> Payload:
@@ -116,7 +118,7 @@ class WandbSink:
 
     @_payload.register
     def _(self, record: Panels) -> Payload:
-        images = panel_pictures(record.panels, self.pictures)
+        images = panel_pictures(record.panels, record.epoch, self.pictures)
         shown = {record.key: images[:IMAGES_PER_LIST]} if images else {}
         if not images and record.key != FAILURES:
             return {}

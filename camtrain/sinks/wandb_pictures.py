@@ -27,7 +27,7 @@ def picture(pixels: Pixels, caption: str, file_type: str = "jpg", masks: dict[st
     return wandb.Image(pixels, caption=caption, file_type=file_type, masks=masks)
 
 
-def panel_pictures(panels: Sequence[Panel], file_type: str = "jpg") -> list[wandb.Image]:
+def panel_pictures(panels: Sequence[Panel], epoch: int, file_type: str = "jpg") -> list[wandb.Image]:
     """Each plain image beside its blended heatmaps; object and each heatmap's upper half as masks on the former.
 
     A list is shown at one size: narrower pictures (a right answer has no heatmap for another class) are filled up.
@@ -35,7 +35,7 @@ def panel_pictures(panels: Sequence[Panel], file_type: str = "jpg") -> list[wand
     joined = [to_pixels(side_by_side([part.cpu().unsqueeze(0) for part in _parts(panel)])[0]) for panel in panels]
     filled = _filled_up(joined)
     return [
-        picture(pixels, panel.caption(), file_type, panel_masks(panel, pixels.shape[1]) or None)
+        picture(pixels, panel.full_caption(epoch), file_type, panel_masks(panel, pixels.shape[1]) or None)
         for pixels, panel in zip(filled, panels, strict=True)
     ]
 
