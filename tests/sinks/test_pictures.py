@@ -57,7 +57,7 @@ def test_own_logger__gets_every_picture_with_a_caption_that_says_what_it_is(make
     keys = [key for key, *_ in logger.images]
     assert keys[:3] == ["cam/heatmaps/s0", "cam/heatmaps/s1", "cam/failures/s0"]
     assert {"reliance/examples/boat-000", "reliance/regions/boat"} <= set(keys)
-    key, pixels, step, caption = logger.images[0]
+    _key, pixels, step, caption = logger.images[0]
     assert (pixels.dtype, pixels.ndim, step) == (np.uint8, 3, 30)
     assert caption.startswith("boat taken for car 97 % (boat 2 %)")
     assert caption.endswith("wrong · s0 · epoch 3")
@@ -85,7 +85,7 @@ def test_comet__gets_pictures_and_the_report(make_pass, make_document, tmp_path)
     service = Service()
     (sink,) = logger_sinks([of_lightning("CometLogger", experiment=service)])
     sink.write(*make_pass(3, 30), make_document(tmp_path))
-    name, (pixels,), options = service.calls[0]
+    name, (_pixels,), options = service.calls[0]
     assert (name, options["name"], options["step"]) == ("log_image", "cam/heatmaps/s0", 30)
     assert ("log_asset", (str(tmp_path / "report.html"),), {"file_name": "camtrain/report.html"}) in service.calls
 
