@@ -1,13 +1,18 @@
-"""How a run was made: its configuration and the versions under it, in `run.json`."""
+"""How a run was made (`run.json`: its configuration and versions), and what was found of each class (`verdicts.json`)."""
 
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from camtrain.records.formats import plain, read_verdict
+from camtrain.records.kinds import VerdictRow
+
 RUN_FILE = "run.json"
+VERDICTS_FILE = "verdicts.json"
 PACKAGES = ("camtrain", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "wandb", "numpy")
 
 
@@ -44,6 +49,27 @@ def read_run_info(folder: str | Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def write_verdicts(folder: str | Path, rows: Sequence[VerdictRow]) -> Path:
+    """Write the verdicts and the versions that they were reached with; return the path.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = write_verdicts(folder, [VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.02, 0.001, 64)])
+    >>> read_verdicts(folder)[0].class_name
+    'boat'
+    """
+    path = Path(folder) / VERDICTS_FILE
+    content = {"verdicts": [plain(asdict(row)) for row in rows], "versions": versions()}
+    path.write_text(json.dumps(content, indent=2))
+    return path
+
+
+def read_verdicts(folder: str | Path) -> list[VerdictRow]:
+    """The verdicts in a run's folder; none where there is no such file."""
+    path = Path(folder) / VERDICTS_FILE
+    return [read_verdict(row) for row in json.loads(path.read_text())["verdicts"]] if path.is_file() else []
 
 
 def flatten(nested: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from camtrain.records import Document, Record, Scalars, read_history
-from camtrain.records.run_info import write_run_info
-from camtrain.records.verdicts import write_verdicts
+from camtrain.records.run_info import write_run_info, write_verdicts
 from camtrain.report import REPORT_FILE, write_report
 from camtrain.report.summary import latest_verdicts, summary_of
 from camtrain.report.terminal import advised, places, print_summary

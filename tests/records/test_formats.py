@@ -35,8 +35,7 @@ from camtrain.records import (
     read_history,
 )
 from camtrain.records.formats import READERS, WRITERS, line_of, read_line
-from camtrain.records.run_info import read_run_info, write_run_info
-from camtrain.records.verdicts import read_verdicts, write_verdicts
+from camtrain.records.run_info import read_run_info, read_verdicts, write_run_info, write_verdicts
 from camtrain.report import write_report
 from camtrain.report.comparison import comparison_of, read_run
 from camtrain.report.summary import measures
