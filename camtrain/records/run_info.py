@@ -1,4 +1,4 @@
-"""How a run was made (`run.json`: its configuration and versions), and what was found of each class (`verdicts.json`)."""
+"""How a run was made (`run.json`, its configuration and versions) and what was found (`verdicts.json`)."""
 
 import json
 import platform
