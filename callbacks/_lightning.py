@@ -215,15 +215,21 @@ def key_of(model: str | nn.Module | None) -> str | None:
 
 def callable_network(network: nn.Module) -> nn.Module:
     """The module itself, or its only child with parameters where it has no forward of its own."""
-    if overrides(network, "forward"):
-        return network
-    learned = [child for child in network.children() if any(True for _ in child.parameters())]
-    if len(learned) == 1:
-        return learned[0]
+    called = called_network(network)
+    if called is not None:
+        return called
     raise ConfigurationError(
         f"{type(network).__name__} has no forward method to find its layers with: pass model='name' of the submodule "
         f"that maps images to logits; it has {', '.join(name for name, _ in network.named_children())}."
     )
+
+
+def called_network(network: nn.Module) -> nn.Module | None:
+    """The same; None where several children have parameters, and the step alone knows which is called."""
+    if overrides(network, "forward"):
+        return network
+    learned = [child for child in network.children() if any(True for _ in child.parameters())]
+    return learned[0] if len(learned) == 1 else None
 
 
 def runs_compiled(pl_module: LightningModule) -> bool:

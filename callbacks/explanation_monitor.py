@@ -12,10 +12,11 @@ from camtrain.callbacks._lightning import (
     SayOnce,
     Trainer,
     builds_later,
-    callable_network,
+    called_network,
     everywhere,
     key_of,
     network_of,
+    runs_compiled,
 )
 from camtrain.callbacks._passes import (
     denormalizer_of,
@@ -279,30 +280,28 @@ class ExplanationMonitor(Callback):
             check_images(read)
             check_masks(read)
         if self._explainer is None:
-            self._explainer = self._found(trainer, pl_module, read)
+            self._explainer = self._made(trainer, pl_module)
         self._explainer.arm(read)
 
-    def _found(self, trainer: Trainer, pl_module: LightningModule, batch: Batch) -> Explainer:
-        """The explainer of the module's layers, which a dry forward of the batch finds."""
+    def _made(self, trainer: Trainer, pl_module: LightningModule) -> Explainer:
         network = network_of(pl_module, self.model)
-        explainer = Explainer(
+        return Explainer(
             network,
-            callable_network(network),
-            batch.images,
+            called_network(network),
             self.layers,
             self.methods,
             target=self.target,
             task=self.task,
             autocast=trainer.precision_plugin.forward_context,
+            compiled=runs_compiled(pl_module),
         )
-        for layer in explainer.layers:
-            self._say(f"explains layer {layer.name!r}: {layer.reason}")
-        return explainer
 
     def _explain(self, trainer: Trainer, batch: Batch, explainer: Explainer) -> None:
-        """Add the batch to the pass; which task it is has to be clear from the first one."""
+        """Add the batch to the pass; the layers and the task have to be clear from the first one."""
         try:
-            explainer.task(batch)
+            explainer.settle(batch)
+            for layer in explainer.layers:
+                self._say(f"explains layer {layer.name!r}: {layer.reason}")
             if self._pass is not None:
                 samples = samples_of(trainer, batch, self._pass.images, self.dataloader_idx)
                 explained = self._attempt(explainer.explain, batch, samples, self.grounded_above)

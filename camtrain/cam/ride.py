@@ -49,6 +49,7 @@ class Ride:
     def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
         self.layers = tuple(layers)
         self._path = _path(model, self.layers)
+        self._audible = audible(model)
         self._hooks, self._flip_hooks = Hooks(), Hooks()
         self._modes = ExitStack()
         self._images: Tensor | None = None
@@ -75,6 +76,8 @@ class Ride:
         self.forget()
         self._images, self._listens = images, listen or bool(self.reason)
         for module in self._path:
+            if listen and module not in self._audible:
+                continue
             self._hooks.add([module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True)])
             self._hooks.add([module.register_forward_hook(self._leave, always_call=True)])
 
@@ -183,6 +186,16 @@ def can_ride(model: nn.Module) -> bool:
     (True, False)
     """
     return not any(isinstance(module, _TWO_PATHS) for module in model.modules())
+
+
+def audible(model: nn.Module) -> set[nn.Module]:
+    """The parts that a hook may listen to without changing a bit: torch's own attention takes another path with hooks.
+
+    >>> [type(part).__name__ for part in audible(nn.Sequential(nn.TransformerEncoderLayer(4, 1)))]
+    ['Sequential']
+    """
+    silent = {part for module in model.modules() if isinstance(module, _TWO_PATHS) for part in module.modules()}
+    return {module for module in model.modules() if module not in silent}
 
 
 def _path(model: nn.Module, layers: Sequence[Layer]) -> list[nn.Module]:

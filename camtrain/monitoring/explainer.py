@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from camtrain.alignment.calls import Call, Calls
 from camtrain.cam import (
+    Activations,
     Capture,
     Layer,
     Ride,
@@ -18,52 +20,107 @@ from camtrain.cam import (
     resolve_layers,
     true_class,
 )
+from camtrain.cam.hooks import Hooks
 from camtrain.cam.layers import LayerSpec
 from camtrain.cam.methods import Method
+from camtrain.cam.ride import audible
 from camtrain.data.batches import Batch
-from camtrain.errors import BatchError
+from camtrain.errors import BatchError, ConfigurationError
 from camtrain.monitoring.explained import Explained, explain_batch
 from camtrain.tasks import Binary, SingleLabel, Task, resolve_task
 
 _TWO_PATHS = "the model has torch's own attention modules, whose results differ with gradients on"
-_NOTHING_TO_RIDE_ON = "the step's own pass went through no hooked module that returns logits, or is compiled"
+_PARTS = "the step calls parts of the model, none of which answers from the images alone"
+_COMPILED = "it runs compiled, where hooks see nothing"
+_NOTHING_TO_RIDE_ON = "the step's own pass went through no hooked module that returns logits"
+
+
+class FirstPass:
+    """What the step calls of a network, with the first batch."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.error: Exception | None = None  # of a dry forward
+        self._calls, self._hooks = Calls(Activations([])), Hooks()
+
+    def listen(self) -> None:
+        """Note the outermost calls of its parts from now on."""
+        self.stop()
+        self._calls = Calls(Activations([]))
+        parts = audible(self.network)
+        self._hooks.add(self._calls.handles({name: m for name, m in self.network.named_modules() if m in parts}))
+
+    def stop(self) -> None:
+        """Leave no hook behind."""
+        self._hooks.remove()
+
+    def answer(self, batch: Batch) -> Call | None:
+        """The call that maps images to logits; None where there is none, or more than one.
+
+        Not one whose answer another is given, as a head is a backbone's. Of several calls of one module that on the
+        batch's own images.
+        """
+        made = self._answering(len(batch))
+        heads = [call for call in made if not any(_feeds(call, other) for other in made)]
+        own = [call for call in heads if call.took([batch.images])] or heads
+        single = len({call.module for call in own}) == 1
+        return own[0] if single and any(tensor.ndim > 2 for tensor in own[0].tensors) else None
+
+    def feeds(self, module: nn.Module | None, batch: Batch) -> bool:
+        """Whether the answer of a part is given to another one, as features are."""
+        made = self._answering(len(batch))
+        return any(_feeds(call, other) for call in made if call.module is module for other in made)
+
+    def _answering(self, count: int) -> list[Call]:
+        learned = [call for call in self._calls.made if any(True for _ in call.module.parameters())]
+        return [call for call in learned if any(len(answer) == count for answer in call.answers)]
+
+
+def _feeds(call: Call, other: Call) -> bool:
+    given = {tensor.shape for tensor in other.tensors}
+    return other.module is not call.module and any(answer.shape in given for answer in call.answers)
 
 
 class Explainer:
     """One network's layers, task and ride: `arm` before a pass, `explain` after it, `disarm` whatever happened.
 
+    The first batch finds the layers: a dry forward of its images does, else one of what the step gives the network.
+    `settle` says after the first pass whether that worked.
+
     Args:
         network: the module whose forward pass is ridden on; the names of layers are those in it.
-        called: the module that is called where the step called none: the network, or a part of it.
-        images: of the first batch: a dry forward of them finds the layers.
+        called: the module that is called where the step calls none: the network, or a part of it; None for neither.
         layers: "auto", or names.
         methods: by name.
         target: a function of (logits, labels); `predicted_class` is the task's own answer.
         task: "auto", a name, or a task.
         autocast: entered around every forward pass.
+        compiled: the network runs compiled, where hooks see nothing.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        called: nn.Module,
-        images: Tensor,
+        called: nn.Module | None,
         layers: str | list[str],
         methods: Mapping[str, Method],
         *,
         target: Callable[..., Any] = predicted_class,
         task: str | Task = "auto",
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        compiled: bool = False,
     ) -> None:
         self.network, self.called, self.methods = network, called, methods
         self.target, self.autocast = target, autocast
-        spec: LayerSpec = layers if layers == "auto" else [layer.module for layer in find_layers(network, layers)]
-        with autocast():
-            self.layers: tuple[Layer, ...] = resolve_layers(called, images, spec)
-        self.walks = "" if can_ride(network) else _TWO_PATHS
+        self.spec: LayerSpec = layers if layers == "auto" else [each.module for each in find_layers(network, layers)]
+        self.layers: tuple[Layer, ...] = ()
+        self.walks = _COMPILED if compiled else "" if can_ride(network) else _TWO_PATHS
         self.batch: Batch | None = None  # between `arm` and `disarm`
         self.num_classes = 0
-        self._task, self._ride = task, Ride(network, self.layers)
+        self._task = task
+        self._ride: Ride | None = None
+        self._late = False  # found after the pass that would have been ridden on
+        self._first: FirstPass | None = FirstPass(network)
 
     @property
     def names(self) -> list[str]:
@@ -78,36 +135,75 @@ class Explainer:
     def arm(self, batch: Batch) -> None:
         """Be ready for the forward pass of a batch."""
         self.batch = batch
-        self._ride.arm(batch.images, listen=bool(self.walks))
+        if self._first is not None and self._ride is None and self.called is not None:
+            try:
+                self._find(self.called, batch.images)
+            except Exception as error:  # whatever a foreign forward raises of images as they are in the batch
+                self._first.error = error
+        if self.walks == _COMPILED:
+            return
+        if self._first is not None:
+            self._first.listen()
+        if self._ride is not None:
+            self._ride.arm(batch.images, listen=bool(self.walks))
 
     def disarm(self) -> None:
         """Leave no hook behind."""
-        self._ride.disarm()
-        self._ride.forget()
-        self.batch = None
+        if self._first is not None:
+            self._first.stop()
+        if self._ride is not None:
+            self._ride.disarm()
+            self._ride.forget()
+        self.batch, self._late = None, False
 
-    def task(self, batch: Batch) -> Task:
-        """The task, decided by the first batch, from the pass that was made since `arm`.
+    def settle(self, batch: Batch) -> None:
+        """After the first pass: know the layers, which call answers, and which task it is.
 
-        Raises BatchError where it cannot be told, or is one that is not read here.
+        Raises LayerError for layers without a map, ConfigurationError where no call answers, and BatchError where the
+        task cannot be told or is one that is not read here. Later it does nothing.
         """
+        if self._first is None:
+            return
+        self._first.stop()
+        answer = self._first.answer(batch)
+        if self._ride is None:
+            if answer is None:
+                raise self._first.error or ConfigurationError(
+                    f"{type(self.network).__name__} has no forward method, and its step calls no single part that maps "
+                    "the batch's images to logits: pass model='name' of the one to explain; it has "
+                    f"{', '.join(name for name, _ in self.network.named_children())}."
+                )
+            self.called, self._late = answer.module, True
+            ride = self._find(answer.module, _inputs(answer.args, answer.kwargs))
+            ride.root, ride.given = answer.module, (answer.args, answer.kwargs)
+        elif self._first.feeds(self._ride.root, batch):
+            self.walks = _PARTS
         if not isinstance(self._task, Task):
-            logits = self._ride.logits
-            if logits is None or len(logits) != len(batch):
-                called, inputs = self._asked(batch)
-                with self.autocast():
-                    logits = capture(called, inputs, self.layers).logits
-            self._task = resolve_task(self._task, logits, batch)
+            self._task = resolve_task(self._task, self._logits(batch), batch)
         if not isinstance(self._task, SingleLabel):
             raise BatchError(f"One label an image is explained, by one logit or by several; this is {self._task}.")
-        return self._task
+        self._first = None
+
+    def _find(self, called: nn.Module, inputs: Any) -> Ride:
+        with self.autocast():
+            self.layers = resolve_layers(called, inputs, self.spec)
+        self._ride = Ride(self.network, self.layers)
+        return self._ride
+
+    def _logits(self, batch: Batch) -> Any:
+        logits = None if self._ride is None else self._ride.logits
+        if logits is None or len(logits) != len(batch):
+            called, inputs = self._asked(batch)
+            with self.autocast():
+                logits = capture(called, inputs, self.layers).logits
+        return logits
 
     def explain(self, batch: Batch, samples: list[str], grounded_above: float) -> Explained:
         """The batch with its heatmaps, from the pass that was made since `arm`."""
-        task = self.task(batch)
-        called, inputs = self._asked(batch)
-        captured = self._captured(batch, task, called, inputs)
-        self.called = called
+        self.settle(batch)
+        task = cast(SingleLabel, self._task)
+        self.called, inputs = self._asked(batch)
+        captured = self._captured(batch, task, self.called, inputs)
         self.num_classes = 2 if isinstance(task, Binary) else captured.logits.shape[1]
         return explain_batch(
             batch,
@@ -123,18 +219,19 @@ class Explainer:
         """The first method's heatmaps `(B, *S)` for the true classes, from a forward pass of its own."""
         target = _truth if isinstance(self._task, Binary) else true_class
         with self.autocast():
-            captured = capture(self.called, inputs, self.layers, target, labels=labels)
+            captured = capture(cast(nn.Module, self.called), inputs, self.layers, target, labels=labels)
         method = next(iter(self.methods.values()))
         return method(captured.activations[0], captured.gradients[0])
 
     def _asked(self, batch: Batch) -> tuple[nn.Module, Any]:
         """The module that the step called, and what it gave it; what it may be where the step called none."""
-        args, kwargs = self._ride.given
-        if self._ride.root is None or (args and kwargs):
-            return self.called, batch.images
-        inputs = kwargs or (args[0] if len(args) == 1 else args)
+        ride, called = cast(Ride, self._ride), cast(nn.Module, self.called)
+        args, kwargs = ride.given
+        if ride.root is None or self.walks == _PARTS or (args and kwargs):
+            return called, batch.images
+        inputs = _inputs(args, kwargs)
         fits = not isinstance(inputs, Tensor) or len(inputs) == len(batch)
-        return (self._ride.root, inputs) if fits else (self.called, batch.images)
+        return (ride.root, inputs) if fits else (called, batch.images)
 
     def _captured(self, batch: Batch, task: Task, called: nn.Module, inputs: Any) -> Capture:
         def answer(logits: Tensor, labels: Tensor | None) -> Tensor:
@@ -142,13 +239,18 @@ class Explainer:
             scores: Tensor = task.units(logits, batch)[0].scores if own else self.target(logits, labels)
             return scores
 
-        if not self.walks:
-            captured = self._ride.captured(answer, batch.labels)
+        if not self.walks and not self._late:
+            captured = cast(Ride, self._ride).captured(answer, batch.labels)
             if captured is not None and len(captured.logits) == len(batch):
                 return captured
             self.walks = self._ride.reason or _NOTHING_TO_RIDE_ON
         with self.autocast():
             return capture(called, inputs, self.layers, answer, labels=batch.labels)
+
+
+def _inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """As `capture` takes them."""
+    return kwargs or (args[0] if len(args) == 1 else args)
 
 
 def _truth(logits: Tensor, labels: Tensor | None) -> Tensor:

@@ -451,3 +451,80 @@ def test_monitor__lets_a_forward_compute_its_loss_under_inference_mode(make_trai
         trainer.validate(LossInside(), loader(), verbose=False)
     assert torch.equal(plain.callback_metrics["val/loss"], watched.callback_metrics["val/loss"])
     assert watched.callback_metrics["cam/inside_energy/grad_cam"] > 0
+
+
+class Bytes(Normalizes):
+    """Is given bytes, makes numbers of them in its step, and has two networks."""
+
+    def __init__(self):
+        super().__init__()
+        self.teacher = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
+
+    def validation_step(self, batch, batch_idx):
+        self.net(batch[0].float() / 255)
+
+
+def test_monitor__finds_the_layers_in_what_the_step_gives_the_network(make_trainer, loader):
+    images, labels, masks = loader().dataset.tensors
+    as_bytes = (images * 255).round().byte()
+    torch.manual_seed(0)
+    module, monitor = Bytes(), ExplanationMonitor(methods=["hires_cam"])
+    data = DataLoader(TensorDataset(as_bytes, labels, masks), 8)
+    trainer = make_trainer(callbacks=[monitor])
+    trainer.validate(module, data, verbose=False)
+    heat = explain(module.net, as_bytes.float() / 255, methods="hires_cam", layers="auto").heatmaps["hires_cam"]
+    energy = inside_energy(heat, masks).nanmean()
+    torch.testing.assert_close(trainer.callback_metrics["cam/inside_energy/hires_cam"], energy)
+    assert len(monitor.images.samples) == 20
+    assert not any(m._forward_hooks for m in module.net.modules())
+
+
+class Halves(pl.LightningModule):
+    """Its step calls a backbone, whose features look like logits, and then a head."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = nn.Sequential(nn.Conv2d(3, 7, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(7, 3)
+
+    def validation_step(self, batch, batch_idx):
+        self.head(self.backbone(batch[0]))
+
+
+class Whole(Halves):
+    def forward(self, images):
+        return self.head(self.backbone(images))
+
+
+def test_monitor__does_not_take_features_for_answers(make_trainer, loader):
+    monitor = ExplanationMonitor(layers="backbone.1")
+    module = Whole()
+    make_trainer(callbacks=[monitor]).validate(module, loader(), verbose=False)
+    with torch.no_grad():
+        assert monitor.images["predicted"].tolist() == module(loader().dataset.tensors[0]).argmax(1).tolist()
+    with pytest.raises(ConfigurationError, match="calls no single part that maps the batch's images to logits"):
+        make_trainer(callbacks=[ExplanationMonitor()]).validate(Halves(), loader(), verbose=False)
+
+
+class Encoder(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patch, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 3)
+        self.encode = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+
+    def forward(self, images):
+        return self.head(self.encode(self.patch(images).flatten(2).mT).mean(1))
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+
+def test_monitor__listens_to_attention_without_changing_a_bit(make_trainer, loader):
+    values = []
+    for callbacks in ([], [ExplanationMonitor(layers="encode.layers.1")]):
+        trainer = make_trainer(callbacks=callbacks)
+        trainer.validate(Encoder(), loader(), verbose=False)
+        values.append(trainer.callback_metrics["val/loss"])
+    assert torch.equal(*values)
