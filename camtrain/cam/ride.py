@@ -76,7 +76,7 @@ class Ride:
         self.forget()
         self._images, self._listens = images, listen or bool(self.reason)
         for module in self._path:
-            if listen and module not in self._audible:
+            if self._listens and module not in self._audible:
                 continue
             self._hooks.add([module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True)])
             self._hooks.add([module.register_forward_hook(self._leave, always_call=True)])

@@ -240,10 +240,11 @@ class Explainer:
             return scores
 
         if not self.walks and not self._late:
-            captured = cast(Ride, self._ride).captured(answer, batch.labels)
+            ride = cast(Ride, self._ride)
+            captured = ride.captured(answer, batch.labels)
             if captured is not None and len(captured.logits) == len(batch):
                 return captured
-            self.walks = self._ride.reason or _NOTHING_TO_RIDE_ON
+            self.walks = ride.reason or _NOTHING_TO_RIDE_ON
         with self.autocast():
             return capture(called, inputs, self.layers, answer, labels=batch.labels)
 
