@@ -49,13 +49,23 @@ class Ride:
     def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
         self.layers = tuple(layers)
         self._path = _path(model, self.layers)
-        self._audible = audible(model)
+        self._audible = self.audible(model)
         self._hooks, self._flip_hooks = Hooks(), Hooks()
         self._modes = ExitStack()
         self._images: Tensor | None = None
         self._listens = self._tried = False
         self.reason = ""
         self.forget()
+
+    @staticmethod
+    def audible(model: nn.Module) -> set[nn.Module]:
+        """The parts that hooks may listen to without changing a bit: with hooks torch's own attention takes another path.
+
+        >>> [type(part).__name__ for part in Ride.audible(nn.Sequential(nn.TransformerEncoderLayer(4, 1)))]
+        ['Sequential']
+        """
+        silent = {part for module in model.modules() if isinstance(module, _TWO_PATHS) for part in module.modules()}
+        return {module for module in model.modules() if module not in silent}
 
     def forget(self) -> None:
         """Let go of what was seen."""
@@ -186,16 +196,6 @@ def can_ride(model: nn.Module) -> bool:
     (True, False)
     """
     return not any(isinstance(module, _TWO_PATHS) for module in model.modules())
-
-
-def audible(model: nn.Module) -> set[nn.Module]:
-    """The parts that a hook may listen to without changing a bit: torch's own attention takes another path with hooks.
-
-    >>> [type(part).__name__ for part in audible(nn.Sequential(nn.TransformerEncoderLayer(4, 1)))]
-    ['Sequential']
-    """
-    silent = {part for module in model.modules() if isinstance(module, _TWO_PATHS) for part in module.modules()}
-    return {module for module in model.modules() if module not in silent}
 
 
 def _path(model: nn.Module, layers: Sequence[Layer]) -> list[nn.Module]:

@@ -23,7 +23,6 @@ from camtrain.cam import (
 from camtrain.cam.hooks import Hooks
 from camtrain.cam.layers import LayerSpec
 from camtrain.cam.methods import Method
-from camtrain.cam.ride import audible
 from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, ConfigurationError
 from camtrain.monitoring.explained import Explained, explain_batch
@@ -47,7 +46,7 @@ class FirstPass:
         """Note the outermost calls of its parts from now on."""
         self.stop()
         self._calls = Calls(Activations([]))
-        parts = audible(self.network)
+        parts = Ride.audible(self.network)
         self._hooks.add(self._calls.handles({name: m for name, m in self.network.named_modules() if m in parts}))
 
     def stop(self) -> None:
