@@ -59,7 +59,7 @@ class Ride:
 
     @staticmethod
     def audible(model: nn.Module) -> set[nn.Module]:
-        """The parts that hooks may listen to without changing a bit: with hooks torch's own attention takes another path.
+        """The parts that hooks may listen to without changing a bit: torch's own attention has a path for hooks.
 
         >>> [type(part).__name__ for part in Ride.audible(nn.Sequential(nn.TransformerEncoderLayer(4, 1)))]
         ['Sequential']
