@@ -13,6 +13,7 @@ from camtrain.monitoring.selection import Kept
 from camtrain.records import CELLS, Panel
 from camtrain.render import overlay, to_uint8
 
+STRIP = 16  # the height of a signal's picture
 HALF = 0.5  # of a heatmap's height: what W&B shows as a mask
 
 
@@ -37,7 +38,7 @@ def panels(kept: Sequence[Kept], naming: Naming, reason: str | None = None) -> l
     """Panels in the order given; images of one size are drawn together. A clip is shown by its hottest frame."""
     if not kept:
         return []
-    kept = [keyframe(item) for item in kept]
+    kept = [strip(keyframe(item)) for item in kept]
     numbers = torch.stack([item.numbers for item in kept]).cpu().tolist()
     drawn: dict[int, Panel] = {}
     for rows in _by_size(kept):
@@ -65,6 +66,23 @@ def keyframe(kept: Kept) -> Kept:
         mask=None if kept.mask is None else frame(kept.mask),
         heatmaps={name: frame(each) for name, each in kept.heatmaps.items()},
         true_heatmap=None if kept.true_heatmap is None else frame(kept.true_heatmap),
+    )
+
+
+def strip(kept: Kept) -> Kept:
+    """A signal `(C, L)` as a strip `(C, 16, L)`; an image as it is."""
+    if kept.image.ndim != 2:
+        return kept
+
+    def high(values: Tensor) -> Tensor:
+        return values.unsqueeze(-2).expand(*values.shape[:-1], STRIP, values.shape[-1])
+
+    return replace(
+        kept,
+        image=high(kept.image),
+        mask=None if kept.mask is None else high(kept.mask),
+        heatmaps={name: high(each) for name, each in kept.heatmaps.items()},
+        true_heatmap=None if kept.true_heatmap is None else high(kept.true_heatmap),
     )
 
 
