@@ -107,9 +107,12 @@ def awaken(net: nn.Module) -> None:
                 parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
             elif parameter.ndim == 1 and parameter.abs().max() <= 1e-4 and parameter.any():
                 parameter.fill_(0.1)  # layer scale
-        for module in net.modules():  # attention with weights as small as at the start looks at everything alike
-            if isinstance(module, nn.Linear) and module.weight.std() < 0.5 * module.in_features**-0.5:
-                module.weight.mul_(module.in_features**-0.5 / module.weight.std().clamp_min(1e-12))
+        for module in net.modules():  # as small as some start, attention looks at everything alike, and maps underflow
+            weight = getattr(module, "weight", None)
+            if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and isinstance(weight, Tensor):
+                wanted = weight[0].numel() ** -0.5
+                if weight.std() < 0.5 * wanted:
+                    weight.mul_(wanted / weight.std().clamp_min(1e-12))
 
 
 def judge(specimen: Specimen, net: nn.Module, inputs: Tensor) -> dict[str, Any]:
