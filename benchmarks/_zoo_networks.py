@@ -204,6 +204,7 @@ TINY: dict[str, dict[str, Any]] = {
         "num_heads": [1, 2, 4],
         "image_size": [64, 64],
         "query_stride": [2, 2],
+        "num_query_pool": 2,
     },
     "ijepa": {"patch_size": 8},
     "imagegpt": {},
