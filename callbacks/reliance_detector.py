@@ -28,6 +28,7 @@ from camtrain.callbacks._passes import denormalizer_of, go_first, is_last_valida
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.packages import overrides
 from camtrain.reliance import (
+    Album,
     Asking,
     Count,
     Criteria,
@@ -55,6 +56,7 @@ from camtrain.sinks.run import Run
 from camtrain.tasks import Task, check_task
 
 Part = tuple[tuple[Verdict, ...], tuple[Example, ...], tuple[Strip, ...]]  # of one choice
+MEMORY = 2**29  # bytes of composed pictures that the rounds of a fit keep for the next
 _LOOKED_AT = 4  # times as many training images as are kept, outside of `fit`
 _NOT_READ = (
     "could not read training images ({error}), so that those of {stage} lend their backgrounds. Where classes go with "
@@ -145,7 +147,7 @@ class RelianceDetector(Callback):
         task: str | Task = "auto",
     ) -> None:
         self.criteria = Criteria(alpha=alpha, tau=tau, limit=limit)
-        self.plan = ExaminationPlan(arms=donor_classes, looks=tuple(looks), stickers=stickers, seed=seed)
+        self.plan = ExaminationPlan(donor_classes, tuple(looks), stickers=stickers, seed=seed, album=Album(MEMORY))
         least = self.criteria.min_images
         check_least("every_n_epochs", every_n_epochs, 1)
         check_least("start_epoch", start_epoch, 0)
@@ -255,6 +257,7 @@ class RelianceDetector(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wait until the verdicts and their pictures are written, write the report and say what became of the run."""
         self._asking.let_go()
+        self.plan.album.forget()
         run = Run.of(trainer)
         run.flush()
         if self.verdicts:
@@ -376,7 +379,8 @@ class RelianceDetector(Callback):
         names = names_of(trainer, max(about, census.classes[-1]) + 1, self.dataloader_idx)
         names = names if about < 0 else [f"no {names[about]}", names[about]]
         plan = replace(self.plan, batch_size=pools.batch_size, device=pl_module.device, guessed=pools.guessed)
-        plan = replace(plan, segment=self._guesser.segment)
+        album = self.plan.album if trainer.state.fn == "fit" else Album(0)  # for further rounds
+        plan = replace(plan, segment=self._guesser.segment, album=album)
         with self._asking.predicting(pool.images[:1].to(pl_module.device), about) as predict:
             findings = examine(
                 predict,

@@ -6,6 +6,7 @@ The files in the order of a round: `asking`, `pool` and `guess` (which images), 
 do about it: `remedies` and `retrain`.
 """
 
+from camtrain.reliance.album import Album
 from camtrain.reliance.asking import Asking
 from camtrain.reliance.decide import decide, decide_guessed, of_label, rejected, share_of_round, unmeasured
 from camtrain.reliance.design import choose_donors, restrict
@@ -65,6 +66,7 @@ __all__ = [
     "NEAR_OBJECT",
     "STICKER",
     "Advice",
+    "Album",
     "Asking",
     "Collecting",
     "Collector",

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from camtrain.errors import ConfigurationError
+from camtrain.reliance.album import Album
 from camtrain.reliance.decide import FITTING, confirms, decide, decide_guessed, rejected
 from camtrain.reliance.design import choose_donors, restrict
 from camtrain.reliance.estimate import screen
@@ -36,7 +37,8 @@ class ExaminationPlan:
 
     ``looks`` are the cues of the whole picture that are tried beside the background, with ``look_arms`` donor classes.
     ``guessed`` says that the masks are guesses (`guess_masks`), not annotations: then more margin, and more doubt, and
-    a search for ``stickers``, which has objects guessed anew by ``segment``.
+    a search for ``stickers``, which has objects guessed anew by ``segment``. An ``album`` with a budget keeps what is
+    composed for further rounds.
     """
 
     arms: int = 8
@@ -50,6 +52,7 @@ class ExaminationPlan:
     guessed: bool = False
     stickers: bool = True
     segment: Callable[[Tensor], Tensor] = guess_masks
+    album: Album = field(default_factory=lambda: Album(budget=0), compare=False)
 
     def __post_init__(self) -> None:
         unknown = [look for look in self.looks if look not in LOOKS]
@@ -108,6 +111,7 @@ def examine(
     something is found as much more as above, but for the noise; the search 39 for each of 12 images of a class, and
     of all where small windows win it.
     """
+    plan.album.open(pool, lenders)
     run = Round(predict, pool, lenders, tuple(classes), criteria, plan, gather, progress)
     return _examine_guessed(run, class_names) if plan.guessed else _examine_annotated(run, class_names)
 
@@ -278,6 +282,7 @@ class Round:
             batch_size=self.plan.batch_size,
             device=self.plan.device,
             progress=self.progress,
+            album=self.plan.album,
         )
         self.mine.setdefault(cue, found)
         return found
@@ -305,7 +310,8 @@ class Round:
         measured = torch.full((len(found.labels),), torch.nan, dtype=torch.float32)
         if rows:
             images, masks = self.pool.images[rows], self.pool.masks[rows]
-            measured[rows] = overhang(images, masks, margin=margins(images)[0])
+            margin = margins(images)[0]
+            measured[rows] = self.plan.album.get(("overhang", *rows), lambda: overhang(images, masks, margin=margin))
         return replace(found, overhang=measured)
 
     @cached_property

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from camtrain.errors import BatchError
+from camtrain.reliance.album import Album
 from camtrain.reliance.records import Design, Effects, Pool, Predict, Progress
-from camtrain.swaps.compositing import blend, dilate, fill_with_texture, kept_around
+from camtrain.swaps.compositing import blend, cutout, fill_with_texture
 from camtrain.swaps.looks import Look
 
 __all__ = [
@@ -80,6 +82,7 @@ def intervene(
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     progress: Progress = lambda what, done, total: None,
+    album: Album | None = None,
 ) -> Effects:
     """Every image of the pool on every background of its design, at most ``batch_size`` images at a time.
 
@@ -89,14 +92,18 @@ def intervene(
     ``predict`` maps images (B, C, H, W) on ``device`` to logits (B, classes). Masks are grown by ``margin``
     pixels around the object that is kept, and by ``lent_margin`` (twice as much) around the donor's object that is
     filled in, or off which a look is measured. ``cue`` names what is exchanged; by default it is the look's name, or
-    "background". ``progress`` hears of every forward. Costs ``design.forwards`` image forwards.
+    "background". ``progress`` hears of every forward. An ``album`` keeps what is composed for rounds of the same pools.
+    Costs ``design.forwards`` image forwards.
     """
-    if look is None:
-        name = _name(infill, margin)
-        mix = _onto_backgrounds(pool, lenders or pool, infill, margin, lent_margin, batch_size, device)
-    else:
-        name = look.name
-        mix = _with_looks(pool, lenders or pool, look, margin, lent_margin, batch_size, device)
+    name = _name(infill, margin) if look is None else look.name
+
+    @cache  # an album may hold all of the pictures
+    def mix() -> Mix:
+        if look is None:
+            return _onto_backgrounds(pool, lenders or pool, infill, margin, lent_margin, batch_size, device)
+        return _with_looks(pool, lenders or pool, look, margin, lent_margin, batch_size, device)
+
+    album = Album(budget=0) if album is None else album
     named = cue or ("background" if look is None else look.name)
     arms_met = design.classes.shape[1]
     after = torch.full((*design.classes.shape, arms_met), torch.nan, dtype=torch.float32)
@@ -104,11 +111,12 @@ def intervene(
     pairs = (design.donors >= 0).nonzero()
     for chunk in _chunks(len(pairs), batch_size):
         rows, arms = pairs[chunk].unbind(dim=1)
-        after[rows, arms], answers[rows, arms] = _read(
-            predict, mix(rows, design.donors[rows, arms]), design.classes[rows]
-        )
+        donors = design.donors[rows, arms]
+        key = name, named, margin, lent_margin, *rows.tolist(), *donors.tolist()
+        pictures = album.get(key, lambda: mix()(rows, donors)).to(device)  # noqa: B023  called at once
+        after[rows, arms], answers[rows, arms] = _read(predict, pictures, design.classes[rows])
         progress(name, len(rows), design.forwards)
-    exchanged = 1 - dilate(pool.masks, margin).clamp(min=0).mean(dim=(1, 2))
+    exchanged = 1 - pool.grown(margin).clamp(min=0).mean(dim=(1, 2))
     return Effects(name, design.labels, design.classes, design.donors, before, after, named, answers, exchanged)
 
 
@@ -166,7 +174,7 @@ def _onto_backgrounds(
     """Images of the pool on lenders' backgrounds."""
     grown = 2 * margin if lent_margin is None else lent_margin
     backgrounds = _backgrounds(lenders, infill, grown, batch_size, device)
-    kept = kept_around(pool.masks, margin)
+    kept = cutout(pool.grown(margin), feather=min(margin, 1))
 
     def mix(rows: Tensor, donors: Tensor) -> Tensor:
         return blend(pool.images[rows].to(device), kept[rows].to(device), backgrounds[donors].to(device))
@@ -186,13 +194,13 @@ def _with_looks(
     """Images of the pool with lenders' looks."""
 
     def measured(of: Pool) -> Tensor:
-        masks = dilate(of.masks, 2 * margin if lent_margin is None else lent_margin)
+        masks = of.grown(2 * margin if lent_margin is None else lent_margin)
         parts = [look.measure(of.images[r].to(device), masks[r].to(device)) for r in _chunks(len(masks), batch_size)]
         return torch.cat(parts) if parts else of.images.new_zeros(0, 1)
 
     own = measured(pool)
     lent = own if lenders is pool else measured(lenders)
-    kept = kept_around(pool.masks, margin)
+    kept = cutout(pool.grown(margin), feather=min(margin, 1))
 
     def mix(rows: Tensor, donors: Tensor) -> Tensor:
         images = pool.images[rows].to(device)
@@ -206,7 +214,7 @@ def _backgrounds(pool: Pool, infill: Infill, margin: int, batch_size: int, devic
     if len(pool.images) == 0:
         return pool.images
     home = pool.images.device
-    masks = dilate(pool.masks, margin)
+    masks = pool.grown(margin)
     return torch.cat(
         [
             infill(pool.images[rows].to(device), masks[rows].to(device)).to(home)

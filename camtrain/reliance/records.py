@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from camtrain.errors import ConfigurationError
+from camtrain.swaps.compositing import dilate
 
 __all__ = [
     "STICKER",
@@ -40,6 +41,13 @@ class Pool:
     images: Float[Tensor, "N C H W"]
     labels: Int[Tensor, " N"]
     masks: Float[Tensor, "N H W"]
+    _grown: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def grown(self, pixels: int) -> Float[Tensor, "N H W"]:
+        """The masks grown by so many pixels; each is made once, for all cues of a round."""
+        if pixels not in self._grown:
+            self._grown[pixels] = dilate(self.masks, pixels)
+        return self._grown[pixels]
 
     @classmethod
     def empty(cls, size: Sequence[int]) -> "Pool":
