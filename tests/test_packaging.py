@@ -14,6 +14,7 @@ from tests.layout import ROOT, imports_of, module_files, package_folders, projec
 
 IMPORTED_AS = {  # distributions whose import name is another
     "pytorch-lightning": "pytorch_lightning",
+    "lightning-utilities": "lightning_utilities",
     "opencv-python-headless": "cv2",
     "pillow": "PIL",
     "pyyaml": "yaml",

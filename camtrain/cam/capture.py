@@ -4,6 +4,7 @@
 gradients are on, so that the graph holds the head alone (the *grad flip*). In training the graph stays whole.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -283,4 +284,6 @@ def _gradients(scores: Tensor, inputs: Sequence[Tensor], *, retain_graph: bool) 
 
 
 def _saturated(gradient: Tensor, precision: torch.dtype) -> Tensor:
-    return gradient.reshape(len(gradient), gradient[:1].numel()).abs().amax(dim=1) <= torch.finfo(precision).eps
+    return (
+        gradient.reshape(len(gradient), math.prod(gradient.shape[1:])).abs().amax(dim=1) <= torch.finfo(precision).eps
+    )

@@ -120,7 +120,7 @@ def images_to_find(strength: float, classes: int, *, criteria: Criteria = Criter
     tau after the correction over classes, both tests and the detector's five cues, in a first round.
 
     >>> images_to_find(0.9, 3), images_to_find(0.34, 3)
-    (16, None)
+    (10, None)
     """
     effect = strength - (1 - strength) / max(1, classes - 1)
     if effect <= criteria.tau:

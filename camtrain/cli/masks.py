@@ -41,7 +41,7 @@ def chosen(remarks: Sequence[Remark], count: int) -> list[Remark]:
     >>> from camtrain.data.files import Sample
     >>> remarks = [Remark(Sample(Path(str(n)), 0), "", 5.0 if n < 9 else 0.0) for n in range(99)]
     >>> [int(remark.sample.image.name) for remark in chosen(remarks, 6)]
-    [0, 1, 2, 3, 9, 53]
+    [0, 1, 2, 3, 9, 54]
     """
     odd = [remark for remark in remarks if remark.weight >= 1]
     plain = [remark for remark in remarks if 0 <= remark.weight < 1] or [r for r in remarks if r.weight < 0]

@@ -81,7 +81,7 @@ class Box:
     def draw(self, size: tuple[int, int]) -> Covered:
         """See `Shape`.
 
-        >>> Box(1, 0, 3, 1).draw((2, 4)).astype(int).tolist()
+        >>> Box(1.0, 0.0, 3.0, 1.0).draw((2, 4)).astype(int).tolist()
         [[0, 1, 1, 0], [0, 0, 0, 0]]
         """
         height, width = size
@@ -216,7 +216,7 @@ def area_of(shape: Shape, size: tuple[int, int]) -> int:
 def turned(points: Array, center: tuple[float, float], angle: float) -> Array:
     """Points `(N, 2)` turned clockwise (as y goes down) around a center.
 
-    >>> turned(np.array([[1.0, 0.0]]), (0.0, 0.0), 90).round().tolist()
+    >>> turned(np.array([[1.0, 0.0]]), (0.0, 0.0), 90.0).round().tolist()
     [[0.0, 1.0]]
     """
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))

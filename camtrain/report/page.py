@@ -86,7 +86,7 @@ class EffectAxis:
         """Some three to six round values on the axis, zero among them.
 
         >>> EffectAxis(-0.1, 0.4).ticks
-        [0.0, 0.1, 0.2, 0.3, 0.4]
+        [-0.1, 0.0, 0.1, 0.2, 0.3, 0.4]
         """
         step = next((step for step in (0.05, 0.1, 0.25, 0.5) if (self.high - self.low) / step <= 6), 0.5)
         first, last = ceil(self.low / step), floor(self.high / step)
