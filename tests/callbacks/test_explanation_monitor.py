@@ -528,3 +528,42 @@ def test_monitor__listens_to_attention_without_changing_a_bit(make_trainer, load
         trainer.validate(Encoder(), loader(), verbose=False)
         values.append(trainer.callback_metrics["val/loss"])
     assert torch.equal(*values)
+
+
+FAILING_SCRIPT = """
+import sys, json, warnings
+sys.path.insert(0, {folder!r})
+import torch, pytorch_lightning as pl
+from torch.utils.data import DataLoader
+from conftest import Foreign, tensors
+from camtrain.callbacks import ExplanationMonitor
+
+class Fails(ExplanationMonitor):
+    def _naming(self, trainer, explainer):
+        if trainer.global_rank == 1:
+            raise RuntimeError("no ink")
+        return super()._naming(trainer, explainer)
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    module = Foreign()
+    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp_spawn", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, default_root_dir=sys.argv[1],
+        enable_model_summary=False, callbacks=[Fails()])
+    trainer.validate(module, DataLoader(tensors(24), 4), verbose=False)
+    print("METRICS" + json.dumps({{k: float(v) for k, v in trainer.callback_metrics.items()}}))
+"""
+
+
+def test_monitor__of_a_process_that_fails_while_recording_keeps_nobody_waiting(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(textwrap.dedent(FAILING_SCRIPT.format(folder=str(Path(__file__).parent))))
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        capture_output=True, text=True, cwd=ROOT, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr.count("ExplanationMonitor failed in record (rank 1: RuntimeError: no ink)") == 1
+    assert "cam/inside_energy/grad_cam" in json.loads(done.stdout.split("METRICS")[1].splitlines()[0])
+    assert list((tmp_path / "camtrain_logs" / "validate").rglob("*.jpg"))  # what the other process has
