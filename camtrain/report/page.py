@@ -143,6 +143,7 @@ def render(history: History, pictures: SavedPictures, info: Mapping[str, Any], t
         advice=advice_for((one.row for one in verdicts), story.images_held(history, run.after)),
         axis=effect_axis([row for one in verdicts for row in (one.row, one.earlier) if row is not None]),
         measures=story.measures(history),
+        price=story.price(history),
         charts=curves(history, start),
         cells=[(label, story.shares(counts), counts) for label, counts in _cells(history, run)],
         cell_colors=CELL_COLORS,

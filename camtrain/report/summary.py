@@ -157,6 +157,23 @@ def measures(history: History) -> list[Measure]:
     return [row for row in rows if row is not None and not (isnan(row.before) and isnan(row.after))]
 
 
+def price(history: History) -> str:
+    """What alignment cost or gained in validation accuracy, in a sentence; empty without alignment or accuracy.
+
+    >>> accuracy = {0: 0.9, 1: 0.88}
+    >>> price(History(scalars={"val/accuracy": accuracy, "alignment/weight": {0: 0.0, 1: 1.0}}))
+    'Validation accuracy since alignment: 90.0 % to 88.0 %, 2.0 points paid.'
+    """
+    name = accuracy_names(history)[0]
+    measure = _measure(history, "Accuracy", name, "share") if span(history).aligned else None
+    if measure is None or isnan(measure.change) or name is None or name.startswith("train"):
+        return ""
+    points = f"{abs(100 * measure.change):.1f} points"
+    came = "no change" if measure.better is None else f"{points} gained" if measure.better else f"{points} paid"
+    ends = f"{shown(measure.before, 'share')} to {shown(measure.after, 'share')}"
+    return f"Validation accuracy since alignment: {ends}, {came}."
+
+
 def images_held(history: History, epoch: Epoch | None) -> dict[str, int]:
     """By class, how many images the validation data hold, as the last table of classes up to an epoch counts them.
 

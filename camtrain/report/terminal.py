@@ -21,6 +21,7 @@ from camtrain.report.summary import (
     images_held,
     latest_verdicts,
     measures,
+    price,
     shown,
     span,
 )
@@ -38,6 +39,8 @@ def print_summary(history: History, lines: Iterable[Labeled], *, table: bool = T
     console.print(sentence, style="bold", soft_wrap=True, highlight=False, markup=False)
     if table:
         console.print(summary_table(history))
+        if price(history):
+            console.print(price(history), soft_wrap=True, highlight=False, markup=False)
     for label, text in lines:
         console.print(f"{label:<11} {text}", soft_wrap=True, highlight=False, markup=False)
 

@@ -119,6 +119,13 @@ def test_report__holds_inside_energy_against_chance(tmp_path, make_pass):
     assert "Layer net.4 has 4 cells a side, too few to follow an object" in words
 
 
+def test_report__says_what_alignment_cost(tmp_path):
+    for epoch, accuracy in enumerate((0.9, 0.85)):
+        scalars = {"val/accuracy": accuracy, "alignment/weight": float(epoch)}
+        FilesSink(tmp_path).write(Scalars(scalars, epoch, epoch))
+    assert "90.0 % to 85.0 %, 5.0 points paid." in write_report(tmp_path).read_text()
+
+
 def test_report__says_that_heat_off_the_object_is_no_verdict(tmp_path, make_pass):
     FilesSink(tmp_path).write(*make_pass(0, 10))
     html = write_report(tmp_path).read_text()
