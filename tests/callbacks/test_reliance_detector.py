@@ -726,3 +726,41 @@ def test_detector__of_several_validations_an_epoch_examines_the_last(make_traine
 
     fit(make_trainer, Looks(every_n_epochs=4, images_per_class=12), max_epochs=2, val_check_interval=3)
     assert Looks.steps == [3, 16, 19]  # validations at 3, 6, 9, 13, 16, 19 of two epochs of ten steps
+
+
+class OneLogit(Net):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)[:, :1]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.binary_cross_entropy_with_logits(self(batch[0])[:, 0], batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch[0])
+
+
+class SeveralLabels(OneLogit):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.binary_cross_entropy_with_logits(self(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize(("kind", "classes"), [(OneLogit, 2), (SeveralLabels, 3)])
+def test_detector__judges_one_logit_and_each_of_several_labels(make_trainer, kind, classes):
+    def rows(count: int, seed: int) -> TensorDataset:
+        images, labels, masks = drawn(count, "background", seed).tensors
+        if kind is SeveralLabels:
+            return TensorDataset(images, F.one_hot(labels, 3).float(), masks)
+        two = labels < 2
+        return TensorDataset(images[two], labels[two].float(), masks[two])
+
+    detector = RelianceDetector(images_per_class=20, regions=0)
+    data = DataLoader(rows(240, 0), 24, shuffle=True), DataLoader(rows(90, 1), 24)
+    trainer, _ = fit(make_trainer, detector, module=kind(), data=data, max_epochs=3)
+    assert [(one.class_index, one.class_name) for one in detector.verdicts] == [
+        (c, f"class {c}") for c in range(classes)
+    ]
+    assert said(detector) == ["reliant"] * classes
+    assert trainer.callback_metrics["reliance/flagged"] == classes
