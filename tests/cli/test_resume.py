@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from camtrain.cli.resume import Continued, continue_run, find_continued, locate_last
 from camtrain.errors import ConfigurationError
 from camtrain.sinks import FAILURES, HEATMAPS, read_history
+from tests.layout import ROOT
 
 SCRIPT = """
 import os, signal, sys, time, warnings
