@@ -136,6 +136,7 @@ class AttentionAlignment(Callback):
     ) -> None:
         check_arguments(**{name: value for name, value in locals().items() if name != "self"})
         super().__init__()
+        self.weight, self.twins = weight, twins
         self.schedule, self.batch_adapter, self.accumulate = schedule, batch_adapter, accumulate
         self.span = Span(start_when, stop_when)
         self.alignment = Alignment(

@@ -32,7 +32,7 @@ from camtrain.callbacks._passes import (
     stage_of,
 )
 from camtrain.cam import find_layers, predicted_class
-from camtrain.data.batches import Batch, check_images, check_masks, read_batch
+from camtrain.data.batches import Batch, check_masks, read_batch
 from camtrain.errors import ConfigurationError
 from camtrain.explanation import DEFAULT_METHODS, resolve_methods
 from camtrain.monitoring.alarms import Alarms
@@ -277,7 +277,6 @@ class ExplanationMonitor(Callback):
     def _arm(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         read = read_batch(batch, self.batch_adapter)
         if self._passes == 0:
-            check_images(read)
             check_masks(read)
         if self._explainer is None:
             self._explainer = self._made(trainer, pl_module)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from camtrain.data.batches import Adapter, Batch, check_images, check_masks, read_batch
+from camtrain.data.batches import Adapter, Batch, check_masks, read_batch
 from camtrain.errors import BatchError, CamtrainError, ConfigurationError
 from camtrain.reliance.records import Criteria, Pool
 from camtrain.swaps.masks import solid
@@ -215,7 +215,6 @@ class Collecting:
         read = read_batch(batch, self.adapter)
         if read.labels is None:
             raise ConfigurationError(_NO_LABELS)
-        check_images(read)
         check_masks(read)
         return read
 

@@ -117,7 +117,7 @@ def test_can_have_twin__needs_a_background_that_is_known():
 def test_alignment__counts_partly_unknown_masks_as_annotations():
     images, masks, _ = batch_of_two()
     census = count(Batch(images, masks=masks), limit=2)
-    assert (census.annotated, census.twinned) == (2, 2)
+    assert (census.number("annotated"), census.number("twinned")) == (2, 2)
 
 
 def test_detector__keeps_unknown_pixels_with_the_object():
