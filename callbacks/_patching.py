@@ -2,11 +2,8 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
-
-import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 _MISSING = object()
 
@@ -72,35 +69,3 @@ def patched(instance: Any, name: str, around: Callable[..., Any]) -> Iterator[No
         yield
     finally:
         restore()
-
-
-@contextmanager
-def eager() -> Iterator[None]:
-    """Run compiled code eagerly, so that hooks fire and gradients can be differentiated twice."""
-    with torch.compiler.set_stance("force_eager"):
-        yield
-
-
-class DifferentiableAttention:
-    """While it is on, `scaled_dot_product_attention` runs as plain operations: its fused kernels have no second
-    derivative, which a penalty on gradients needs.
-
-    >>> attention = DifferentiableAttention()
-    >>> attention.on()
-    >>> attention.off()
-    """
-
-    def __init__(self) -> None:
-        self._held = ExitStack()
-        self._is_on = False
-
-    def on(self) -> None:
-        """From now on; again is nothing more."""
-        if not self._is_on:
-            self._held.enter_context(sdpa_kernel(SDPBackend.MATH))
-            self._is_on = True
-
-    def off(self) -> None:
-        """As it was before."""
-        self._held.close()
-        self._is_on = False
