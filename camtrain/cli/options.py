@@ -101,6 +101,7 @@ class DataOptions(LayoutOptions):
     Args:
         annotations: File or folder below FOLDER in place of masks: COCO, LabelMe, CVAT, Label Studio, YOLO, VOC, CSV.
         labels_from: folders or annotations, where both may be meant.
+        run_order: columns or rows, of run lengths in a CSV file.
         mask_values: The object's values in a mask file: 1, [1, 2], or by class, {cat: 8, dog: 12}.
         ignore_value: Value of unknown pixels.
         mask_channel: alpha, color, red, green or blue.
@@ -117,6 +118,7 @@ class DataOptions(LayoutOptions):
 
     annotations: str | None = None
     labels_from: Literal["auto", "folders", "annotations"] = "auto"
+    run_order: Literal["columns", "rows"] | None = None
     mask_values: Any = None
     ignore_value: Any = None
     mask_channel: Literal["alpha", "color", "red", "green", "blue"] | None = None

@@ -83,6 +83,8 @@ def attached(samples: Sequence[Sample], names: Sequence[str], annotations: Annot
 
 def _say(annotations: Annotations, matched: int, count: int) -> None:
     announce(f"{annotations.kind} annotations: of {matched} of {count} images")
+    for note in annotations.notes:
+        announce(note)
     if annotations.left_out:
         kinds = ", ".join(f"{number} {kind}" for kind, number in annotations.left_out.items())
         announce(f"left out of the annotations, as they cover no pixel: {kinds}")

@@ -17,6 +17,7 @@ from camtrain.data.checking import CheckedSample, check_samples
 from camtrain.data.files import ImageRule, Sample, announce, image_size, read_image, require_folder
 from camtrain.data.formats import Annotations, read_annotations
 from camtrain.data.formats.reading import Sources
+from camtrain.data.formats.runs import in_order
 from camtrain.data.layouts import (
     FolderLayout,
     MaskFinder,
@@ -133,6 +134,11 @@ class SampleDataset(Dataset[dict[str, Any]]):
                 f"mask_values {self.mask_rule.values} are in none of {len(masks)} masks. Correct them: camtrain masks "
                 "shows the values that the files have."
             )
+        if len(masks) > 1 and all(mask.covered == 0 and mask.unknown < 1 for mask in masks):
+            raise MaskError(
+                f"All of {len(masks)} masks are empty, the first {self.looks[0].sample.mask}: no image has its object. "
+                "Save them again (a lossy format loses values like 1), or leave masks out."
+            )
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -195,6 +201,7 @@ class MaskedImageFolder(SampleDataset):
             LabelMe, CVAT, Label Studio, YOLO, VOC, run lengths, gaze; see `camtrain.data.formats`.
         labels_from: "folders" for class folders or the index, "annotations" for the largest category; "auto" takes
             folders where there are such, and asks where both may be meant.
+        run_order: "columns" or "rows", of the run lengths in a CSV file; None where the shapes tell.
 
     Raises:
         DataError: a missing folder, index or file, no images, a corrupt image, masks of which none is an image's.
@@ -230,6 +237,7 @@ class MaskedImageFolder(SampleDataset):
         split_column: str | None = None,
         annotations: Sources | None = None,
         labels_from: str = "auto",
+        run_order: str | None = None,
     ) -> None:
         mask_words: dict[str, Any] = {
             "mask_values": mask_values,
@@ -264,6 +272,7 @@ class MaskedImageFolder(SampleDataset):
             layout = read(split)
             if shapes is not None:
                 layout = replace(layout, samples=attached(layout.samples, layout.class_names, shapes, folder))
+        layout = replace(layout, samples=in_order(layout.samples, run_order, upright))
         image_rule = ImageRule(channels, image_range, upright)
         super().__init__(
             layout.samples, layout.class_names, layout.group_names, transform, image_rule=image_rule, mask_rule=rule

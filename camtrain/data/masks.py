@@ -32,6 +32,7 @@ SOURCES = ("values", "instances", "attention")
 MOST_VALUES = 6  # shown in an error
 _LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF")
 _GRAY = 0x010101
+FAINTEST = 128  # of an object in a lossy file: a label map of 0, 1 and 2 may come back as 0 and 2
 MOST_TINT = 40  # between the channels of a gray file, after compression
 
 Array = NDArray[Any]
@@ -270,6 +271,8 @@ def _kinds(pixels: _Pixels, rule: MaskRule, chosen: tuple[Value, ...] | None) ->
         if threshold is None:
             raise _refusal(pixels, "a lossy format has changed its values; save masks as PNG")
         values, cut = np.where(values > threshold, np.uint8(255), np.uint8(0)), True
+    elif pixels.lossy and 0 < values.max() < FAINTEST:
+        raise _refusal(pixels, "values as low as compression noise are not what a lossy format was given; save as PNG")
     unknown = None
     if rule.ignore:
         unknown = _among(values, rule.ignore, pixels.colored)

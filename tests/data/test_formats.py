@@ -197,9 +197,29 @@ def _(root):
     return masks(root, OBJECT.astype(np.uint16) * 65535)(soft_masks=True)
 
 
+VOTES = (OBJECT * 255 + RING * 102).astype(np.uint8)  # five people, all or two of them
+
+
 @row("votes of CUB-200")
 def _(root):
-    return masks(root, (OBJECT * 255).astype(np.uint8))(soft_masks=True)
+    dataset = masks(root, VOTES)(soft_masks=True)
+    assert np.allclose(dataset[0]["mask"].unique(), [0, 0.4, 1])
+    return dataset
+
+
+@row("votes of CUB-200, those of most")
+def _(root):
+    return masks(root, VOTES)(mask_values=[153, 204, 255])
+
+
+@row("votes of CUB-200, nothing said", refused=r"0 \(50%\), 102 \(25%\), 255 \(25%\).*soft_masks: true for degrees")
+def _(root):
+    return masks(root, VOTES)()
+
+
+@row("JPEG of a label map or of 0 and 1, nothing said", refused=r"2 \(.*low as compression noise")
+def _(root):
+    return masks(root, large((OBJECT * 2 + RING).astype(np.uint8)), "jpg", quality=50)()
 
 
 @row("attention map (SALICON)")
@@ -450,6 +470,13 @@ def _(root):
     return MaskedImageFolder(root, "JPEGImages", annotations="Annotations")
 
 
+@row("VOC XML with a corner 0")
+def _(root):
+    picture(root / "JPEGImages/0.jpg")
+    voc(root, (0, 3, 5, 6))
+    return MaskedImageFolder(root, "JPEGImages", annotations="Annotations")
+
+
 @row("boxes of ImageNet")
 def _(root):
     picture(root / "Data/cat/0.jpg")
@@ -457,22 +484,39 @@ def _(root):
     return MaskedImageFolder(root, "Data", annotations="Annotations")
 
 
-def table(root, text):
-    picture(root / "images/0.png")
-    picture(root / "images/1.png")
+def table(root, text, size=SIZE, **words):
+    picture(root / "images/0.png", size)
+    picture(root / "images/1.png", size)
     write(root / "train.csv", text)
-    return MaskedImageFolder(root, "images", annotations="train.csv")
+    return MaskedImageFolder(root, "images", annotations="train.csv", **words)
 
 
 @row("run lengths from 1 (Airbus)")
 def _(root):
     runs = " ".join(f"{8 * column + 3} 4" for column in range(3, 9))
-    return table(root, f"ImageId,EncodedPixels\n0.png,{runs}\n1.png,\n")
+    return table(root, f"ImageId,EncodedPixels\n0.png,{runs}\n1.png,\n", run_order="columns")
 
 
 @row("run lengths from the run before (SIIM)")
 def _(root):
-    return table(root, f"ImageId,EncodedPixels\n0,26 4 {'4 4 ' * 5}\n1,-1\n")
+    return table(root, f"ImageId,EncodedPixels\n0,26 4 {'4 4 ' * 5}\n1,-1\n", run_order="columns")
+
+
+@row("run lengths along the rows (Carvana)")
+def _(root):
+    runs = " ".join(f"{12 * line + 4} 6" for line in range(2, 6))
+    return table(root, f"img,rle_mask\n0.png,{runs}\n1.png,\n", run_order="rows")
+
+
+@row("run lengths, nothing said, images not square", inside=24 * 256)
+def _(root):
+    runs = " ".join(f"{128 * column + 33} 64" for column in range(48, 144))
+    return table(root, f"ImageId,EncodedPixels\n0.png,{runs}\n1.png,\n", (128, 192))
+
+
+@row("run lengths, nothing said, images square", refused=r"images are square.*run_order: columns .*run_order: rows")
+def _(root):
+    return table(root, "ImageId,EncodedPixels\n0.png,10 4 18 4\n1.png,\n", (8, 8))
 
 
 @row("gaze or clicks, x and y", inside=4)

@@ -57,6 +57,7 @@ class Annotations:
         categories: names in the order of the file, or sorted where it has none.
         left_out: what the file holds that is no shape with an area, by kind, with its number.
         folder: of the images where the file names one.
+        notes: how the file was read where its format leaves two ways, for a person.
     """
 
     kind: str
@@ -64,6 +65,7 @@ class Annotations:
     categories: list[str] = field(default_factory=list)
     left_out: Mapping[str, int] = field(default_factory=dict)
     folder: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_json(path: Path) -> Any:

@@ -46,7 +46,8 @@ def read_annotations(sources: Sources, base: Path = Path()) -> Annotations:
         raise DataError("annotations names no file. Give one, or leave it out.")
     names = dict.fromkeys(name for _, part in parts for name in part.categories)
     left_out = sum((Counter(part.left_out) for _, part in parts), Counter[str]())
-    return Annotations(parts[0][1].kind, images, list(names), left_out, parts[0][1].folder)
+    notes = tuple(dict.fromkeys(note for _, part in parts for note in part.notes))
+    return Annotations(parts[0][1].kind, images, list(names), left_out, parts[0][1].folder, notes)
 
 
 def _read(path: Path, base: Path) -> Annotations:

@@ -4,47 +4,19 @@ import csv
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from camtrain.data.formats.base import Annotations, ImageAnnotation, Region, category_names, number
-from camtrain.data.shapes import Box, Covered, Disc, Shape
+from camtrain.data.formats.runs import Starts, counted
+from camtrain.data.shapes import Box, Disc, Shape
 from camtrain.errors import DataError, MaskError
 
 _RUNS = ("encodedpixels", "rlemask", "rle", "segmentation")
 _IMAGES = ("imageid", "image", "img", "id", "file", "filename", "imageidclassid")
 WITHOUT, WITH = "without object", "with object"
-
-
-@dataclass(frozen=True, eq=False)
-class Starts:
-    """Runs given by start and length down the columns: counted from 1, or from the end of the run before.
-
-    Attributes:
-        numbers: start and length in turn.
-        relative: starts count from the end of the run before, the first from 0.
-    """
-
-    numbers: tuple[int, ...]
-    relative: bool
-
-    def draw(self, size: tuple[int, int]) -> Covered:
-        """See `Shape`."""
-        starts, lengths = np.array(self.numbers[::2]), np.array(self.numbers[1::2])
-        starts = starts.cumsum() + lengths.cumsum() - lengths if self.relative else starts - 1
-        pixels = size[0] * size[1]
-        if len(starts) and (starts.min() < 0 or lengths.min() < 0 or int((starts + lengths).max()) > pixels):
-            raise MaskError(
-                f"A run ends at {int((starts + lengths).max())}; an image of {size[1]}x{size[0]} has {pixels}. "
-                "Read images at the size that was annotated."
-            )
-        steps = np.zeros(pixels + 1, np.int32)
-        np.add.at(steps, starts, 1)
-        np.add.at(steps, starts + lengths, -1)
-        return np.asarray(steps[:-1].cumsum().reshape(size[1], size[0]).T > 0)
 
 
 def read_table(path: Path) -> Annotations:
@@ -79,23 +51,17 @@ def _run_lengths(
         entries = coded.setdefault(row[image].strip(), [])
         if numbers:
             entries.append((row[category].strip() if category else WITH, numbers))
-    relative = not all(_is_absolute(numbers) for entries in coded.values() for _, numbers in entries)
+    counting = counted([numbers for entries in coded.values() for _, numbers in entries], path)
     images = [
         ImageAnnotation(
             name,
-            tuple(Region(kind, Starts(numbers, relative)) for kind, numbers in entries),
+            tuple(Region(kind, Starts(numbers, counting), float(sum(numbers[1::2]))) for kind, numbers in entries),
             label=None if category else (WITH if entries else WITHOUT),
         )
         for name, entries in coded.items()
     ]
-    return Annotations(f"run lengths ({path})", images, category_names(images) if category else [WITHOUT, WITH])
-
-
-def _is_absolute(numbers: Sequence[int]) -> bool:
-    """Can the starts count from 1: each lies behind the end of the run before."""
-    starts, lengths = numbers[::2], numbers[1::2]
-    ends = [start + length for start, length in zip(starts, lengths, strict=True)]
-    return starts[0] >= 1 and all(start >= end for start, end in zip(starts[1:], ends, strict=False))
+    names = category_names(images) if category else [WITHOUT, WITH]
+    return Annotations(f"run lengths ({path})", images, names, notes=(f"starts of runs are counted from {counting}",))
 
 
 def _numbers(path: Path, position: int, text: str) -> tuple[int, ...]:
@@ -146,4 +112,5 @@ def _prediction_strings(path: Path, rows: Sequence[Mapping[str, str]], image: st
                 f"Row {position + 2} of {path} has a class and four corners in turn; got {row[column][:60]!r}."
             )
         images.append(ImageAnnotation(row[image].strip(), read(words)))
-    return Annotations(f"ImageNet boxes ({path})", images, category_names(images))
+    note = "corners of boxes are pixels counted from 0, both inside"
+    return Annotations(f"ImageNet boxes ({path})", images, category_names(images), notes=(note,))

@@ -12,7 +12,7 @@ from camtrain.errors import DataError
 
 
 def read_voc(files: Sequence[Path], base: Path) -> Annotations:
-    """Boxes whose corners are pixels, both inclusive, counted from 1; from 0 where any file says 0."""
+    """Boxes whose corners are pixels, both inside, counted from 1 as VOC does; from 0 where any corner is 0."""
     roots = [(path, read_xml(path)) for path in files]
     first = 0 if any(_has_zero(root) for _, root in roots) else 1
     splits = _splits(base)
@@ -29,7 +29,9 @@ def read_voc(files: Sequence[Path], base: Path) -> Annotations:
         return ImageAnnotation((relative / name).as_posix(), regions, size, split=splits.get(path.stem))
 
     images = [image for path, root in roots for image in each(path, [root], partial(read, path))]
-    return Annotations(f"VOC ({base})", images, category_names(images))
+    why = "a corner is 0" if first == 0 else "VOC's rule; no corner is 0"
+    note = f"corners of boxes are pixels counted from {first} ({why}), both inside"
+    return Annotations(f"VOC ({base})", images, category_names(images), notes=(note,))
 
 
 def _box(item: Element, first: int) -> Box:

@@ -111,6 +111,7 @@ class ImageFolderDataModule(FilesDataModule):
         split_column: of the index, where its name is unusual.
         annotations: a file or folder of annotations below root in place of masks, several, or one by split.
         labels_from: "folders" or "annotations"; "auto" asks where both may be meant.
+        run_order: "columns" or "rows", of the run lengths in a CSV file; None where the shapes tell.
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class ImageFolderDataModule(FilesDataModule):
         split_column: str | None = None,
         annotations: str | list[str] | dict[str, str] | None = None,
         labels_from: Literal["auto", "folders", "annotations"] = "auto",
+        run_order: Literal["columns", "rows"] | None = None,
     ) -> None:
         super().__init__(
             image_size,
@@ -185,6 +187,7 @@ class ImageFolderDataModule(FilesDataModule):
             "split_column": split_column,
             "annotations": annotations,
             "labels_from": labels_from,
+            "run_order": run_order,
         }
 
     @cached_property
