@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
-from torch import Tensor, nn
+from torch import nn
 
 from camtrain.cam import evaluating, is_compiled, unwrap
 from camtrain.errors import CamtrainError, ConfigurationError
@@ -236,18 +236,6 @@ def runs_compiled(pl_module: LightningModule) -> bool:
     """Whether it or a part of it runs under `torch.compile`."""
     whole = getattr(pl_module, "_compiler_ctx", None) is not None  # Lightning's mark on a compiled LightningModule
     return whole or is_compiled(pl_module)
-
-
-def unheard(trainer: Trainer, pl_module: LightningModule, network: nn.Module | None) -> Callable[[Tensor], Any] | None:
-    """How to ask a network that runs compiled, so that no hook hears what a step asks it; None for any other."""
-    if network is None or not runs_compiled(pl_module):
-        return None
-
-    def ask(images: Tensor) -> Any:
-        with untouched(trainer, pl_module):
-            return network(images)
-
-    return ask
 
 
 @contextmanager

@@ -308,6 +308,8 @@ class ExplanationMonitor(Callback):
                     self._attempt(self._pass.update, explained)
         finally:
             self._dismount()
+        if explainer.compiled and not explainer.walks:
+            self._say("runs validation steps eagerly: what a step makes of images for compiled code cannot be heard")
         if explainer.walks:
             self._say(f"makes a forward pass of its own for each batch: {explainer.walks}")
 

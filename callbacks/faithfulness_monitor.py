@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,15 +18,17 @@ from camtrain.callbacks._lightning import (
     callable_network,
     everywhere,
     network_of,
+    runs_compiled,
     untouched,
 )
 from camtrain.callbacks._passes import evaluation_loader, go_first, is_due_pass, logged_names
-from camtrain.cam import Layer, find_layers, predicted_class, resolve_layers, true_class
+from camtrain.cam import Layer, Ride, find_layers, predicted_class, resolve_layers, true_class
 from camtrain.data.batches import Batch, check_images, read_batch
 from camtrain.errors import ConfigurationError
 from camtrain.explanation import DEFAULT_METHODS, explain, resolve_methods
 from camtrain.metrics.suite import Suite, checked_metrics, interval_of
 from camtrain.packages import overrides
+from camtrain.tasks.calls import Questions, call_on, learned_from
 
 
 class FaithfulnessMonitor(Callback):
@@ -105,9 +108,11 @@ class FaithfulnessMonitor(Callback):
         self.model = model
         self.dataloader_idx = dataloader_idx
         self._resolved: tuple[Layer, ...] = ()
+        self._asked: nn.Module | None = None  # by the step, about the images
+        self._questions = Questions()
         self._kept: list[tuple[Tensor, Tensor | None]] = []
         self._wanted: set[int] | None = None
-        self._position = 0
+        self._position = self._size = 0  # in the pass, and of its first batch
         self._attempt = Attempt("FaithfulnessMonitor")
 
     # Lightning's hooks: a guard and one verb each.
@@ -133,6 +138,14 @@ class FaithfulnessMonitor(Callback):
             self._resolved = ()  # those of another module
         self._kept, self._wanted, self._position = [], None, 0
 
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Hear what the step gives the network."""
+        if dataloader_idx == self.dataloader_idx and (trainer.sanity_checking or self._wants_the_next(trainer)):
+            network, compiled = network_of(pl_module, self.model), runs_compiled(pl_module)
+            self._questions.listen({*Ride.audible(pl_module), network}, network, compiled=compiled)
+
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -146,16 +159,21 @@ class FaithfulnessMonitor(Callback):
         if dataloader_idx != self.dataloader_idx:
             return
         if trainer.sanity_checking:
-            self._read(batch)
+            self._check(pl_module, batch)
         elif self.should_measure(trainer):
-            self._attempt(self._keep, trainer, batch)
+            self._attempt(self._keep, trainer, pl_module, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure what was kept, and log it."""
         if self.should_measure(trainer):
             self._log(trainer, pl_module)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no hook behind."""
+        self._questions.stop()
+
     on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_start = on_validation_batch_start
     on_test_batch_end = on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end
 
@@ -173,20 +191,44 @@ class FaithfulnessMonitor(Callback):
 
     def _read(self, batch: Any) -> Batch:
         read = read_batch(batch, self.batch_adapter)
-        check_images(read)
         if self.of_labels and read.labels is None:
             raise ConfigurationError("of_labels=True needs labels in the validation batches, and the batch has none.")
         return read
 
-    def _keep(self, trainer: Trainer, batch: Any) -> None:
+    def _check(self, pl_module: LightningModule, batch: Any) -> None:
+        """That a batch can be read, and is given to the network in floating point, before training starts."""
+        read = self._read(batch)
+        heard = self._attempt(self._heard, pl_module, read.images)
+        if heard is not None:
+            check_images(replace(read, images=heard[1]))
+
+    def _wants_the_next(self, trainer: Trainer) -> bool:
+        """Whether the next batch may hold a wanted image."""
+        places = range(self._position, self._position + self._size)
+        return self.should_measure(trainer) and (self._wanted is None or not self._wanted.isdisjoint(places))
+
+    def _keep(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         read = self._read(batch)
         if self._wanted is None:
             self._wanted = self._positions(trainer, len(read))
-        for row in range(len(read)):
-            if self._position + row in self._wanted:
-                label = None if read.labels is None else read.labels[row].clone()
-                self._kept.append((read.images[row].clone(), label))
-        self._position += len(read)
+        rows = [row for row in range(len(read)) if self._position + row in self._wanted]
+        self._position, self._size = self._position + len(read), max(self._size, len(read))
+        if rows and self._questions.are_heard:
+            self._asked, images = self._heard(pl_module, read.images)
+            check_images(replace(read, images=images))
+            labels = read.labels
+            self._kept += [(images[row].clone(), None if labels is None else labels[row].clone()) for row in rows]
+
+    def _heard(self, pl_module: LightningModule, images: Tensor) -> tuple[nn.Module, Tensor]:
+        """What the step asked, and with which images. A step that calls parts of the network may ask the whole."""
+        network, calls = network_of(pl_module, self.model), self._questions.take()
+        try:
+            call = call_on(calls, images, network)
+        except ConfigurationError:
+            if not learned_from(calls, images):
+                raise
+            return callable_network(network), images
+        return call.module, images if call.images is None else call.images
 
     def _positions(self, trainer: Trainer, batch_size: int) -> set[int]:
         """Where the kept images of this process lie in its part of the data."""
@@ -213,10 +255,10 @@ class FaithfulnessMonitor(Callback):
     def _measured(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, list[float]]:
         """The metrics of this process's images, by `<metric>/<method>`."""
         with untouched(trainer, pl_module):
-            network = callable_network(network_of(pl_module, self.model))
+            network = self._asked or callable_network(network_of(pl_module, self.model))
             parts = []
             for images, labels in _stacked(self._kept, self.suite.max_batch):
-                self._resolve(pl_module, images)
+                self._resolve(pl_module, network, images)
                 parts.append(self._answers(network, images, labels if self.of_labels else None))
         return _together(parts)
 
@@ -232,13 +274,11 @@ class FaithfulnessMonitor(Callback):
         measured = self.suite.measure(network, images, explained, labels=labels)
         return {name: each.tolist() for name, each in measured.values.items()}
 
-    def _resolve(self, pl_module: LightningModule, images: Tensor) -> None:
+    def _resolve(self, pl_module: LightningModule, network: nn.Module, images: Tensor) -> None:
         """Choose the layers once: names given are of the model, those found are of what is called."""
-        if self._resolved:
-            return
-        network = network_of(pl_module, self.model)
-        layers = self.layers if self.layers == "auto" else [found.module for found in find_layers(network, self.layers)]
-        self._resolved = resolve_layers(callable_network(network), images, layers)
+        if not self._resolved:
+            named = [] if self.layers == "auto" else find_layers(network_of(pl_module, self.model), self.layers)
+            self._resolved = resolve_layers(network, images, [layer.module for layer in named] or "auto")
 
 
 def _stacked(images: Iterable[tuple[Tensor, Tensor | None]], most: int) -> Iterator[tuple[Tensor, Tensor | None]]:

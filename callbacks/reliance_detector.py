@@ -20,8 +20,8 @@ from camtrain.callbacks._lightning import (
     held_early_stopping,
     network_of,
     progress_bar,
+    runs_compiled,
     training_batches,
-    unheard,
     untouched,
 )
 from camtrain.callbacks._passes import denormalizer_of, go_first, is_last_validation, logged_names, names_of
@@ -58,6 +58,7 @@ from camtrain.tasks import Task, check_task
 Part = tuple[tuple[Verdict, ...], tuple[Example, ...], tuple[Strip, ...]]  # of one choice
 MEMORY = 2**29  # bytes of composed pictures that the rounds of a fit keep for the next
 _LOOKED_AT = 4  # times as many training images as are kept, outside of `fit`
+_EAGERLY = "runs the validation steps that it judges eagerly: what a compiled network is given cannot be heard"
 _NOT_READ = (
     "could not read training images ({error}), so that those of {stage} lend their backgrounds. Where classes go with "
     "these less than in training, that hides what a class leans on"
@@ -203,7 +204,7 @@ class RelianceDetector(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Hear what the step asks the network about images that can lend."""
-        if self._asking.collecting.lends:
+        if self._asking.collecting.lends and not runs_compiled(pl_module):
             self._asking.listen(pl_module, self._network(pl_module))
 
     def on_train_batch_end(
@@ -211,9 +212,7 @@ class RelianceDetector(Callback):
     ) -> None:
         """Keep the training images that can lend."""
         if self._asking.collecting.lends:
-            network = self._network(pl_module)
-            ask = unheard(trainer, pl_module, network)
-            self._asking.lend(batch, network, partial(self._samples, trainer), ask)
+            self._asking.lend(batch, self._network(pl_module), partial(self._samples, trainer))
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to collect."""
@@ -226,7 +225,10 @@ class RelianceDetector(Callback):
     ) -> None:
         """Hear what the step asks the network."""
         if dataloader_idx == self.dataloader_idx and (self._asking.collecting.judges or trainer.sanity_checking):
-            self._asking.listen(pl_module, self._network(pl_module))
+            compiled = runs_compiled(pl_module)
+            if compiled:
+                self._say_once(_EAGERLY)
+            self._asking.listen(pl_module, self._network(pl_module), compiled=compiled)
 
     def on_validation_batch_end(
         self,
@@ -316,9 +318,7 @@ class RelianceDetector(Callback):
         if trainer.sanity_checking and read.masks is None and self._guesser.is_given:
             self._guesser.segment(read.images)  # an error of the user's segmenter before training starts
         try:
-            network = self._network(pl_module)
-            ask = unheard(trainer, pl_module, network)
-            self._asking.keep(read, network, partial(self._samples, trainer), ask)
+            self._asking.keep(read, self._network(pl_module), partial(self._samples, trainer))
         except CamtrainError as error:
             self._give_up(error)
 

@@ -1,7 +1,7 @@
 """Explains the batches of a pass: from the forward pass that somebody makes where it can, else from one of its own."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, cast
 
 import torch
@@ -94,7 +94,8 @@ class Explainer:
         target: a function of (logits, labels); `predicted_class` is the task's own answer.
         task: "auto", a name, or a task.
         autocast: entered around every forward pass.
-        compiled: the network runs compiled, where hooks see nothing.
+        compiled: the network runs compiled, where hooks see nothing. Its first pass is made eagerly, and all of them
+            where the step gives it other images than the batch's own.
     """
 
     def __init__(
@@ -113,13 +114,15 @@ class Explainer:
         self.target, self.autocast = target, autocast
         self.spec: LayerSpec = layers if layers == "auto" else [each.module for each in find_layers(network, layers)]
         self.layers: tuple[Layer, ...] = ()
-        self.walks = _COMPILED if compiled else "" if can_ride(network) else _TWO_PATHS
+        self.walks = "" if can_ride(network) else _TWO_PATHS
+        self.compiled = compiled
         self.batch: Batch | None = None  # between `arm` and `disarm`
         self.num_classes = 0
         self._task = task
         self._ride: Ride | None = None
         self._late = False  # found after the pass that would have been ridden on
         self._first: FirstPass | None = FirstPass(network)
+        self._modes = ExitStack()
 
     @property
     def names(self) -> list[str]:
@@ -141,6 +144,8 @@ class Explainer:
                 self._first.error = error
         if self.walks == _COMPILED:
             return
+        if self.compiled:  # one pass at least is made eagerly, to hear what the step gives the network
+            self._modes.enter_context(torch.compiler.set_stance("force_eager"))
         if self._first is not None:
             self._first.listen()
         if self._ride is not None:
@@ -148,6 +153,7 @@ class Explainer:
 
     def disarm(self) -> None:
         """Leave no hook behind."""
+        self._modes.close()
         if self._first is not None:
             self._first.stop()
         if self._ride is not None:
@@ -177,6 +183,8 @@ class Explainer:
             ride.root, ride.given = answer.module, (answer.args, answer.kwargs)
         elif self._first.feeds(self._ride.root, batch):
             self.walks = _PARTS
+        if self.compiled and self._asked(batch)[1] is batch.images:
+            self.walks = _COMPILED
         if not isinstance(self._task, Task):
             self._task = resolve_task(self._task, self._logits(batch), batch)
         if not isinstance(self._task, SingleLabel):

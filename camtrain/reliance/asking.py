@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from camtrain.cam import find_logits
+from camtrain.cam import Ride, find_logits
 from camtrain.cam.folding import quickened
 from camtrain.data.batches import Adapter, Batch
 from camtrain.errors import CamtrainError, ConfigurationError
@@ -21,7 +20,6 @@ from camtrain.tasks.calls import Question, Questions, call_on, undo_values
 
 __all__ = ["Asking"]
 
-Ask = Callable[[Tensor], Any]
 NewSamples = Callable[[int], Samples]  # of how many choices
 
 
@@ -47,10 +45,11 @@ class Asking:
         """As it was when nothing had been heard."""
         return Asking(self.collecting.adapter, self._named, lend=self.collecting.lend)
 
-    def listen(self, root: nn.Module, network: nn.Module | None) -> None:
-        """A step begins. Until the network is known all modules are heard, then it alone."""
-        heard = list(root.modules()) if self.call is None else [self.call.module]
-        self._calls.listen(heard if network is None or network in heard else [*heard, network], network)
+    def listen(self, root: nn.Module, network: nn.Module | None, *, compiled: bool = False) -> None:
+        """A step begins. Until the network is known all modules are heard, then it alone; compiled ones eagerly."""
+        heard = list(Ride.audible(root)) if self.call is None else [self.call.module]
+        heard = heard if network is None or network in heard else [*heard, network]
+        self._calls.listen(heard, network, compiled=compiled)
 
     def let_go(self) -> None:
         """No step is running any more: no hook and no module is held."""
@@ -61,19 +60,20 @@ class Asking:
         """The batch with its labels. ConfigurationError, MaskError or BatchError where it cannot be judged."""
         return self.collecting.read(batch)
 
-    def keep(self, batch: Batch, network: nn.Module | None, new: NewSamples, ask: Ask | None) -> None:
-        """What is wanted of a batch whose step is over. CamtrainError where it is not known what was asked.
-
-        ``ask`` answers where a step cannot be heard, as under `torch.compile`.
-        """
-        given, views = self._heard(batch, network, ask)
+    def keep(self, batch: Batch, network: nn.Module | None, new: NewSamples) -> None:
+        """What is wanted of a batch whose step is over. CamtrainError where it is not known what was asked."""
+        given, views = self._heard(batch, network)
         self.collecting.add(given, views, lambda: new(len(views)))
 
-    def lend(self, batch: Any, network: nn.Module | None, new: NewSamples, ask: Ask | None) -> None:
-        """The same of a training batch, which may have any shape: then those that are judged lend."""
+    def lend(self, batch: Any, network: nn.Module | None, new: NewSamples) -> None:
+        """The same of a training batch, which may have any shape, and whose step need not be heard.
+
+        Where it cannot be read, the images that are judged lend.
+        """
         if self.collecting.lends:
             try:
-                given, views = self._heard(self.read(batch), network, ask)
+                read = self.read(batch)
+                given, views = self._heard(read, network) if self._calls.are_heard else self._unheard(read)
                 self.collecting.add_training(given, views, lambda: new(len(views)))
             except CamtrainError as error:
                 self.collecting.lend_nothing(str(error))
@@ -84,19 +84,11 @@ class Asking:
         looked_at = 0
         try:
             for batch in batches:
-                if self.undo is not None or self.task is None or self._shape is None:
-                    self.collecting.lend_nothing("the step changes images before the network sees them")
+                self.lend(batch, None, new)
+                if not self.collecting.lends:
                     return
-                try:
-                    read = self.read(batch)
-                except CamtrainError as error:
-                    self.collecting.lend_nothing(str(error))
-                    return
-                answer = torch.zeros(len(read), *self._shape, device=read.images.device)
-                views = self.task.views(answer, read.labels)
-                self.collecting.add_training(read, views, partial(new, len(views)))
-                progress("training images that lend", len(read), most)
-                looked_at += len(read)
+                progress("training images that lend", count := len(self.read(batch)), most)
+                looked_at += count
                 if looked_at >= most:
                     return
         finally:
@@ -132,13 +124,18 @@ class Asking:
 
             yield predict
 
-    def _heard(self, batch: Batch, network: nn.Module | None, ask: Ask | None) -> tuple[Batch, list[View]]:
+    def _unheard(self, batch: Batch) -> tuple[Batch, list[View]]:
+        """The batch as it is, with no answer. CamtrainError where the steps that were heard change images."""
+        if self.undo is not None or self.task is None or self._shape is None:
+            raise CamtrainError("the step changes images before the network sees them, or was not heard yet")
+        answer = torch.zeros(len(batch), *self._shape, device=batch.images.device)
+        return batch, self.task.views(answer, batch.labels)
+
+    def _heard(self, batch: Batch, network: nn.Module | None) -> tuple[Batch, list[View]]:
         """The batch as the network was given it, and the choices that its answer makes."""
         calls = self._calls.take()
         if batch.images.ndim != 4:
             raise ConfigurationError(f"pictures (B, C, H, W) are judged, got images {tuple(batch.images.shape)}")
-        if not calls and ask is not None and network is not None:
-            calls = [Question(network, (batch.images,), {}, ask(batch.images), batch.images)]
         self.call, known = None, self.call
         call = call_on(calls, batch.images, network if known is None else known.module)
         if self.task is None:

@@ -1,6 +1,7 @@
 """What a step really asks a network: which module, with which images, and how to ask it the same way again."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils import _pytree as pytree
 from camtrain.cam.hooks import Hooks
 from camtrain.errors import ConfigurationError
 
-__all__ = ["Question", "Questions", "call_on", "keeps_places", "undo_values"]
+__all__ = ["Question", "Questions", "call_on", "keeps_places", "learned_from", "undo_values"]
 
 ALIKE, RESIZED = 0.98, 0.9  # mean correlation of the brightness of an image with that of what became of it
 _REMEDY = "Normalize and augment in the data set or in on_after_batch_transfer, or name the network with model='...'"
@@ -56,10 +57,18 @@ class Questions:
         self._made: list[Question] = []
         self._open: list[bool] = []  # which of the calls that run now count
         self._hooks = Hooks()
+        self._modes = ExitStack()
 
-    def listen(self, modules: Iterable[nn.Module], named: nn.Module | None = None) -> None:
-        """Begin to hear these modules."""
+    @property
+    def are_heard(self) -> bool:
+        """Whether a step is listened to."""
+        return len(self._hooks) > 0
+
+    def listen(self, modules: Iterable[nn.Module], named: nn.Module | None = None, *, compiled: bool = False) -> None:
+        """Begin to hear these modules. Those that run ``compiled`` run eagerly meanwhile: compiled code skips hooks."""
         self.stop()
+        if compiled:
+            self._modes.enter_context(torch.compiler.set_stance("force_eager"))
         heard = [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
         self._hooks.add(module.register_forward_pre_hook(self._enter) for module in heard)
 
@@ -79,6 +88,7 @@ class Questions:
     def stop(self) -> None:
         """Hear nothing more, and forget what was heard."""
         self._hooks.remove()
+        self._modes.close()
         self._made, self._open = [], []
 
     def _enter(self, module: nn.Module, args: Any) -> None:
@@ -112,6 +122,11 @@ def call_on(calls: Sequence[Question], images: Shaped[Tensor, "B C *S"], network
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in others[:3])
         raise ConfigurationError(f"the step gives {type(call.module).__name__} more than images ({shapes}). {_REMEDY}")
     return call
+
+
+def learned_from(calls: Sequence[Question], images: Tensor) -> bool:
+    """Whether a module with parameters was given the batch's own images."""
+    return any(_is_same(call.images, images) and any(True for _ in call.module.parameters()) for call in calls)
 
 
 def keeps_places(images: Shaped[Tensor, "B C *S"], given: Shaped[Tensor, "B D *T"]) -> bool:

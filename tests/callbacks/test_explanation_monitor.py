@@ -464,11 +464,14 @@ class Bytes(Normalizes):
         self.net(batch[0].float() / 255)
 
 
-def test_monitor__finds_the_layers_in_what_the_step_gives_the_network(make_trainer, loader):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_monitor__finds_the_layers_in_what_the_step_gives_the_network(make_trainer, loader, compiled):
     images, labels, masks = loader().dataset.tensors
     as_bytes = (images * 255).round().byte()
     torch.manual_seed(0)
     module, monitor = Bytes(), ExplanationMonitor(methods=["hires_cam"])
+    if compiled:
+        module.net.compile(backend="eager")
     data = DataLoader(TensorDataset(as_bytes, labels, masks), 8)
     trainer = make_trainer(callbacks=[monitor])
     trainer.validate(module, data, verbose=False)

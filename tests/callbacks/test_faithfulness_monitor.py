@@ -44,6 +44,29 @@ def test_monitor__leaves_metrics_and_weights_bit_identical(make_trainer, foreign
     }
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_monitor__measures_what_the_step_gives_the_network(make_trainer, foreign, loader, compiled):
+    class Converting(type(foreign())):
+        def validation_step(self, batch, batch_idx):
+            self.net(batch[0] / 255 - 0.4)
+
+    images, *rest = loader(6).dataset.tensors
+    raw = DataLoader(TensorDataset((255 * images).to(torch.uint8), *rest), 6)
+    given = DataLoader(TensorDataset((255 * images).to(torch.uint8) / 255 - 0.4, *rest), 6)
+    logged = []
+    for kind, data in ((type(foreign()), given), (Converting, raw)):
+        torch.manual_seed(2)
+        module = kind().eval()
+        if compiled:
+            module.net.compile(backend="eager")
+        trainer = make_trainer(callbacks=[FaithfulnessMonitor()])
+        trainer.validate(module, data, verbose=False)
+        logged.append({name: float(value) for name, value in trainer.callback_metrics.items() if "cam/" in name})
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    assert len(logged[0]) == 12
+    assert logged[0] == pytest.approx(logged[1], nan_ok=True)
+
+
 @pytest.mark.parametrize("of_labels", [False, True])
 def test_monitor__logs_what_the_functions_give(make_trainer, foreign, loader, of_labels):
     module, data = foreign().eval(), loader(6)

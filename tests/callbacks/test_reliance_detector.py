@@ -99,7 +99,7 @@ def fit(
     **kwargs: Any,
 ) -> tuple[pl.Trainer, pl.LightningModule]:
     torch.manual_seed(3)
-    module = module or Net()
+    module = Net() if module is None else module
     used = [*([detector] if detector else []), *callbacks]
     trainer = make_trainer(**({"max_epochs": 2} | kwargs), callbacks=used)
     with warnings.catch_warnings():
@@ -651,6 +651,34 @@ def test_detector__judges_what_the_step_makes_of_bytes(make_trainer, cue, expect
     detector = RelianceDetector(images_per_class=20)
     fit(make_trainer, detector, module=Normalizing(), data=data, max_epochs=6)
     assert said(detector) == [expected] * 3
+
+
+def part_compiled(module: pl.LightningModule) -> pl.LightningModule:
+    module.net = torch.compile(module.net, backend="eager")
+    return module
+
+
+def in_place(module: pl.LightningModule) -> pl.LightningModule:
+    module.net.compile(backend="eager")
+    return module
+
+
+def whole(module: pl.LightningModule) -> pl.LightningModule:
+    return torch.compile(module, backend="eager")
+
+
+@pytest.mark.parametrize("compiled", [part_compiled, in_place, whole])
+def test_detector__judges_what_a_compiled_step_makes_of_bytes(make_trainer, compiled):
+    data = DataLoader(as_bytes(drawn(72, "background")), 24), DataLoader(as_bytes(drawn(72, "background", 1)), 24)
+    effects = []
+    for change in (lambda module: module, compiled):
+        torch.manual_seed(3)
+        detector, module = RelianceDetector(images_per_class=12, regions=0, lend_from_training=False), Normalizing()
+        fit(make_trainer, detector, module=change(module), data=data, max_epochs=1)
+        effects.append([verdict.effect for verdict in detector.verdicts])
+        assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    assert effects[0] == pytest.approx(effects[1], abs=1e-4)
+    assert max(effects[0]) > 0.01
 
 
 class Mirroring(Net):
