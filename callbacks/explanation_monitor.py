@@ -76,8 +76,9 @@ class ExplanationMonitor(Callback):
         model: the part that maps images to logits, by name or as a module, where the module itself does not.
         dataloader_idx: which validation dataloader to explain, where there are several.
         pictures: "jpg", or "png" for pictures without loss at many times the cost and size.
-        task: what the network answers, "single_label" or "binary" (one logit, that of the second of two classes);
-            "auto" decides it by the first batch.
+        task: what the network answers, by name ("single_label", "binary", "multi_label", "regression", "segmentation",
+            "detection", "captioning", "question_answering") or as a `camtrain.tasks.Task`; "auto" decides it by the
+            first batch. `docs/tasks.md` says what is explained and counted in each.
 
     Raises:
         MethodError: for an unknown method, at once.
@@ -305,7 +306,7 @@ class ExplanationMonitor(Callback):
                 samples = samples_of(trainer, batch, self._pass.images, self.dataloader_idx)
                 explained = self._attempt(explainer.explain, batch, samples, self.grounded_above)
                 if explained is not None:
-                    self._attempt(self._pass.update, explained)
+                    self._attempt(self._pass.update, explained, samples)
         finally:
             self._dismount()
         if explainer.compiled and not explainer.walks:
@@ -344,7 +345,7 @@ class ExplanationMonitor(Callback):
         naming = self._naming(trainer, self._explainer)
         probes = seen.probe_panels(naming)
         pl_module.log_dict(logged_names(trainer, drift_scalars(probes)), rank_zero_only=True)
-        records = records_of(self.images, probes, failures, naming.classes, epoch, step)
+        records = records_of(self.images, probes, failures, naming.classes, epoch, step, seen.form)
         layers = {layer.name: layer.reason for layer in self._explainer.layers}
         described = {"layers": layers, "methods": list(self.methods), "versions": versions()}
         setup = [Setup(described, epoch, step)] if self._passes == 1 else []
@@ -352,7 +353,7 @@ class ExplanationMonitor(Callback):
 
     def _naming(self, trainer: Trainer, explainer: Explainer) -> Naming:
         names = names_of(trainer, explainer.num_classes, self.dataloader_idx)
-        return Naming(names, group_names_of(trainer), denormalizer_of(trainer))
+        return Naming(explainer.naming(names), group_names_of(trainer), denormalizer_of(trainer))
 
     def _tell(self, trainer: Trainer) -> None:
         """Keep the numbers of the pass; in a fit raise what is wrong with them, else write the report."""

@@ -5,7 +5,7 @@ gradients are on, so that the graph holds the head alone (the *grad flip*). In t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -113,15 +113,20 @@ def capture(
     return capture_each(model, images, layers, (target,), labels=labels)[0]
 
 
+Targets = Sequence[Target] | Callable[[Any], Sequence[Target]]
+
+
 def capture_each(
     model: nn.Module,
     images: Any,
     layers: LayerSpec,
-    targets: Sequence[Target],
+    targets: Targets,
     *,
     labels: Tensor | None = None,
 ) -> tuple[Capture, ...]:
     """`capture` for several targets: one forward pass, one partial backward pass for each.
+
+    `targets` may be a function of the model's output, where that says how many there are.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
     >>> first, second = capture_each(net, torch.rand(5, 1, 4, 4), "1", [lambda z, _: z[:, 0], lambda z, _: z[:, 1]])
@@ -138,7 +143,7 @@ def capture_each(
 
 
 def _evaluated(
-    model: nn.Module, images: Any, layers: tuple[Layer, ...], targets: Sequence[Target], labels: Tensor | None
+    model: nn.Module, images: Any, layers: tuple[Layer, ...], targets: Targets, labels: Tensor | None
 ) -> tuple[Capture, ...]:
     with isolated(model, images), evaluating(model):
         inputs, labels = usable_in_autograd(images), usable_in_autograd(labels)
@@ -185,7 +190,7 @@ def _flipped(
     model: nn.Module,
     images: Any,
     layers: tuple[Layer, ...],
-    targets: Sequence[Target],
+    targets: Targets,
     labels: Tensor | None,
 ) -> tuple[Capture, ...]:
     try:
@@ -198,7 +203,7 @@ def _flipped_once(
     model: nn.Module,
     images: Any,
     layers: tuple[Layer, ...],
-    targets: Sequence[Target],
+    targets: Targets,
     labels: Tensor | None,
     *,
     enabled: bool,
@@ -234,11 +239,12 @@ def _resolved(
 
 
 def differentiate(
-    output: Any, targets: Sequence[Target], labels: Tensor | None, activations: Activations, layers: Sequence[Layer]
+    output: Any, targets: Targets, labels: Tensor | None, activations: Activations, layers: Sequence[Layer]
 ) -> tuple[Capture, ...]:
     """A `Capture` for each target from a forward pass whose graph starts at the activations."""
     maps = tuple(layer.to_map(a.detach()) for layer, a in zip(layers, activations, strict=True))
     captures = []
+    targets = targets(output) if callable(targets) else targets
     for position, target in enumerate(targets):
         logits = _logits_or_output(output, target)
         scores = checked_scores(target(logits, labels), maps)

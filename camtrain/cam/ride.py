@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from camtrain.cam.capture import Capture, differentiate
+from camtrain.cam.capture import Capture, Targets, differentiate
 from camtrain.cam.hooks import Hooks
 from camtrain.cam.layers import Layer
-from camtrain.cam.outputs import find_logits
+from camtrain.cam.outputs import answers, find_logits
 from camtrain.cam.ownership import Belongings, usable_in_autograd
 from camtrain.cam.recording import GradFlip
 from camtrain.cam.targets import Target
@@ -43,7 +43,8 @@ class Ride:
         reason: why nothing is ridden on any more; empty as long as it is.
         root: the module that was called, None where none was.
         given: what it was called with, positional and by name.
-        logits: in its output, with their graph; None where there are none.
+        output: what it returned, with its graph; None where there is none.
+        logits: those in it; None where there are none.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
@@ -71,6 +72,7 @@ class Ride:
         """Let go of what was seen."""
         self.root: nn.Module | None = None
         self.given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        self.output: Any = None
         self.logits: Tensor | None = None
         self._flip = GradFlip(self.layers)
         self._done = self._took_own = False
@@ -102,15 +104,19 @@ class Ride:
 
         The ride lets go of them and of the graph: a second call returns None.
         """
-        if self.logits is None or not self._flip.activations.complete or not self.logits.requires_grad:
+        captures = self.captured_each((target,), labels)
+        return None if captures is None else captures[0]
+
+    def captured_each(self, targets: Targets, labels: Tensor | None = None) -> tuple[Capture, ...] | None:
+        """The same for several targets, or for those that a function of the output names."""
+        tensors = [] if self.output is None else answers(self.output)
+        if not self._flip.activations.complete or not any(tensor.requires_grad for tensor in tensors):
             return None
-        if getattr(target, "wants_output", False):
-            return None  # the rest of the output was given back
         with torch.inference_mode(False), torch.enable_grad():
             labels = usable_in_autograd(labels)
-            (captured,) = differentiate(self.logits, (target,), labels, self._flip.activations, self.layers)
-        self.logits, self._flip = None, GradFlip(self.layers)
-        return captured
+            captures = differentiate(self.output, targets, labels, self._flip.activations, self.layers)
+        self.output, self.logits, self._flip = None, None, GradFlip(self.layers)
+        return captures
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.root is not None and not self._done:
@@ -144,18 +150,19 @@ class Ride:
             self.logits = find_logits(output)
         except CamtrainError:
             self.logits = None
+        self.output = output
         detached = pytree.tree_map_only(Tensor, Tensor.detach, output)
-        return detached if self.logits is None or self._tried else self._try_plain(module, detached)
+        return detached if self._tried or not answers(output) else self._try_plain(module, detached)
 
     def _try_plain(self, module: nn.Module, ridden: Any) -> Any:
         """The ridden output if a plain pass gives its bits, else that of the plain pass."""
         self._tried = True
         plain = _run_again(module, *self.given)
-        difference = _difference(find_logits(plain), find_logits(ridden))
+        difference = _difference(answers(plain), answers(ridden))
         if difference == 0:
             return ridden
         self.reason = f"its logits differ by {difference:.2g} with gradients on"
-        self.logits = None
+        self.output = self.logits = None
         return plain if difference <= _ROUNDING else ridden
 
 
@@ -173,10 +180,14 @@ def _run_again(module: nn.Module, args: Any, kwargs: Any) -> Any:
         belongings.put_back()
 
 
-def _difference(first: Tensor, second: Tensor) -> float:
-    """The largest difference of two tensors; 0 only where all bits are the same, NaN counting as itself."""
-    if first.shape != second.shape:
+def _difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
+    """The largest difference of tensors; 0 only where all bits are the same, NaN counting as itself."""
+    if [each.shape for each in first] != [each.shape for each in second]:
         return float("inf")
+    return max((_largest(a, b) for a, b in zip(first, second, strict=True)), default=0.0)
+
+
+def _largest(first: Tensor, second: Tensor) -> float:
     same = (first == second) | (first.isnan() & second.isnan())
     return 0.0 if bool(same.all()) else float((first - second).abs().nan_to_num(nan=torch.inf).max())
 

@@ -31,15 +31,17 @@ class Batch:
 
     Attributes:
         images: `(B, C, *S)`, as the model takes them.
-        labels: `(B,)` class indices, or None.
+        labels: `(B,)` class indices, or what another task takes: `(B, C)` of 0 and 1, values, maps, a list of
+            mappings with boxes; or None.
         masks: `(B, *S)` float: 1 where the evidence should be, values between are soft, -1 where a pixel is
-            unknown, all -1 where the image has no annotation; or None.
+            unknown, all -1 where the image has no annotation; of labels `(B, C)` also `(B, C, *S)`, one for each;
+            or None.
         groups: `(B,)` group indices, or None.
         ids: one name per image, or None.
     """
 
     images: Tensor
-    labels: Tensor | None = None
+    labels: Any = None
     masks: Tensor | None = None
     groups: Tensor | None = None
     ids: list[str] | None = None
@@ -106,7 +108,8 @@ def read_batch(batch: Any, adapter: Adapter | None = None) -> Batch:
         adapter: called first, for batches of another shape; returns one of the above.
 
     Returns:
-        The tensors as they came, except that masks lose a channel axis of one and become floating point.
+        The tensors as they came, except that masks lose a channel axis of one and become floating point, and that a
+        list of images of one size, as detectors take it, is stacked.
 
     Raises:
         BatchError: if it cannot be read, naming what was found.
@@ -186,6 +189,8 @@ image 0 has 255.0. Divide 8-bit masks by 255.
     if batch.masks is None:
         return
     expected = (len(batch.images), *batch.images.shape[2:])
+    if batch.masks.ndim == batch.images.ndim and isinstance(batch.labels, Tensor) and batch.labels.ndim == 2:
+        expected = (expected[0], batch.labels.shape[1], *expected[1:])  # one for each label
     if tuple(batch.masks.shape) != expected:
         raise MaskError(
             f"Masks have the size of their images: expected {expected}, got {tuple(batch.masks.shape)}. "
@@ -272,12 +277,15 @@ def _first(batch: Mapping[Any, Any], names: Sequence[str]) -> Any:
 
 
 def _normalized(images: Any, labels: Any = None, masks: Any = None, groups: Any = None, ids: Any = None) -> Batch:
+    if _are_alike(images):
+        images = torch.stack(list(images))
     if not isinstance(images, Tensor) or images.ndim < 3:
         raise BatchError(f"Images are a tensor (B, C, H, W); got {_describe(images)}; {_REMEDY}.")
+    labels = list(labels) if _are_boxes(labels) else _vector("Labels", labels)
     return Batch(
         images,
-        _vector("Labels", labels),
-        None if masks is None else _read_masks(masks, images),
+        labels,
+        None if masks is None else _read_masks(masks, images, labels),
         _vector("Groups", groups),
         None if ids is None else [str(i.item() if isinstance(i, Tensor) else i) for i in ids],
     )
@@ -291,11 +299,23 @@ def _vector(name: str, values: Any) -> Tensor | None:
     raise BatchError(f"{name} are a tensor (B,); got {_describe(values)}; {_REMEDY}.")
 
 
-def _read_masks(masks: Any, images: Tensor) -> Tensor:
+def _are_alike(images: Any) -> bool:
+    """Whether it is a list of images of one size."""
+    listed = isinstance(images, list | tuple) and len(images) > 0
+    return listed and all(isinstance(one, Tensor) and one.ndim == 3 and one.shape == images[0].shape for one in images)
+
+
+def _are_boxes(labels: Any) -> bool:
+    listed = isinstance(labels, list | tuple) and len(labels) > 0
+    return listed and all(isinstance(one, Mapping) and {"boxes", "labels"} <= set(one) for one in labels)
+
+
+def _read_masks(masks: Any, images: Tensor, labels: Any = None) -> Tensor:
     if not isinstance(masks, Tensor) or masks.ndim not in (images.ndim - 1, images.ndim):
         expected = (len(images), *images.shape[2:])
         raise BatchError(f"Masks are a tensor {expected}; got {_describe(masks)}; {_REMEDY}.")
-    if masks.ndim == images.ndim:
+    each = isinstance(labels, Tensor) and labels.ndim == 2 and 1 < labels.shape[1] == masks.shape[1]
+    if masks.ndim == images.ndim and not each:
         if masks.shape[1] != 1 and masks.shape[-1] == 1 and masks.shape[1:-1] == images.shape[2:]:
             raise MaskError(f"A mask's channel is its second axis; got {_describe(masks)}. Give masks.squeeze(-1).")
         if masks.shape[1] != 1:

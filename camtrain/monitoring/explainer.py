@@ -1,6 +1,6 @@
 """Explains the batches of a pass: from the forward pass that somebody makes where it can, else from one of its own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, cast
 
@@ -16,15 +16,19 @@ from camtrain.cam import (
     can_ride,
     capture,
     find_layers,
+    find_logits,
     predicted_class,
     resolve_layers,
     true_class,
 )
+from camtrain.cam.capture import capture_each
 from camtrain.cam.hooks import Hooks
 from camtrain.cam.layers import LayerSpec
 from camtrain.cam.methods import Method
+from camtrain.cam.ownership import call, evaluating, isolated
+from camtrain.cam.targets import Target
 from camtrain.data.batches import Batch
-from camtrain.errors import BatchError, ConfigurationError
+from camtrain.errors import ConfigurationError
 from camtrain.monitoring.explained import Explained, explain_batch
 from camtrain.tasks import Binary, SingleLabel, Task, resolve_task
 
@@ -96,7 +100,12 @@ class Explainer:
         autocast: entered around every forward pass.
         compiled: the network runs compiled, where hooks see nothing. Its first pass is made eagerly, and all of them
             where the step gives it other images than the batch's own.
+
+    Attributes:
+        tells_truth: whether a wrong answer has a heatmap for the true class: where units are choices between classes.
     """
+
+    tells_truth = True
 
     def __init__(
         self,
@@ -164,8 +173,8 @@ class Explainer:
     def settle(self, batch: Batch) -> None:
         """After the first pass: know the layers, which call answers, and which task it is.
 
-        Raises LayerError for layers without a map, ConfigurationError where no call answers, and BatchError where the
-        task cannot be told or is one that is not read here. Later it does nothing.
+        Raises LayerError for layers without a map, ConfigurationError where no call answers or a target of one's own
+        meets a task of several units an image, and BatchError where the task cannot be told. Later it does nothing.
         """
         if self._first is None:
             return
@@ -185,11 +194,13 @@ class Explainer:
             self.walks = _PARTS
         if self.compiled and self._asked(batch)[1] is batch.images:
             self.walks = _COMPILED
-        if not isinstance(self._task, Task):
-            self._task = resolve_task(self._task, self._logits(batch), batch)
-        if not isinstance(self._task, SingleLabel):
-            raise BatchError(f"One label an image is explained, by one logit or by several; this is {self._task}.")
-        self._first = None
+        task = resolve_task(self._task, self._output(batch), batch)
+        if self.target is not predicted_class and not task.one_unit:
+            raise ConfigurationError(
+                f"A target explains one score an image; {task!r} has several units in it. Leave target out, or write a "
+                "Task of your own."
+            )
+        self._task, self._first, self.tells_truth = task, None, isinstance(task, SingleLabel)
 
     def _find(self, called: nn.Module, inputs: Any) -> Ride:
         with self.autocast():
@@ -197,30 +208,40 @@ class Explainer:
         self._ride = Ride(self.network, self.layers)
         return self._ride
 
-    def _logits(self, batch: Batch) -> Any:
-        logits = None if self._ride is None else self._ride.logits
-        if logits is None or len(logits) != len(batch):
-            called, inputs = self._asked(batch)
-            with self.autocast():
-                logits = capture(called, inputs, self.layers).logits
-        return logits
+    def _output(self, batch: Batch) -> Any:
+        ride = cast(Ride, self._ride)
+        if ride.output is not None and (ride.logits is None or len(ride.logits) == len(batch)):
+            return ride.output
+        called, inputs = self._asked(batch)
+        with self.autocast(), isolated(called, inputs), evaluating(called), torch.no_grad():
+            return call(called, inputs)
 
-    def explain(self, batch: Batch, samples: list[str], grounded_above: float) -> Explained:
-        """The batch with its heatmaps, from the pass that was made since `arm`."""
+    def explain(self, batch: Batch, samples: list[str], grounded_above: float) -> list[Explained]:
+        """The batch's units with their heatmaps in rounds, from the pass that was made since `arm`."""
         self.settle(batch)
-        task = cast(SingleLabel, self._task)
+        task = cast(Task, self._task)
         self.called, inputs = self._asked(batch)
-        captured = self._captured(batch, task, self.called, inputs)
-        self.num_classes = 2 if isinstance(task, Binary) else captured.logits.shape[1]
-        return explain_batch(
-            batch,
-            captured,
-            task=task,
-            methods=self.methods,
-            samples=samples,
-            inputs=inputs if isinstance(inputs, Tensor) else None,
-            grounded_above=grounded_above,
-        )
+        captures = self._captured(batch, task, self.called, inputs)
+        output = captures[0].logits
+        self.num_classes = max(self.num_classes, task.count(output))
+        return [
+            explain_batch(
+                batch,
+                captured,
+                task=task,
+                units=units,
+                methods=self.methods,
+                samples=samples,
+                inputs=inputs if isinstance(inputs, Tensor) else None,
+                grounded_above=grounded_above,
+            )
+            for captured, units in zip(captures, task.units(output, batch), strict=True)
+            if task.one_unit or bool(units.asked.any())
+        ]
+
+    def naming(self, classes: Sequence[str]) -> list[str]:
+        """What the task's units are about, in words."""
+        return self._task.names(classes) if isinstance(self._task, Task) else list(classes)
 
     def true_heatmaps(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """The first method's heatmaps `(B, *S)` for the true classes, from a forward pass of its own."""
@@ -240,25 +261,37 @@ class Explainer:
         fits = not isinstance(inputs, Tensor) or len(inputs) == len(batch)
         return (ride.root, inputs) if fits else (called, batch.images)
 
-    def _captured(self, batch: Batch, task: Task, called: nn.Module, inputs: Any) -> Capture:
-        def answer(logits: Tensor, labels: Tensor | None) -> Tensor:
-            own = self.target is predicted_class
-            scores: Tensor = task.units(logits, batch)[0].scores if own else self.target(logits, labels)
-            return scores
+    def _captured(self, batch: Batch, task: Task, called: nn.Module, inputs: Any) -> tuple[Capture, ...]:
+        def rounds(output: Any) -> list[Target]:
+            if self.target is not predicted_class:
+                return [self.target]
+            read = output if task.whole_output else find_logits(output)
+            return [_scoring(units.scores, task.whole_output) for units in task.units(read, batch)]
 
+        labels = batch.labels if isinstance(batch.labels, Tensor) else None
         if not self.walks and not self._late:
             ride = cast(Ride, self._ride)
-            captured = ride.captured(answer, batch.labels)
-            if captured is not None and len(captured.logits) == len(batch):
-                return captured
+            captures = ride.captured_each(rounds, labels)
+            if captures is not None and len(captures[0].scores) == len(batch):
+                return captures
             self.walks = ride.reason or _NOTHING_TO_RIDE_ON
         with self.autocast():
-            return capture(called, inputs, self.layers, answer, labels=batch.labels)
+            return capture_each(called, inputs, self.layers, rounds, labels=labels)
 
 
 def _inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """As `capture` takes them."""
     return kwargs or (args[0] if len(args) == 1 else args)
+
+
+def _scoring(scores: Tensor, whole: bool) -> Target:
+    """A target of scores that are there already."""
+
+    def target(output: Any, labels: Tensor | None) -> Tensor:
+        return scores
+
+    target.wants_output = whole  # type: ignore[attr-defined]
+    return target
 
 
 def _truth(logits: Tensor, labels: Tensor | None) -> Tensor:

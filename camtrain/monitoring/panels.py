@@ -1,11 +1,12 @@
 """Kept images as panels: drawn on the device in one batch, brought to the host once, as uint8."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from camtrain.cam import is_empty, normalize, resize
@@ -111,6 +112,8 @@ def _drawn(kept: Sequence[Kept], denormalize: Callable[[Tensor], Any] | None) ->
         )
     if kept[0].mask is not None:
         masks = torch.stack([item.mask.float() for item in kept if item.mask is not None])
+        if masks.shape[-2:] != pixels.shape[-2:]:  # of a segmentation that is coarser than its images
+            masks = F.interpolate(masks.unsqueeze(1), pixels.shape[-2:], mode="nearest-exact").squeeze(1)
         parts.append(masks.clamp(0, 1).mul(255).round().to(torch.uint8).unsqueeze(1))
     return torch.cat(parts, dim=1)
 
@@ -128,15 +131,12 @@ def _panel(kept: Kept, numbers: dict[str, float], channels: Tensor, naming: Nami
         overlays[name], hottest[name] = next(parts), next(parts)[0] > 0
     true_overlay = None if kept.true_heatmap is None else next(parts)
     annotated = kept.mask is not None and numbers["annotated"] > 0
-    label, predicted, cell = (int(numbers[name]) for name in ("label", "predicted", "cell"))
+    cell = int(numbers["cell"])
     return Panel(
         sample=kept.sample,
         image=image,
         overlays=overlays,
-        label=None if label < 0 else label,
-        predicted=predicted,
-        label_name=None if label < 0 else naming.label(label),
-        predicted_name=naming.label(predicted),
+        **_answer(kept.form, numbers, naming),
         probability=numbers["probability"],
         true_probability=None if isnan(numbers["true_probability"]) else numbers["true_probability"],
         inside_energy={name: numbers[f"inside_energy/{name}"] for name in overlays} if annotated else {},
@@ -147,6 +147,44 @@ def _panel(kept: Kept, numbers: dict[str, float], channels: Tensor, naming: Nami
         true_overlay=true_overlay,
         reason=reason,
     )
+
+
+def _answer(form: str, numbers: Mapping[str, float], naming: Naming) -> dict[str, Any]:
+    """What was answered and what is true, in the fields of a panel."""
+    label, predicted, known = numbers["label"], numbers["predicted"], not isnan(numbers["right"])
+    name = naming.label(int(numbers["about"]))
+    outcome = ("right" if numbers["right"] else "wrong") if known else ""
+    if form == "value":
+        words = (
+            f"{predicted:.4g} for {label:.4g}, {numbers['loss'] ** 0.5:.2g} spreads off"
+            if known
+            else f"{predicted:.4g}"
+        )
+        return {
+            "label": None, "label_name": f"{label:.4g}" if known else None, "outcome": outcome,
+            "predicted": int(numbers["about"]), "predicted_name": f"{predicted:.4g}", "words": f"{words} · {name}",
+        }  # fmt: skip
+    if form == "presence":
+        true, answer = (name if value else f"no {name}" for value in (label > 0, predicted > 0))
+        return {
+            "label": int(label) if known else None, "label_name": true if known else None, "outcome": outcome,
+            "predicted": int(predicted), "predicted_name": answer, "words": _presence(name, numbers),
+        }  # fmt: skip
+    known = label >= 0
+    return {
+        "label": int(label) if known else None, "label_name": naming.label(int(label)) if known else None,
+        "predicted": int(predicted), "predicted_name": naming.label(int(predicted)),
+    }  # fmt: skip
+
+
+def _presence(name: str, numbers: Mapping[str, float]) -> str:
+    there, answered = numbers["label"] > 0, numbers["predicted"] > 0
+    sure = f"{100 * numbers['probability']:.0f} %"
+    if isnan(numbers["right"]) or numbers["right"]:
+        return f"{name} {sure}"
+    if there and answered:
+        return f"{name} badly outlined {sure}"
+    return f"{name} missed, {100 * numbers['true_probability']:.0f} %" if there else f"{name} invented, {sure}"
 
 
 def _rest(kept: Kept) -> list[int]:

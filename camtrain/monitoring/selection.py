@@ -25,9 +25,10 @@ Score = Callable[[Explained], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """One image of a pass, on the device that explained it; `numbers` is its row of `Explained.numbers`.
+    """One unit of a pass, on the device that explained it; `numbers` is its row of `Explained.numbers`.
 
-    `given` is what the network was given of it, None where that is not one tensor.
+    `of` is the name of its image, which is the unit's where it is the only one; `form` that of the task. `given` is
+    what the network was given of it, None where that is not one tensor.
     """
 
     sample: str
@@ -39,17 +40,19 @@ class Kept:
     columns: tuple[str, ...]
     score: float = 0.0
     true_heatmap: Tensor | None = None
+    of: str = ""
+    form: str = "choice"
 
 
 def keep(explained: Explained, rows: Sequence[int], scores: Sequence[float] | None = None) -> list[Kept]:
     """Some rows of a batch, copied on their device, so that the batch itself can go."""
     index = torch.tensor(list(rows), device=explained.cells.device)
-    batch = explained.batch
-    images, numbers = batch.images.detach()[index], explained.numbers[index]
-    masks = None if batch.masks is None else batch.masks[index]
+    batch, where = explained.batch, explained.of_image(index)
+    images, numbers = batch.images.detach()[where], explained.numbers[index]
+    masks = None if explained.units.masks is None else explained.units.masks[index]
     given = images if explained.inputs is batch.images else explained.inputs
     if given is not None and given is not images:
-        given = given.detach()[index]
+        given = given.detach()[where]
     heatmaps = {name: maps.detach()[index].float() for name, maps in explained.heatmaps.items()}
     return [
         Kept(
@@ -61,6 +64,8 @@ def keep(explained: Explained, rows: Sequence[int], scores: Sequence[float] | No
             numbers=numbers[at],
             columns=explained.columns,
             score=0.0 if scores is None else scores[at],
+            of=explained.images_of[row],
+            form=explained.form,
         )
         for at, row in enumerate(rows)
     ]
@@ -68,6 +73,8 @@ def keep(explained: Explained, rows: Sequence[int], scores: Sequence[float] | No
 
 class Probes:
     """A fixed set of images, spread evenly over the first pass and found again by their identity in later ones.
+
+    Of an image all units are kept.
 
     Args:
         samples: those of earlier passes; the first pass appends to it.
@@ -81,20 +88,22 @@ class Probes:
         last = max(expected or count, count) - 1
         self._positions = set() if samples else set(torch.linspace(0, last, count).round().long().tolist())
 
-    def update(self, explained: Explained, first_position: int) -> None:
-        """Keep the probes that a batch holds."""
-        rows = [row for row, sample in enumerate(explained.samples) if self._wants(sample, first_position + row)]
+    def choose(self, names: Sequence[str], first_position: int) -> None:
+        """Follow those of a batch's images whose turn it is; nothing after the first pass."""
+        turns = [name for row, name in enumerate(names) if first_position + row in self._positions]
+        self.samples += [name for name in dict.fromkeys(turns) if name not in self.samples]
+
+    def update(self, explained: Explained) -> None:
+        """Keep the units of probes in a round of a batch."""
+        units = enumerate(zip(explained.samples, explained.images_of, strict=True))
+        rows = [row for row, (unit, image) in units if image in self.samples and unit not in self._kept]
         for kept in keep(explained, rows) if rows else ():
             self._kept.setdefault(kept.sample, kept)
 
     def kept(self) -> list[Kept]:
         """The probes of this pass, always in the same order."""
-        return [self._kept[sample] for sample in self.samples if sample in self._kept]
-
-    def _wants(self, sample: str, position: int) -> bool:
-        if position in self._positions and sample not in self.samples:
-            self.samples.append(sample)
-        return sample in self.samples and sample not in self._kept
+        ranks = {sample: rank for rank, sample in enumerate(self.samples)}
+        return sorted(self._kept.values(), key=lambda kept: (ranks[kept.of], kept.sample))
 
 
 @dataclass
@@ -148,8 +157,33 @@ def confidently_wrong(explained: Explained) -> Tensor:
 def right_for_the_wrong_reason(explained: Explained) -> Tensor:
     """Probability times evidence outside the object, for right predictions off the object; -1 elsewhere. `(B,)`."""
     outside = 1 - next(iter(explained.energies.values()))
-    score = explained.units.confidence * outside
+    score = explained.units.confidence.nan_to_num(1.0) * outside
     return torch.where(explained.cells == CELLS.index(RIGHT_UNGROUNDED), score, -1.0)
+
+
+def missed(explained: Explained) -> Tensor:
+    """How sure the network is that what is there is not; -1 elsewhere. `(N,)`."""
+    units = explained.units
+    return torch.where((units.labels == 1) & (units.predictions == 0), 1 - units.true_probability, -1.0)
+
+
+def invented(explained: Explained) -> Tensor:
+    """How sure the network is of what is not there; -1 elsewhere. `(N,)`."""
+    units = explained.units
+    return torch.where((units.labels == 0) & (units.predictions == 1), units.confidence, -1.0)
+
+
+def badly_outlined(explained: Explained) -> Tensor:
+    """How sure the network is of what is there, but not where it says; -1 elsewhere. `(N,)`."""
+    units = explained.units
+    both = (units.labels == 1) & (units.predictions == 1)
+    return torch.where(both & ~units.right, units.confidence, -1.0)
+
+
+def far_off(explained: Explained) -> Tensor:
+    """The error of a wrong value in spreads of the labels; -1 for a right one. `(N,)`."""
+    units = explained.units
+    return torch.where(units.are_known & ~units.right, units.loss.sqrt(), -1.0)
 
 
 @dataclass

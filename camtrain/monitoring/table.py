@@ -99,26 +99,34 @@ def histograms(table: Table) -> dict[str, list[int]]:
     }
 
 
-def class_rows(table: Table, names: Sequence[str]) -> tuple[ClassRow, ...]:
-    """The table by true class, inside energy by the first method; empty without labels."""
-    labels = table["label"].astype(int)
+def class_rows(table: Table, names: Sequence[str], form: str = "choice") -> tuple[ClassRow, ...]:
+    """The table by what units are about (the true class), inside energy by the first method; empty without labels.
+
+    Where units are something that is there or not, a row counts also those that were missed and those invented.
+    """
+    if not len(table.samples):
+        return ()
+    about = np.where(np.isnan(table["right"]), -1, table["about"]).astype(int)
     return tuple(
-        _class_row(table, labels == label, _name(names, label)) for label in np.unique(labels[labels >= 0]).tolist()
+        _class_row(table, about == index, _name(names, index), presence=form == "presence")
+        for index in np.unique(about[about >= 0]).tolist()
     )
 
 
-def _class_row(table: Table, chosen: NDArray[np.bool_], name: str) -> ClassRow:
+def _class_row(table: Table, chosen: NDArray[np.bool_], name: str, *, presence: bool) -> ClassRow:
     energies = next(iter(table.starting("inside_energy/").values()))[chosen]
     finite, cells = energies[np.isfinite(energies)], table["cell"][chosen].astype(int)
-    right = table["label"][chosen] == table["predicted"][chosen]
+    there, answered = table["label"][chosen] > 0, table["predicted"][chosen] > 0
     shares = table["chance"][chosen][np.isfinite(table["chance"][chosen])]
     return ClassRow(
         class_name=name,
         images=int(chosen.sum()),
-        right=int(right.sum()),
+        right=int(table["right"][chosen].sum()),
         inside_energy=float(finite.mean()) if len(finite) else float("nan"),
         cells={cell: int((cells == index).sum()) for index, cell in enumerate(CELLS)} if (cells >= 0).any() else {},
         chance=float(shares.mean()) if len(shares) else float("nan"),
+        missed=int((there & ~answered).sum()) if presence else None,
+        invented=int((answered & ~there).sum()) if presence else None,
     )
 
 

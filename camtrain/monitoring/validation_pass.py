@@ -19,16 +19,26 @@ from camtrain.monitoring.selection import (
     Probes,
     Score,
     Surprise,
+    badly_outlined,
     confidently_wrong,
     direction,
     diverse,
+    far_off,
+    invented,
+    missed,
     offer_to_all,
     right_for_the_wrong_reason,
 )
 from camtrain.monitoring.table import Table, cell_counts, class_rows, confusion, histograms, remembered
 from camtrain.records import FAILURES, HEATMAPS, Classes, FourCells, Histograms, Panel, Panels, Record
 
-WRONG, LUCKY, SURPRISE = "confidently wrong", "right for the wrong reason", "surprise"
+LUCKY, SURPRISE = "right for the wrong reason", "surprise"
+# What a wrong answer is, by the form of the task's answers.
+WRONG: dict[str, dict[str, Score]] = {
+    "choice": {"confidently wrong": confidently_wrong},
+    "presence": {"missed": missed, "invented": invented, "badly outlined": badly_outlined},
+    "value": {"far off": far_off},
+}
 
 
 @dataclass
@@ -79,21 +89,25 @@ class ValidationPass:
         self._columns: tuple[str, ...] = ()
         self._numbers: list[Tensor] = []
         self._probes = Probes(followed.probes, num_probes, expected)
-        scores: dict[str, Score] = {
-            WRONG: confidently_wrong,
-            LUCKY: right_for_the_wrong_reason,
-            SURPRISE: Surprise(followed.earlier),
-        }
-        self._candidates = [Candidates(reason, num_failures, score) for reason, score in scores.items()]
+        self._candidates: list[Candidates] = []  # known by the first batch: it says what the task is
+        self.form = "choice"
 
-    def update(self, explained: Explained) -> None:
-        """Add a batch. Its numbers stay on their device until the end of the pass."""
-        self._samples += explained.samples
-        self._columns = explained.columns
-        self._numbers.append(explained.numbers)
-        offer_to_all(self._candidates, explained)
-        self._probes.update(explained, self.images)
-        self.images += len(explained.samples)
+    def update(self, rounds: Sequence[Explained], samples: Sequence[str]) -> None:
+        """Add a batch of images of these names. Its numbers stay on their device until the end of the pass."""
+        self._probes.choose(samples, self.images)
+        self.images += len(samples)
+        for explained in rounds:
+            if not self._candidates:
+                self.form, self._candidates = explained.form, self._kinds(explained.form)
+            self._samples += explained.samples
+            self._columns = explained.columns
+            self._numbers.append(explained.numbers)
+            offer_to_all(self._candidates, explained)
+            self._probes.update(explained)
+
+    def _kinds(self, form: str) -> list[Candidates]:
+        scores = WRONG[form] | {LUCKY: right_for_the_wrong_reason, SURPRISE: Surprise(self.followed.earlier)}
+        return [Candidates(reason, self.num_failures, score) for reason, score in scores.items()]
 
     def table(self) -> Table:
         """The rows of this process."""
@@ -109,7 +123,8 @@ class ValidationPass:
             kept = [item for item in candidates.ranked() if item.sample not in taken]
             cases = [_case(item) for item in _on_the_host(kept)]
             chosen = diverse(cases, self.num_failures, self.followed.shown)
-            best = with_true_heatmaps([kept[index] for index in chosen], explainer)
+            best = [kept[index] for index in chosen]
+            best = with_true_heatmaps(best, explainer) if explainer.tells_truth else best
             drawn = panels(best, naming, candidates.reason)
             offers.append([Offer(cases[index], panel) for index, panel in zip(chosen, drawn, strict=True)])
         return offers
@@ -117,7 +132,7 @@ class ValidationPass:
     def failures(self, offers: Sequence[list[list[Offer]]]) -> list[Panel]:
         """The failure cases to show, of what all processes offer; the next pass remembers them."""
         chosen: dict[str, Panel] = {}
-        for kind in range(len(self._candidates)):
+        for kind in range(max(map(len, offers), default=0)):
             of_kind = {offer.panel.sample: offer for each in offers if each for offer in each[kind]}
             fresh = [offer for sample, offer in of_kind.items() if sample not in chosen]
             best = diverse([offer.case for offer in fresh], self.num_failures, self.followed.shown)
@@ -138,7 +153,13 @@ class ValidationPass:
 
 
 def records_of(
-    table: Table, probes: Sequence[Panel], failures: Sequence[Panel], names: Sequence[str], epoch: int, step: int
+    table: Table,
+    probes: Sequence[Panel],
+    failures: Sequence[Panel],
+    names: Sequence[str],
+    epoch: int,
+    step: int,
+    form: str = "choice",
 ) -> list[Record]:
     """The records of one pass: pictures, histograms, classes, cells."""
     records: list[Record] = [
@@ -146,9 +167,10 @@ def records_of(
         Panels(FAILURES, tuple(failures), epoch, step),
     ]
     if len(table.samples):
-        counts, rows, cells = histograms(table), class_rows(table, names), cell_counts(table)
+        counts, rows, cells = histograms(table), class_rows(table, names, form), cell_counts(table)
         records += [Histograms(counts, epoch, step)] if counts else []
-        records += [Classes(rows, confusion(table, names), epoch, step)] if rows else []
+        mistaken = confusion(table, names) if form == "choice" else ()
+        records += [Classes(rows, mistaken, epoch, step)] if rows else []
         records += [FourCells(cells, epoch, step)] if cells else []
     return records
 
@@ -182,4 +204,10 @@ def _on_the_host(kept: Sequence[Kept]) -> list[Kept]:
 
 def _case(kept: Kept) -> Case:
     label, predicted = kept.numbers[:2].tolist()
-    return Case(kept.sample, kept.score, (label, predicted), direction(kept.heatmaps[""].numpy()))
+    classes = (label, predicted, float(kept.numbers[kept.columns.index("about")]))
+    return Case(
+        kept.sample,
+        kept.score,
+        classes if kept.form == "presence" else classes[:2],
+        direction(kept.heatmaps[""].numpy()),
+    )

@@ -32,6 +32,7 @@ from camtrain.records.kinds import (
 from camtrain.records.panels import Example, Panel, Panels, Strip
 
 _PICTURES = ("image", "overlays", "true_overlay", "mask", "hot")
+_OWN_WORDS = ("words", "outcome")  # of tasks whose answers are no classes; else left out
 
 
 @runtime_checkable
@@ -141,9 +142,10 @@ def _write_classes(record: Classes, store: PictureStore) -> Line:
 
 
 def _class_row(row: ClassRow) -> Line:
-    """Without masks nothing is said of chance."""
-    line = asdict(row)
-    return line if isfinite(row.chance) else {name: value for name, value in line.items() if name != "chance"}
+    """Without masks nothing is said of chance, and of classes not what was missed."""
+    unsaid = {"chance"} if not isfinite(row.chance) else set()
+    unsaid |= {"missed", "invented"} if row.missed is None else set()
+    return {name: value for name, value in asdict(row).items() if name not in unsaid}
 
 
 def _read_classes(history: History, line: Line) -> None:
@@ -175,6 +177,7 @@ def _panel(panel: Panel, record: Panels, store: PictureStore) -> Line:
     stem, true = f"{record.key}/{slug(panel.sample)}", panel.true_overlay
     moment = store.moment(record.epoch, record.step)
     line = {item.name: getattr(panel, item.name) for item in fields(Panel) if item.name not in _PICTURES}
+    line = {name: value for name, value in line.items() if name not in _OWN_WORDS or value}
     line |= {name: None if line[name] is None else asdict(line[name]) for name in ("since_last", "since_first")}
     overlays = {
         method: store.picture(f"{stem}-{slug(method)}-{moment}", overlay) for method, overlay in panel.overlays.items()

@@ -167,6 +167,9 @@ class Histograms:
 class ClassRow:
     """One true class in one pass: how many images, how many of them right, and where the evidence lay.
 
+    Where units are something that is there or not (labels, regions, boxes), `images` counts the units that are there or
+    were answered, of which so many were `missed` (there, not answered) or `invented` (the reverse); else both are None.
+
     `inside_energy` is the mean and `chance` the objects' mean share of the frame, NaN without masks; `cells` counts by
     cell, empty without masks.
 
@@ -180,6 +183,8 @@ class ClassRow:
     inside_energy: float
     cells: Mapping[str, int]
     chance: float = nan
+    missed: int | None = None
+    invented: int | None = None
 
     @property
     def accuracy(self) -> float:

@@ -28,7 +28,8 @@ class Panel:
     `mask` is above 0 on the object, None without an annotation; probabilities are in [0, 1]; `inside_energy`
     (by method) is in [0, 1] or NaN; `cell` is one of `CELLS`, None where it cannot be told. `hot` (by method) is where
     the heatmap reaches half its height, `true_overlay` the first method's heatmap for the true class of a wrong
-    answer. `reason` says why a failure case was chosen; `since_last`, `since_first` and `flipped` how a probe's
+    answer. Of an answer that is no choice between classes `words` say it all, and `outcome` whether it is "right" or
+    "wrong". `reason` says why a failure case was chosen; `since_last`, `since_first` and `flipped` how a probe's
     heatmap moved, and whether its predicted class changed since the last pass.
 
     >>> import torch
@@ -56,10 +57,14 @@ class Panel:
     since_last: Drift | None = None
     since_first: Drift | None = None
     flipped: bool | None = None
+    words: str = ""
+    outcome: str = ""
 
     @property
     def correct(self) -> bool | None:
         """Is the prediction the label; None where either is unknown."""
+        if self.outcome:
+            return self.outcome == "right"
         if self.label is None or self.predicted is None:
             return None
         return self.label == self.predicted
@@ -76,6 +81,8 @@ class Panel:
         return " · ".join(filter(None, [self.caption(), answer, self.sample, f"epoch {epoch}"]))
 
     def _classes(self) -> str:
+        if self.words:
+            return self.words
         said = f"{self.predicted_name} {100 * self.probability:.0f} %"
         if self.correct is not False:
             return said

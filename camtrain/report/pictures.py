@@ -61,6 +61,7 @@ class FailureCase:
     cell: str | None
     when: str
     chance: float | None = None
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ def _case(item: Line, pictures: SavedPictures, when: str) -> FailureCase:
         picture=pictures.outlined(item) or GONE,
         overlays={method: uri for method, uri in pictures.overlays(item).items() if uri},
         true_overlay=pictures.plain(true) if true else None,
-        label=item["label_name"],
+        label=item["label_name"] if item["label"] is not None else None,
         predicted=item["predicted_name"],
         probability=item["probability"],
         true_probability=item["true_probability"],
@@ -239,6 +240,7 @@ def _case(item: Line, pictures: SavedPictures, when: str) -> FailureCase:
         cell=item["cell"],
         when=when,
         chance=pictures.share(item),
+        words=item.get("words", ""),
     )
 
 
@@ -249,5 +251,7 @@ def _reason(item: Line) -> str:
 
 
 def _correct(item: Line) -> bool | None:
+    if item.get("outcome"):
+        return bool(item["outcome"] == "right")
     known = item["label"] is not None and item["predicted"] is not None
     return item["label"] == item["predicted"] if known else None

@@ -31,6 +31,8 @@ class ClassLine:
     earlier_energy: float = NAN
     earlier_lucky: float = NAN
     chance: float = NAN
+    missed: int | None = None
+    invented: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,10 @@ def _by_name(one: Line | None) -> dict[str, Line]:
 def _line(row: Line, before: Line | None, verdict: str | None) -> ClassLine:
     earlier = (_accuracy(before), _energy(before), _lucky(before)) if before is not None else (NAN, NAN, NAN)
     now = (_accuracy(row), _energy(row), _lucky(row))
-    return ClassLine(row["class_name"], verdict, row["images"], *now, *earlier, chance=_number(row.get("chance")))
+    chance = _number(row.get("chance"))
+    return ClassLine(
+        row["class_name"], verdict, row["images"], *now, *earlier, chance, row.get("missed"), row.get("invented")
+    )
 
 
 def _accuracy(row: Line) -> float:

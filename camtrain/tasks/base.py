@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -68,18 +68,30 @@ class Units:
         """Of which units the truth is known."""
         return self.asked & ~self.labels.isnan()
 
-    def detached(self) -> "Units":
-        """The same without a graph."""
-        return replace(self, scores=self.scores.detach())
+    def chosen(self, rows: Int[Tensor, " N"]) -> "Units":
+        """Those of some images."""
+        given: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
+        changes: dict[str, Any] = {name: each[rows] for name, each in given.items() if isinstance(each, Tensor)}
+        return replace(self, **changes)
 
 
 class Task(ABC):
     """One way to read what a network answers. A subclass defines `units`, `evidence` and `losses`, or less.
 
     Tasks hold no state of a run and can be pickled.
+
+    Attributes:
+        name: that the callbacks take.
+        form: what `Units.labels` and `Units.predictions` are: a "choice" between classes (an index), the "presence" of
+            what the unit is about (0 or 1), or a "value".
+        one_unit: whether an image is its only unit.
+        whole_output: whether `read` wants all that the network returned, not the logits in it.
     """
 
     name: ClassVar[str]
+    form: ClassVar[Literal["choice", "presence", "value"]] = "choice"
+    one_unit: ClassVar[bool] = True
+    whole_output: ClassVar[bool] = False
 
     def read(self, output: Any) -> Tensor:
         """The logits in a network's output, in this task's form. BatchError where they are not there."""
@@ -105,6 +117,10 @@ class Task(ABC):
     def views(self, output: Any, labels: Any) -> "list[View]":
         """The answers as choices between classes, which interventions can move; none where there are no choices."""
         return []
+
+    def count(self, output: Any) -> int:
+        """How many classes, labels or words `Units.about` may count."""
+        return int(self.read(output).shape[1])
 
     def names(self, classes: Sequence[str]) -> list[str]:
         """What `Units.about` counts, in words; by default the classes."""

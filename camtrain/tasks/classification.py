@@ -117,6 +117,8 @@ class MultiLabel(Task):
     """
 
     name = "multi_label"
+    form = "presence"
+    one_unit = False
 
     def __init__(self, units_per_image: int = 4) -> None:
         self.units_per_image = units_per_image

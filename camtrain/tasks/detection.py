@@ -1,6 +1,7 @@
 """Boxes."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ class Detection(Task):
     """
 
     name = "detection"
+    form = "presence"
+    one_unit = False
+    whole_output = True
 
     def __init__(self, boxes_per_image: int = 4, overlap: float = 0.5, threshold: float = 0.5) -> None:
         self.boxes_per_image, self.overlap, self.threshold = boxes_per_image, overlap, threshold
@@ -39,6 +43,10 @@ class Detection(Task):
                 f"{describe(output)}. Convert its output in a task of your own."
             )
         return output
+
+    def count(self, output: Any) -> int:
+        """As many as the highest label that is predicted, and one more."""
+        return max([0, *(1 + int(each["labels"].max()) for each in self.read(output) if len(each["labels"]))])
 
     def truth(self, labels: Any, count: int) -> list[Mapping[str, Tensor]]:
         """The annotated boxes of each image. BatchError for labels of another form."""
@@ -59,7 +67,8 @@ class Detection(Task):
         most = max([1, *map(len, boxes)])
         nothing = self._nothing(predicted, size)
         rounds = [[each[rank] if rank < len(each) else nothing for each in boxes] for rank in range(most)]
-        return [_together(each, with_masks=batch.labels is not None) for each in rounds]
+        known = batch.labels is not None
+        return [replace(_together(each, with_masks=known), name=f"box {k}") for k, each in enumerate(rounds, start=1)]
 
     def _boxes(
         self, predicted: Mapping[str, Tensor], annotated: Mapping[str, Tensor] | None, size: torch.Size

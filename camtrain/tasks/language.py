@@ -33,6 +33,7 @@ class Captioning(Task):
     """
 
     name = "captioning"
+    one_unit = False
 
     def __init__(self, words_per_caption: int = 3, ignore: tuple[int, ...] = ()) -> None:
         self.words_per_caption, self.ignore = words_per_caption, tuple(ignore)
@@ -43,6 +44,10 @@ class Captioning(Task):
         if logits.ndim != 3:
             raise BatchError(f"A caption has logits (B, T, V); the network gave {tuple(logits.shape)}.")
         return logits
+
+    def count(self, output: Any) -> int:
+        """The size of the vocabulary."""
+        return int(self.read(output).shape[2])
 
     def words(self, labels: Any, logits: Tensor) -> Int[Tensor, "B T"]:
         """Word numbers, -1 for places that do not count. BatchError for labels of another form."""
@@ -58,7 +63,7 @@ class Captioning(Task):
         logits = self.read(output)
         words = None if batch.labels is None else self.words(batch.labels, logits)
         return [
-            self._round(logits[:, place], None if words is None else words[:, place], batch.masks, place)
+            self._round(logits[:, place], None if words is None else words[:, place], _masks_at(batch, place), place)
             for place in range(min(self.words_per_caption, logits.shape[1]))
         ]
 
@@ -83,3 +88,9 @@ class Captioning(Task):
 
     def __repr__(self) -> str:
         return f"Captioning(words_per_caption={self.words_per_caption})"
+
+
+def _masks_at(batch: Asked, place: int) -> Tensor | None:
+    """The mask of a word, from `(B, T, *S)`; masks `(B, *S)` are those of the image."""
+    masks = batch.masks
+    return masks if masks is None or masks.ndim < batch.images.ndim else masks[:, place]

@@ -31,6 +31,7 @@ class Regression(Task):
     """
 
     name = "regression"
+    form = "value"
 
     def __init__(self, center: float | None = None, spread: float | None = None, tolerance: float = 0.5) -> None:
         for what, value in (("spread", spread), ("tolerance", tolerance)):
@@ -104,6 +105,10 @@ class Regression(Task):
         truth = self.truth(labels, len(values)).to(values)
         errors = torch.where(truth.isfinite(), values - truth, 0) / (self.spread or 1.0)
         return errors.square()
+
+    def count(self, output: Any) -> int:
+        """Below the center, and above it."""
+        return 2
 
     def known(self, labels: Any) -> Tensor:
         """Of which images the value is known."""

@@ -27,6 +27,8 @@ class Segmentation(Task):
     """
 
     name = "segmentation"
+    form = "presence"
+    one_unit = False
 
     def __init__(self, background: int | None = 0, regions_per_image: int = 4, ignore_index: int = 255) -> None:
         self.background, self.regions_per_image, self.ignore_index = background, regions_per_image, ignore_index

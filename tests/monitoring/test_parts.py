@@ -50,8 +50,14 @@ def batch(answers, spots, labels, *, masks=True, samples=None, size=8):
     images = torch.linspace(0, 1, count * 3 * size * size).view(count, 3, size, size)
     read = Batch(images, torch.tensor(labels), inside if masks else None, torch.zeros(count, dtype=torch.long))
     names = samples or [f"s{i}" for i in range(count)]
+    return explained_by(read, captured, METHODS, names, images)
+
+
+def explained_by(read, captured, methods, names, images):
+    task = SingleLabel()
+    (units,) = task.units(captured.logits, read)
     return explain_batch(
-        read, captured, task=SingleLabel(), methods=METHODS, samples=names, inputs=images, grounded_above=0.2
+        read, captured, task=task, units=units, methods=methods, samples=names, inputs=images, grounded_above=0.2
     )
 
 
@@ -76,9 +82,7 @@ def test_explained_batch__has_a_row_of_numbers_for_each_image():
 def test_explained_batch__without_labels_and_masks_knows_less():
     captured = Capture(torch.zeros(4, 2), torch.zeros(4), (), (), ())
     read = Batch(four().batch.images)
-    bare = explain_batch(
-        read, captured, task=SingleLabel(), methods={}, samples=list("abcd"), inputs=None, grounded_above=0.2
-    )
+    bare = explained_by(read, captured, {}, list("abcd"), None)
     row = dict(zip(bare.columns, bare.numbers[0].tolist(), strict=True))
     assert (row["label"], row["cell"], row["group"], row["annotated"]) == (-1, -1, -1, 0)
     assert row["loss"] != row["loss"]
@@ -172,7 +176,7 @@ class Planned(Explainer):
 
 def one_pass(explained, followed, *, num_probes=0, num_failures=0):
     seen = ValidationPass(followed, num_probes=num_probes, num_failures=num_failures, expected=4)
-    seen.update(explained)
+    seen.update([explained], explained.samples)
     seen.remember(joined([seen.table()]))
     return seen
 
@@ -227,7 +231,8 @@ def test_traces__remember_the_first_pass_and_the_last():
     traces = Traces()
     for column in (0, 1, 3):
         probes = Probes([], 1, 1)
-        probes.update(batch([0.9], [(0, column)], [0]), 0)
+        probes.choose(["s0"], 0)
+        probes.update(batch([0.9], [(0, column)], [0]))
         (kept,) = probes.kept()
         panel = traces.moved(panels([kept], NAMING)[0], kept.heatmaps["grad_cam"].numpy())
     assert panel.since_first.shift == pytest.approx(0.75 / np.sqrt(2))
