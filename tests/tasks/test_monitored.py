@@ -92,7 +92,7 @@ def test_multi_label__units_have_rows_masks_and_failures_of_their_own(tmp_path):
     (classes,) = [line["rows"] for line in lines if line["kind"] == "classes"]
     counts = [(row["class_name"], row["images"], row["right"], row["missed"], row["invented"]) for row in classes]
     assert counts == [("disk", 1, 1, 0, 0), ("square", 2, 1, 1, 0), ("cross", 1, 0, 0, 1)]
-    failures = [line for line in lines if line["kind"] == "panels" and line["key"] == "cam/failures"][0]["panels"]
+    failures = next(line for line in lines if line["kind"] == "panels" and line["key"] == "cam/failures")["panels"]
     said = {panel["sample"]: (panel["reason"], panel["words"], panel["outcome"]) for panel in failures}
     assert said["val-1#1"] == ("missed", "square missed, 5 %", "wrong")
     assert said["val-1#2"] == ("invented", "cross invented, 96 %", "wrong")
