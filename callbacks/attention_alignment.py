@@ -13,8 +13,7 @@ from camtrain.alignment import Alignment, Penalty, Processes, Step, Twins
 from camtrain.alignment.batch import require_masks
 from camtrain.alignment.step import add_to_loss, loss_in
 from camtrain.callbacks._conditions import Span, factor, never_begins, not_logged, position
-from camtrain.callbacks._lightning import Callback, LightningModule, SayOnce, Trainer, runs_compiled
-from camtrain.callbacks._patching import patch, patched
+from camtrain.callbacks._lightning import Callback, LightningModule, SayOnce, Trainer, patch, patched, runs_compiled
 from camtrain.cam import log_probability
 from camtrain.checks import check_arguments
 from camtrain.data.batches import Batch, read_batch

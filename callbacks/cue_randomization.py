@@ -5,8 +5,7 @@ from functools import partial
 from typing import Any
 
 from camtrain.callbacks._conditions import Span, never_begins, position
-from camtrain.callbacks._lightning import Callback, LightningModule, SayOnce, Trainer
-from camtrain.callbacks._patching import patch
+from camtrain.callbacks._lightning import Callback, LightningModule, SayOnce, Trainer, patch
 from camtrain.checks import check_arguments
 from camtrain.data.batches import check_masks, read_batch, with_images
 from camtrain.data.randomize import RandomizeCue

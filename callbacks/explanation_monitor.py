@@ -43,7 +43,7 @@ from camtrain.monitoring.table import Table, joined, scalars
 from camtrain.monitoring.validation_pass import Followed, Offer, ValidationPass, records_of
 from camtrain.records import Panel, Setup
 from camtrain.records.run_info import versions
-from camtrain.sinks.loggers import PictureFormat
+from camtrain.sinks.base import PictureFormat
 from camtrain.sinks.run import Run
 from camtrain.tasks import Task, check_task
 

@@ -25,12 +25,12 @@ from camtrain.cam import (
     resolve_method,
 )
 from camtrain.cam.capture import capture_each, checked_scores
-from camtrain.cam.frames import channels_second, space_of
 from camtrain.cam.layers import LayerSpec
 from camtrain.cam.methods import Method
 from camtrain.cam.model_methods import find_method, name_of, needs_layer, needs_model, run_method
 from camtrain.cam.ownership import call, usable_in_autograd
 from camtrain.cam.passes import image_of, undisturbed
+from camtrain.cam.spatial import channels_second, space_of
 from camtrain.cam.states import State, states_of
 from camtrain.cam.targets import Target, score_of
 from camtrain.errors import BatchError, MethodError

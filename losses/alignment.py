@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from camtrain.cam import pool_masks, without_unknown
 from camtrain.errors import ConfigurationError
-from camtrain.swaps.masks import read_annotated
+from camtrain.swaps.compositing import read_annotated
 
 Maps = Float[Tensor, "B *S"]
 Penalties = Float[Tensor, " B"]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from camtrain.cam import pool_masks
 from camtrain.cam.spatial import UNKNOWN
-from camtrain.swaps.masks import read_annotated
+from camtrain.swaps.compositing import read_annotated
 
 
 class HINTLoss(nn.Module):

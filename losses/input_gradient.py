@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from camtrain.cam.spatial import UNKNOWN
 from camtrain.errors import GradientError, MaskError
-from camtrain.swaps.masks import read_annotated
+from camtrain.swaps.compositing import read_annotated
 
 
 class InputGradientLoss(nn.Module):

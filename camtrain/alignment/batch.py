@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from camtrain.cam import waiting
+from camtrain.cam import ownership
 from camtrain.data.batches import Batch, MaskedPair, check_masks
 from camtrain.errors import ConfigurationError
 from camtrain.tasks import TASKS, Regression, Task, check_task
@@ -82,7 +82,7 @@ class Census:
         self.annotated, self.eligible = annotated, eligible  # (B,), which images
         self._later = Later(torch.stack([mine, everybodys]).flatten())
         self._numbers: list[int] | None = None
-        if waiting.are_at_hand(mine):
+        if ownership.are_at_hand(mine):
             self.read()
 
     @property

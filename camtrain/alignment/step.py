@@ -13,7 +13,7 @@ from camtrain.alignment.budget import Plan, is_measured
 from camtrain.alignment.calls import Call, Calls, depends_on, holds_logits, other_answers, recording
 from camtrain.alignment.exchange import Deal, Dealer
 from camtrain.alignment.network import Looking, Network
-from camtrain.cam import Layer, waiting
+from camtrain.cam import Layer, ownership
 from camtrain.data.batches import Batch
 
 
@@ -212,7 +212,7 @@ class Step:
         if total is None:
             return None
         result.finite = total.detach().isfinite()
-        if any(term.needs_look for term in self.terms) or waiting.are_at_hand(total):
+        if any(term.needs_look for term in self.terms) or ownership.are_at_hand(total):
             return total if bool(result.finite) else None
         return torch.where(result.finite, total, 0)
 

@@ -23,7 +23,7 @@ from camtrain.alignment.budget import Dose, Plan
 from camtrain.alignment.calls import Call, answers_again, find_images
 from camtrain.alignment.exchange import Deal, Dealer
 from camtrain.alignment.step import Scalar, Step
-from camtrain.cam import waiting
+from camtrain.cam import ownership
 from camtrain.checks import check_arguments
 from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, ConfigurationError
@@ -119,7 +119,7 @@ class Twins:
         if classes is None:  # no two values count as alike
             return self.dose.plan(len(step.batch), 1 / max(len(step.batch), 1))
         kin = same_class_share(classes)
-        if self._kin is None or waiting.are_at_hand(kin):
+        if self._kin is None or ownership.are_at_hand(kin):
             self._kin = float(kin)
         else:
             self._next_kin = Later(kin.unsqueeze(0))
@@ -449,7 +449,7 @@ def answer_twins(
         lenders=pool.lenders,
         generator=generator,
     )
-    if waiting.are_at_hand(counted):  # then what does not count need not be answered
+    if ownership.are_at_hand(counted):  # then what does not count need not be answered
         index, donors, counted = index[counted], donors[counted], counted[counted]
     if len(index) == 0:
         return None

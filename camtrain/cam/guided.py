@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from camtrain.cam.capture import capture, gradients_of
-from camtrain.cam.frames import channel_axis
 from camtrain.cam.layers import LayerSpec
 from camtrain.cam.methods import grad_cam
 from camtrain.cam.ownership import call
 from camtrain.cam.passes import image_of, undisturbed, with_images
-from camtrain.cam.spatial import resize
+from camtrain.cam.spatial import channel_axis, resize
 from camtrain.cam.targets import Target, predicted_class, score_of
 from camtrain.errors import MethodError
 

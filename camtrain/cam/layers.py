@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from camtrain.cam.choices import Choices
 from camtrain.cam.layouts import Layout, channels_first
-from camtrain.cam.looking import Interpretation, Looker, read_by_looking
+from camtrain.cam.looking import Choices, Interpretation, Looker, read_by_looking
 from camtrain.cam.observation import Observer, Output, Topology, observing
 from camtrain.cam.outputs import answers
 from camtrain.cam.ownership import call, evaluating, isolated, unwrap, usable_in_autograd

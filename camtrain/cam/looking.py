@@ -6,18 +6,19 @@ that quarter change most.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from camtrain.cam.frames import disturbed
 from camtrain.cam.hooks import hooked, tensor_at
 from camtrain.cam.layouts import Layout, Size
 from camtrain.cam.ownership import call, evaluating, isolated, usable_in_autograd
+from camtrain.cam.spatial import disturbed
 
 Place = tuple[tuple[float, float], ...]
 HELD = 0.9  # of pairs of a cell inside and one outside the place, in which the one inside changes more
@@ -229,3 +230,47 @@ def read_by_looking(
         None,
         f"its {likely[0].cells} cells do not hold their places: where a part of the image was changed, {verdict}",
     )
+
+
+Choice = tuple[str, str, Layout, int]  # name, reason, layout, which of the tensors that the module returns
+
+
+class Choices:
+    """Choices by model, which is not kept alive, and by its modules and the shapes of its inputs.
+
+    A network that has gained, lost or exchanged a module is another one, and so is the same one on images of another
+    size.
+
+    >>> from camtrain.cam.layouts import channels_first
+    >>> choices, net = Choices(), nn.Conv2d(1, 1, 1)
+    >>> choices.remember(net, net.weight, ("layer", "the last map", channels_first((2, 1, 4, 4)), 0))
+    >>> choices.recall(net, net.weight)[0], choices.recall(nn.Conv2d(1, 1, 1), net.weight)
+    ('layer', None)
+    """
+
+    def __init__(self) -> None:
+        self._known: WeakKeyDictionary[nn.Module, dict[Hashable, Choice]] = WeakKeyDictionary()
+
+    def recall(self, model: nn.Module, images: Any, asked: str = "auto") -> Choice | None:
+        """What was chosen for this model on such images when asked for this layer, if anything was."""
+        return self._known.get(model, {}).get((_signature(model, images), asked))
+
+    def remember(self, model: nn.Module, images: Any, choice: Choice, asked: str = "auto") -> None:
+        """Keep it; of one model on several sizes of images the last few."""
+        known = self._known.setdefault(model, {})
+        known[_signature(model, images), asked] = choice
+        while len(known) > _KEPT:
+            del known[next(iter(known))]
+
+    def forget(self, model: nn.Module, images: Any, asked: str = "auto") -> bool:
+        """Drop it; whether there was anything."""
+        return self._known.get(model, {}).pop((_signature(model, images), asked), None) is not None
+
+
+_KEPT = 32
+
+
+def _signature(model: nn.Module, images: Any) -> Hashable:
+    leaves, structure = pytree.tree_flatten(images)
+    shapes = tuple((leaf.shape[1:], leaf.dtype) if isinstance(leaf, Tensor) else type(leaf) for leaf in leaves)
+    return tuple(map(id, model.modules())), shapes, str(structure)

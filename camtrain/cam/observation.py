@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils import _pytree as pytree
 
-from camtrain.cam.frames import batch_and_frame, frame_seen, is_image
 from camtrain.cam.hooks import hooked, replace_at, tensor_at, tensors_of
 from camtrain.cam.layouts import Layout, Size, other_readings, readings
 from camtrain.cam.outputs import answers
+from camtrain.cam.spatial import batch_and_frame, frame_seen, is_image
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from camtrain.cam.folding import batch_size, laid_out, quickened_for
-from camtrain.cam.frames import across_channels, space_of
-from camtrain.cam.passes import image_of, score_as_given, score_variants, undisturbed
+from camtrain.cam.passes import (
+    batch_size,
+    image_of,
+    laid_out,
+    quickened_for,
+    score_as_given,
+    score_variants,
+    undisturbed,
+)
+from camtrain.cam.spatial import across_channels, space_of
 from camtrain.cam.targets import Target, predicted_class
 from camtrain.errors import MethodError
 

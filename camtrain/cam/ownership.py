@@ -1,4 +1,4 @@
-"""Whoever changes something puts it back: modes, random state, compiled calls."""
+"""Whoever changes something puts it back: modes, random state, compiled calls; and whose memory values lie in."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -192,3 +192,13 @@ def call(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+def are_at_hand(values: Tensor) -> bool:
+    """Whether values lie in the host's own memory, where a look at them waits for nobody.
+
+    >>> import torch
+    >>> are_at_hand(torch.ones(1))
+    True
+    """
+    return values.device.type == "cpu"

@@ -7,14 +7,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from camtrain.cam.capture import record_activations
-from camtrain.cam.folding import batch_size, laid_out, quickened_for
-from camtrain.cam.frames import across_channels, space_of
 from camtrain.cam.layers import Layer, LayerSpec, resolve_layers
 from camtrain.cam.methods import _weighted_sum
 from camtrain.cam.outputs import find_logits
-from camtrain.cam.passes import image_of, score_as_given, score_variants, undisturbed
+from camtrain.cam.passes import (
+    batch_size,
+    image_of,
+    laid_out,
+    quickened_for,
+    score_as_given,
+    score_variants,
+    undisturbed,
+)
 from camtrain.cam.replay import Replay
-from camtrain.cam.spatial import resize
+from camtrain.cam.spatial import across_channels, resize, space_of
 from camtrain.cam.targets import Target, predicted_class, score_of, settled
 from camtrain.errors import BatchError, MethodError
 

@@ -7,9 +7,8 @@ from torchvision.transforms import v2
 from camtrain.cam import annotated
 from camtrain.data.transforms import TwinBackgrounds
 from camtrain.errors import ConfigurationError
-from camtrain.swaps.compositing import dilate, place
+from camtrain.swaps.compositing import dilate, place, solid
 from camtrain.swaps.looks import LOOKS, Look, look_of
-from camtrain.swaps.masks import solid
 from camtrain.swaps.twins import choose_donors
 
 CUES = ("background", *LOOKS)

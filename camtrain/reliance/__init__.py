@@ -6,10 +6,8 @@ The files in the order of a round: `asking`, `pool` and `guess` (which images), 
 do about it: `remedies` and `retrain`.
 """
 
-from camtrain.reliance.album import Album
 from camtrain.reliance.asking import Asking
 from camtrain.reliance.decide import decide, decide_guessed, of_label, rejected, share_of_round, unmeasured
-from camtrain.reliance.design import choose_donors, restrict
 from camtrain.reliance.estimate import (
     Contrast,
     adjust_families,
@@ -22,7 +20,7 @@ from camtrain.reliance.estimate import (
 )
 from camtrain.reliance.examine import ExaminationPlan, Findings, Shown, examine, guess_margins, margins
 from camtrain.reliance.guess import Guesser, guess_masks
-from camtrain.reliance.history import VerdictHistory
+from camtrain.reliance.history import Album, VerdictHistory
 from camtrain.reliance.instances import (
     Instance,
     Transplant,
@@ -37,10 +35,12 @@ from camtrain.reliance.intervene import (
     FRAME,
     NEAR_OBJECT,
     bordered,
+    choose_donors,
     intervene,
     intervened,
     predict_before,
     probabilities,
+    restrict,
 )
 from camtrain.reliance.locate import Evidence, gather_evidence, join_evidence
 from camtrain.reliance.places import CueRegion, Exemplars, exemplars, locate, region_of, with_regions

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camtrain.cam import Ride, find_logits
-from camtrain.cam.folding import quickened
+from camtrain.cam.passes import quickened
 from camtrain.data.batches import Adapter, Batch
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.reliance.pool import Collecting, Samples, as_given

@@ -9,13 +9,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from camtrain.errors import ConfigurationError
-from camtrain.reliance.album import Album
 from camtrain.reliance.decide import FITTING, confirms, decide, decide_guessed, rejected
-from camtrain.reliance.design import choose_donors, restrict
 from camtrain.reliance.estimate import screen
 from camtrain.reliance.guess import guess_masks, overhang
+from camtrain.reliance.history import Album
 from camtrain.reliance.instances import with_transplants
-from camtrain.reliance.intervene import FRAME, NEAR_OBJECT, Infill, bordered, intervene, predict_before
+from camtrain.reliance.intervene import (
+    FRAME,
+    NEAR_OBJECT,
+    Infill,
+    bordered,
+    choose_donors,
+    intervene,
+    predict_before,
+    restrict,
+)
 from camtrain.reliance.records import STICKER, Criteria, Design, Effects, Estimate, Pool, Predict, Progress, Verdict
 from camtrain.reliance.stickers import Stickers, find_stickers, placement
 from camtrain.swaps.compositing import fill_with_texture

@@ -14,7 +14,7 @@ from torch import Tensor
 from camtrain.data.batches import Adapter, Batch, check_masks, read_batch
 from camtrain.errors import BatchError, CamtrainError, ConfigurationError
 from camtrain.reliance.records import Criteria, Pool
-from camtrain.swaps.masks import solid
+from camtrain.swaps.compositing import solid
 from camtrain.tasks import View
 
 __all__ = ["Collecting", "Collector", "Count", "PoolCensus", "Pools", "Samples", "as_given", "masks_about", "usable"]

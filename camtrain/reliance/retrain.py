@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from camtrain.cam import evaluating, find_logits
 from camtrain.cam.hooks import hooked
 from camtrain.errors import ConfigurationError
-from camtrain.reliance.design import choose_donors
-from camtrain.reliance.intervene import intervene
+from camtrain.reliance.intervene import choose_donors, intervene
 from camtrain.reliance.records import Design, Effects, Pool
 from camtrain.swaps.looks import LOOKS, Look, look_of
 

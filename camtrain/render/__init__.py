@@ -1,8 +1,6 @@
 """Heatmaps to pixels."""
 
-from camtrain.render.colormaps import color_table, colorize
-from camtrain.render.overlays import draw_contours, hatched_frame, overlay
-from camtrain.render.pixels import quantize, to_uint8
+from camtrain.render.overlays import color_table, colorize, draw_contours, hatched_frame, overlay, quantize, to_uint8
 from camtrain.render.strips import film_strip, region_strip, side_by_side
 
 __all__ = [

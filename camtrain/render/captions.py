@@ -6,7 +6,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from camtrain.render.colormaps import colorize
+from camtrain.render.overlays import colorize
 
 INK, PAPER = (22, 25, 29), (238, 240, 243)
 LINE, BAR, MARGIN = 22, 56, 6

@@ -1,4 +1,6 @@
-"""Heatmaps and masks drawn over images, in one batch on their device."""
+"""Network inputs back to pictures, and heatmaps and masks drawn over them, in one batch on their device."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -6,8 +8,6 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 
 from camtrain.cam import is_empty, normalize, resize
-from camtrain.render.colormaps import colorize
-from camtrain.render.pixels import quantize, to_uint8
 
 
 def overlay(
@@ -73,3 +73,125 @@ def hatched_frame(images: UInt8[Tensor, "B 3 H W"]) -> UInt8[Tensor, "B 3 H W"]:
 
 def _grow(masks: Bool[Tensor, "B H W"], pixels: int) -> Bool[Tensor, "B H W"]:
     return F.max_pool2d(masks.float(), 2 * pixels + 1, stride=1, padding=pixels) > 0
+
+
+def to_uint8(
+    images: Shaped[Tensor, "B C H W"],
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> UInt8[Tensor, "B 3 H W"]:
+    """Images as uint8 RGB, on their device.
+
+    uint8 stays as it is. `mean` and `std` (per channel, in [0, 1] units) undo a normalization. Other floats are
+    taken as they are where the whole batch lies in [0, 1], and stretched from the batch's minimum and maximum to
+    the full range where it does not; values that are not finite become black. One channel is shown as gray,
+    any number but 1 and 3 as the gray of their average.
+
+    >>> to_uint8(torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)).shape
+    torch.Size([1, 3, 1, 2])
+    >>> to_uint8(torch.tensor([-2.0, 2.0]).view(1, 1, 1, 2))[0, 0].tolist()
+    [[0, 255]]
+    """
+    if images.dtype == torch.uint8:
+        return _rgb(images)
+    floats = images.detach().float()
+    if mean is not None and std is not None:
+        floats = floats * _per_channel(std, floats) + _per_channel(mean, floats)
+    elif not _in_unit_range(floats):
+        floats = _stretch(floats)
+    return quantize(_rgb(floats) * 255)
+
+
+def quantize(values: Tensor) -> UInt8[Tensor, "..."]:
+    """Floats in [0, 255] rounded to uint8; clamped first, so that nothing wraps around; NaN becomes 0.
+
+    >>> quantize(torch.tensor([-3.0, 254.6, 300.0]))
+    tensor([  0, 255, 255], dtype=torch.uint8)
+    """
+    return values.nan_to_num(0.0).clamp(0, 255).round().to(torch.uint8)
+
+
+def _rgb(images: Tensor) -> Tensor:
+    channels = images.shape[1]
+    if channels == 3:
+        return images
+    gray = images if channels == 1 else images.float().mean(dim=1, keepdim=True).to(images.dtype)
+    return gray.expand(-1, 3, -1, -1)
+
+
+def _per_channel(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.as_tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+
+
+def _in_unit_range(images: Tensor, tolerance: float = 1e-3) -> bool:
+    finite = images[torch.isfinite(images)]
+    return not finite.numel() or bool((finite.min() >= -tolerance) & (finite.max() <= 1 + tolerance))
+
+
+def _stretch(images: Tensor) -> Tensor:
+    finite = images[torch.isfinite(images)]
+    return (images - finite.min()) / (finite.max() - finite.min()).clamp_min(torch.finfo(images.dtype).eps)
+
+
+# 256 RGB colors each, from cold to hot, in hexadecimal: turbo (Mikhailov, Google AI 2019) and viridis (CC0).
+_TABLES = {
+    "turbo": (
+        "30123b32154333184a341b51351e5836215f37246638276d392a733a2d793b2f803c32863d358b3e38913f3b973f3e9c"
+        "4040a24143a74146ac4249b1424bb5434eba4451bf4454c34456c74559cb455ccf455ed34661d64664da4666dd4669e0"
+        "466be3476ee64771e94773eb4776ee4778f0477bf2467df44680f64682f84685fa4687fb458afc458cfd448ffe4391fe"
+        "4294ff4196ff4099ff3e9bfe3d9efe3ba0fd3aa3fc38a5fb37a8fa35abf833adf731aff52fb2f42eb4f22cb7f02ab9ee"
+        "28bceb27bee925c0e723c3e422c5e220c7df1fc9dd1ecbda1ccdd81bd0d51ad2d21ad4d019d5cd18d7ca18d9c818dbc5"
+        "18ddc218dec018e0bd19e2bb19e3b91ae4b61ce6b41de7b21fe9af20eaac22ebaa25eca727eea42aefa12cf09e2ff19b"
+        "32f29835f39438f4913cf58e3ff68a43f78746f8844af8804ef97d52fa7a55fa7659fb735dfc6f61fc6c65fd6969fd66"
+        "6dfe6271fe5f75fe5c79fe597dff5680ff5384ff5188ff4e8bff4b8fff4992ff4796fe4499fe429cfe409ffd3fa1fd3d"
+        "a4fc3ca7fc3aa9fb39acfb38affa37b1f936b4f836b7f735b9f635bcf534bef434c1f334c3f134c6f034c8ef34cbed34"
+        "cdec34d0ea34d2e935d4e735d7e535d9e436dbe236dde037dfdf37e1dd37e3db38e5d938e7d739e9d539ebd339ecd13a"
+        "eecf3aefcd3af1cb3af2c93af4c73af5c53af6c33af7c13af8be39f9bc39faba39fbb838fbb637fcb336fcb136fdae35"
+        "fdac34fea933fea732fea431fea130fe9e2ffe9b2dfe992cfe962bfe932afe9029fd8d27fd8a26fc8725fc8423fb8122"
+        "fb7e21fa7b1ff9781ef9751df8721cf76f1af66c19f56918f46617f36315f26014f15d13f05b12ef5811ed5510ec530f"
+        "eb500eea4e0de84b0ce7490ce5470be4450ae2430ae14109df3f08dd3d08dc3b07da3907d83706d63506d43305d23105"
+        "d02f05ce2d04cc2b04ca2a04c82803c52603c32503c12302be2102bc2002b91e02b71d02b41b01b21a01af1801ac1701"
+        "a91601a71401a41301a112019e10019b0f01980e01950d01920b018e0a018b09028808028507028106027e05027a0403"
+    ),
+    "viridis": (
+        "44015444025645045745055946075a46085c460a5d460b5e470d60470e61471063471164471365481467481668481769"
+        "48186a481a6c481b6d481c6e481d6f481f70482071482173482374482475482576482677482878482979472a7a472c7a"
+        "472d7b472e7c472f7d46307e46327e46337f463480453581453781453882443983443a83443b84433d84433e85423f85"
+        "4240864241864142874144874045884046883f47883f48893e49893e4a893e4c8a3d4d8a3d4e8a3c4f8a3c508b3b518b"
+        "3b528b3a538b3a548c39558c39568c38588c38598c375a8c375b8d365c8d365d8d355e8d355f8d34608d34618d33628d"
+        "33638d32648e32658e31668e31678e31688e30698e306a8e2f6b8e2f6c8e2e6d8e2e6e8e2e6f8e2d708e2d718e2c718e"
+        "2c728e2c738e2b748e2b758e2a768e2a778e2a788e29798e297a8e297b8e287c8e287d8e277e8e277f8e27808e26818e"
+        "26828e26828e25838e25848e25858e24868e24878e23888e23898e238a8d228b8d228c8d228d8d218e8d218f8d21908d"
+        "21918c20928c20928c20938c1f948c1f958b1f968b1f978b1f988b1f998a1f9a8a1e9b8a1e9c891e9d891f9e891f9f88"
+        "1fa0881fa1881fa1871fa28720a38620a48621a58521a68522a78522a88423a98324aa8325ab8225ac8226ad8127ad81"
+        "28ae8029af7f2ab07f2cb17e2db27d2eb37c2fb47c31b57b32b67a34b67935b77937b87838b9773aba763bbb753dbc74"
+        "3fbc7340bd7242be7144bf7046c06f48c16e4ac16d4cc26c4ec36b50c46a52c56954c56856c66758c7655ac8645cc863"
+        "5ec96260ca6063cb5f65cb5e67cc5c69cd5b6ccd5a6ece5870cf5773d05675d05477d1537ad1517cd2507fd34e81d34d"
+        "84d44b86d54989d5488bd6468ed64590d74393d74195d84098d83e9bd93c9dd93ba0da39a2da37a5db36a8db34aadc32"
+        "addc30b0dd2fb2dd2db5de2bb8de29bade28bddf26c0df25c2df23c5e021c8e020cae11fcde11dd0e11cd2e21bd5e21a"
+        "d8e219dae319dde318dfe318e2e418e5e419e7e419eae51aece51befe51cf1e51df4e61ef6e620f8e621fbe723fde725"
+    ),
+}
+
+
+def color_table(name: str = "turbo") -> UInt8[Tensor, "256 3"]:
+    """The 256 RGB colors of a colormap, coldest first; `ValueError` names the known ones.
+
+    >>> color_table("turbo")[0].tolist()
+    [48, 18, 59]
+    """
+    if name not in _TABLES:
+        raise ValueError(f"No colormap named {name!r}; known: {', '.join(sorted(_TABLES))}.")
+    return torch.frombuffer(bytearray.fromhex(_TABLES[name]), dtype=torch.uint8).view(256, 3)
+
+
+def colorize(heat: Float[Tensor, "B H W"], colormap: str = "turbo") -> Float[Tensor, "B 3 H W"]:
+    """The color of each heat value in [0, 1], as floats in [0, 255]; values beyond are clamped, NaN is cold.
+
+    >>> colorize(torch.tensor([[[0.0, 1.0]]]))[0, :, 0, 1].tolist()
+    [122.0, 4.0, 3.0]
+    """
+    colors = color_table(colormap).to(heat.device, torch.float32)
+    index = heat.nan_to_num(0.0).clamp(0, 1).mul(255).round().long()
+    return colors[index].permute(0, 3, 1, 2)

@@ -18,7 +18,6 @@ from camtrain.reliance.remedies import advice_for
 from camtrain.report import summary as story
 from camtrain.report.charts import Series, Unit, area_chart, line_chart
 from camtrain.report.formatting import FILTERS
-from camtrain.report.metric_table import curve_charts, metric_columns
 from camtrain.report.pictures import (
     FailureCase,
     Intervention,
@@ -30,7 +29,7 @@ from camtrain.report.pictures import (
     interventions,
     places,
 )
-from camtrain.report.tables import class_lines, energies_by_class, matrix
+from camtrain.report.tables import class_lines, curve_charts, energies_by_class, matrix, metric_columns
 
 REPORT_FILE = "report.html"
 LIMIT = 14_000_000  # bytes

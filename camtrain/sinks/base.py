@@ -1,9 +1,10 @@
-"""What a sink is, and a group of sinks that outlives the failure of any one of them."""
+"""What a sink is, a group of sinks that outlives the failure of any one of them, and the sink of each logger."""
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
+from camtrain.packages import is_a
 from camtrain.records import Record
 
 log = logging.getLogger(__name__)
@@ -73,3 +74,35 @@ class SinkGroup:
             error,
             exc_info=log.isEnabledFor(logging.DEBUG),
         )
+
+
+PictureFormat = Literal["jpg", "png"]
+
+
+def logger_sinks(loggers: Iterable[Any], pictures: PictureFormat = "jpg") -> list[Sink]:
+    """A sink for each logger that shows pictures; the others get their scalars from Lightning."""
+    sinks = (sink_of(logger, pictures) for logger in loggers)
+    return [sink for sink in sinks if sink is not None]
+
+
+def sink_of(logger: Any, pictures: PictureFormat = "jpg") -> Sink | None:
+    """The sink for a logger of either package, None for one that shows no pictures."""
+    if is_a(logger, "WandbLogger"):
+        from camtrain.sinks.wandb import WandbSink
+
+        return WandbSink(logger, pictures)
+    if is_a(logger, "TensorBoardLogger"):
+        from camtrain.sinks.tensorboard import TensorBoardSink
+
+        return TensorBoardSink(logger)
+    if shows_pictures(logger):
+        from camtrain.sinks.pictures import PictureSink
+
+        return PictureSink(logger)
+    return None
+
+
+def shows_pictures(logger: Any) -> bool:
+    """Whether the logger gets pictures: a known one, or one of your own (`camtrain.sinks.pictures.ShowsImages`)."""
+    known = is_a(logger, "WandbLogger", "TensorBoardLogger", "MLFlowLogger", "CometLogger")
+    return known or hasattr(logger, "log_image")

@@ -13,10 +13,9 @@ from camtrain.report import REPORT_FILE, write_report
 from camtrain.report.summary import latest_verdicts, summary_of
 from camtrain.report.terminal import advised, places, print_summary
 from camtrain.sinks.background import Background
-from camtrain.sinks.base import SinkGroup
+from camtrain.sinks.base import PictureFormat, SinkGroup, logger_sinks, shows_pictures
 from camtrain.sinks.files import FilesSink
 from camtrain.sinks.guard import guard
-from camtrain.sinks.loggers import PictureFormat, logger_sinks, shows_pictures
 
 WITHOUT_LOGGER = "camtrain_logs"
 

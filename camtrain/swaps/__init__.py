@@ -11,10 +11,11 @@ from camtrain.swaps.compositing import (
     fill_with_texture,
     kept_around,
     place,
+    read_annotated,
+    read_masks,
 )
 from camtrain.swaps.infills import Infill, noise_background
 from camtrain.swaps.looks import LOOKS, Look, look_of
-from camtrain.swaps.masks import read_annotated, read_masks
 from camtrain.swaps.twins import (
     blend_twins,
     can_have_twin,

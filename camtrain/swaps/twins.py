@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from camtrain.cam import waiting
+from camtrain.cam import ownership
 from camtrain.errors import BatchError, ConfigurationError, MaskError
 from camtrain.swaps.blending import Blend
-from camtrain.swaps.masks import read_masks, solid
+from camtrain.swaps.compositing import read_masks, solid
 
 
 def make_twins(
@@ -231,7 +231,7 @@ def deal(
         counted &= differ if differ.ndim == 1 else differ.any(dim=1)
     if share < 1:
         counted &= (torch.rand(rows, generator=generator) < share).to(masks.device, non_blocking=True)
-    if waiting.are_at_hand(counted):  # then what does not count need not be composed
+    if ownership.are_at_hand(counted):  # then what does not count need not be composed
         index, donors, counted = index[counted], donors[counted], counted[counted]
     twins, shapes = blend_twins(images, masks, index, donors, blend, generator)
     twins = torch.where(counted.view(-1, *[1] * (images.ndim - 1)), twins.to(images.dtype), images[index])

@@ -10,7 +10,7 @@ from torch import nn
 from benchmarks._waits import Waits
 from camtrain.alignment import Alignment, Penalty, Twins
 from camtrain.callbacks import AttentionAlignment
-from camtrain.cam import waiting
+from camtrain.cam import ownership
 from camtrain.data.batches import Batch
 from camtrain.errors import MaskError
 from camtrain.losses import AlignmentLoss
@@ -26,7 +26,7 @@ pytestmark = [
 @pytest.fixture
 def far(monkeypatch):
     """As on a GPU, where values are not at hand."""
-    monkeypatch.setattr(waiting, "are_at_hand", lambda values: False)
+    monkeypatch.setattr(ownership, "are_at_hand", lambda values: False)
 
 
 def batches(count=16, annotated=8, seed=0):
@@ -103,7 +103,7 @@ def test_steps__with_a_loss_of_ones_own_look_whether_it_is_finite(far):
 def test_steps__teach_the_same_wherever_values_lie(monkeypatch, annotated, twins):
     nets = []
     for at_hand in (True, False):
-        monkeypatch.setattr(waiting, "are_at_hand", lambda values, at_hand=at_hand: at_hand)
+        monkeypatch.setattr(ownership, "are_at_hand", lambda values, at_hand=at_hand: at_hand)
         nets.append(network())
         data = [(images, torch.arange(8) % 3, masks) for images, _, masks in batches(6, annotated)]
         train(nets[-1], Alignment(Penalty(), Twins(**twins)), data)

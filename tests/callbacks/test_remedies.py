@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from camtrain.callbacks import AttentionAlignment, CueRandomization, LastLayerRetraining, RelianceDetector
-from camtrain.callbacks._patching import patch, patched
+from camtrain.callbacks._lightning import patch, patched
 from camtrain.data.batches import MaskedPair, with_images
 from camtrain.errors import BatchError, ConfigurationError
 from camtrain.sinks import read_history

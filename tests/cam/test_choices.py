@@ -1,8 +1,8 @@
 import torch
 from torch import nn
 
-from camtrain.cam.choices import Choices
 from camtrain.cam.layouts import channels_first
+from camtrain.cam.looking import Choices
 
 
 def choice(name):

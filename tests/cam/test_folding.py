@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from camtrain.cam.folding import quickened
+from camtrain.cam.passes import quickened
 
 
 def _trained_norms(net, size=(8, 3, 10, 10)):

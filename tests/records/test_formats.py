@@ -197,13 +197,6 @@ def test_earlier_run__is_reported_and_compared(tmp_path):
     assert comparison_of([run])["Inside energy, grad_cam"] == [0.6]
 
 
-def test_places_that_notebooks_import_from__still_work():
-    from camtrain.sinks.history import read_history as earlier_read_history
-    from camtrain.sinks.report import write_report as earlier_write_report
-
-    assert (earlier_read_history, earlier_write_report) == (read_history, write_report)
-
-
 def test_history__keeps_the_passes_of_one_epoch_apart(tmp_path, make_pass):
     sink = FilesSink(tmp_path)
     for epoch, step, energy in ((0, 2, 0.2), (0, 4, 0.3), (0, 8, 0.4), (1, 16, 0.5)):

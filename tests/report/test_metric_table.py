@@ -6,7 +6,7 @@ import pytest
 
 from camtrain.records import Curve, MetricRow, Metrics
 from camtrain.report import write_report
-from camtrain.report.metric_table import curve_charts, metric_columns
+from camtrain.report.tables import curve_charts, metric_columns
 from camtrain.sinks import FilesSink, read_history
 
 ROWS = (

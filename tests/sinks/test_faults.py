@@ -12,8 +12,8 @@ import pytest
 
 from camtrain.sinks import FilesSink, Scalars, SinkGroup, read_history
 from camtrain.sinks.background import Background
+from camtrain.sinks.files import RESERVE_FILE, Appender
 from camtrain.sinks.guard import guard
-from camtrain.sinks.reserve import RESERVE_FILE, Appender
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 4

@@ -6,7 +6,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 
 from camtrain.callbacks import ExplanationMonitor
 from camtrain.records import Scalars
-from camtrain.sinks.loggers import logger_sinks
+from camtrain.sinks.base import logger_sinks
 from camtrain.sinks.pictures import PictureSink
 from tests.sinks.test_run import Foreign, fit
 

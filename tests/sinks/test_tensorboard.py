@@ -3,7 +3,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from camtrain.callbacks import ExplanationMonitor
 from camtrain.sinks import FAILURES, HEATMAPS, Scalars
-from camtrain.sinks.loggers import logger_sinks
+from camtrain.sinks.base import logger_sinks
 from camtrain.sinks.tensorboard import TensorBoardSink
 
 events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

@@ -10,8 +10,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from camtrain.cam import is_empty, normalize, resize
-from camtrain.cam.folding import Layout, batch_size, laid_out, quickened_for
-from camtrain.cam.passes import image_of, score_as_given, score_variants, undisturbed
+from camtrain.cam.passes import (
+    Layout,
+    batch_size,
+    image_of,
+    laid_out,
+    quickened_for,
+    score_as_given,
+    score_variants,
+    undisturbed,
+)
 from camtrain.cam.targets import Target, settled
 from camtrain.errors import BatchError
 from camtrain.metrics.functional.faithfulness import class_probability
