@@ -36,6 +36,7 @@ from camtrain.cam.targets import Target, score_of
 from camtrain.errors import BatchError, MethodError
 from camtrain.facts import class_called, class_names, is_untrained
 from camtrain.inputs import Transform, as_inputs
+from camtrain.tasks.answers import probabilities
 
 _log = logging.getLogger("camtrain")
 
@@ -77,7 +78,7 @@ class Explanation:
         """The predicted class of each image in words, with its probability; its score where there are no classes."""
         if not isinstance(self.logits, Tensor) or self.logits.ndim != 2 or self.logits.shape[1] < 2:
             return [f"score {score:.3g}" for score in self.scores.tolist()]
-        sure, classes = self.logits.float().softmax(dim=1).max(dim=1)
+        sure, classes = probabilities(self.logits).max(dim=1)
         names = self.names if self.names and len(self.names) == self.logits.shape[1] else None
         words = [names[index] if names else f"class {index}" for index in classes.tolist()]
         return [f"{word} {share:.0%}" for word, share in zip(words, sure.tolist(), strict=True)]

@@ -19,6 +19,17 @@ STORIES = [name for name, path in FILES.items() if name.startswith("camtrain.cal
 SINGLE_IMPORTERS = 58
 LONGEST_STORY = 445
 MOST_ATTRIBUTES = {"Step": 32}  # all facts of a training step; 20 elsewhere
+READS = {
+    "find_logits", "logits_candidates", "softmax", "log_softmax", "sigmoid", "logsigmoid", "cross_entropy", "kl_div",
+    "binary_cross_entropy_with_logits",
+}  # fmt: skip
+READERS = {
+    "camtrain.explanation",  # hands the engine's logits to a target
+    "camtrain.monitoring.explainer",  # the same
+    "camtrain.module",  # networks of their own, with a loss
+    "camtrain.cli.audit",
+    "camtrain.reliance.retrain",  # fits a head of its own
+}
 PARTICIPLES = 6.5  # percent of the bound names
 
 
@@ -82,6 +93,17 @@ def circles(edges):
 
 def test_circles__are_seen():
     assert circles({"a": {"b"}, "b": {"a"}, "c": {"a"}}) == ["a", "b"]
+
+
+def test_logits__are_read_by_tasks_alone():
+    readers = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Attribute) and node.attr in READS) or (isinstance(node, ast.Name) and node.id in READS)
+    }
+    inside = ("camtrain.tasks.", "camtrain.cam.", "camtrain.losses.")
+    assert {name for name in readers if not name.startswith(inside)} == READERS
 
 
 def test_names__name_the_thing():

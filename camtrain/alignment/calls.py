@@ -1,6 +1,5 @@
 """What a training step calls: activations, and the call whose output holds the logits."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -10,10 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from camtrain.cam import Activations, Layer, find_logits, logits_candidates, record_activations
+from camtrain.cam import Activations, Layer, record_activations
 from camtrain.cam.hooks import hooked
 from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, ConfigurationError
+from camtrain.tasks.answers import as_rows, depends_on, find_answers, first_answer
 
 _BEHIND = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Sigmoid, nn.LogSigmoid, nn.modules.loss._Loss)
 
@@ -37,7 +37,7 @@ class Call:
     @property
     def answer(self) -> Tensor:
         """The first of them, which is a node of the graph. BatchError if there is none."""
-        return self.answers[0] if self.answers else find_logits(self.output)
+        return self.answers[0] if self.answers else first_answer(self.output)
 
     @property
     def logits(self) -> Tensor:
@@ -118,35 +118,6 @@ def recording(modules: Mapping[str, nn.Module], layers: Sequence[Layer]) -> Iter
         calls = Calls(activations)
         with hooked(calls.handles(modules)):
             yield calls
-
-
-def find_answers(output: Any) -> list[Tensor]:
-    """The tensors in what a module returned that may hold logits: `(B, C)`, `(B, C, 1, 1)` or, for one logit, `(B,)`.
-
-    A named one (`logits`) is alone. Of several, features that feed logits are left out, and where some have a graph,
-    those without.
-
-    >>> import torch
-    >>> features = torch.ones(2, 8, requires_grad=True) * 2
-    >>> [tuple(answer.shape) for answer in find_answers((features, features[:, :3]))]
-    [(2, 3)]
-    """
-    tensors = [v for v in logits_candidates(output) if isinstance(v, Tensor) and v.is_floating_point() and v.ndim]
-    flat = [v for v in tensors if v.ndim > 1 and math.prod(v.shape[2:]) == 1] or [v for v in tensors if v.ndim == 1]
-    if len(flat) > 1:
-        flat = [v for v in flat if v.requires_grad] or flat
-        flat = [v for v in flat if not any(other is not v and depends_on(other, v) for other in flat)]
-    return flat
-
-
-def as_rows(answer: Tensor) -> Tensor:
-    """Logits as `(B, C)`.
-
-    >>> import torch
-    >>> as_rows(torch.ones(2, 3, 1, 1)).shape, as_rows(torch.ones(2)).shape
-    (torch.Size([2, 3]), torch.Size([2, 1]))
-    """
-    return answer.unsqueeze(1) if answer.ndim == 1 else answer.flatten(1) if answer.ndim > 2 else answer
 
 
 def logits_call(
@@ -256,34 +227,6 @@ def _is_fed(call: Call, others: Sequence[Call]) -> bool:
 
 def _feeds(call: Call, other: Call) -> bool:
     return other is not call and depends_on(other.answer, call.answer)
-
-
-def depends_on(tensor: Tensor, source: Tensor) -> bool:
-    """Whether a tensor's graph holds the node that made another, or starts at it.
-
-    >>> import torch
-    >>> a = torch.ones(2, requires_grad=True) * 2
-    >>> depends_on(a.sum(), a), depends_on(a, a.sum())
-    (True, False)
-    """
-    return any(node is source.grad_fn or getattr(node, "variable", None) is source for node in graph_of(tensor))
-
-
-def graph_of(tensor: Tensor) -> Iterator[Any]:
-    """The nodes of a tensor's graph, each once.
-
-    >>> import torch
-    >>> [type(node).__name__ for node in graph_of(torch.ones(2, requires_grad=True) * 2)]
-    ['MulBackward0', 'AccumulateGrad']
-    """
-    seen, stack = set(), [tensor.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        yield node
-        seen.add(node)
-        stack.extend(parent for parent, _ in node.next_functions)
 
 
 def find_images(args: Any, kwargs: Any, batch: Batch, own: Sequence[Tensor] = ()) -> Tensor | None:

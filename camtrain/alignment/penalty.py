@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from camtrain.alignment.batch import Later, are_multi_hot, mean_of
 from camtrain.alignment.budget import Balance
-from camtrain.alignment.calls import Call, graph_of
+from camtrain.alignment.calls import Call
 from camtrain.alignment.step import Outside, Scalar, Step
 from camtrain.cam import (
     Layer,
@@ -28,6 +28,7 @@ from camtrain.checks import check_arguments
 from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, GradientError
 from camtrain.losses import AlignmentLoss
+from camtrain.tasks.answers import graph_of
 
 _HALF_SCALE = 1024.0  # float16 gradients of a confident answer, or at a feature map, would vanish below 6e-8
 _NO_EFFECT = (

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from camtrain.alignment.batch import Census, Processes, Subject
 from camtrain.alignment.budget import Plan, is_measured
-from camtrain.alignment.calls import Call, Calls, depends_on, holds_logits, other_answers, recording
+from camtrain.alignment.calls import Call, Calls, holds_logits, other_answers, recording
 from camtrain.alignment.exchange import Deal, Dealer
 from camtrain.alignment.network import Looking, Network
 from camtrain.cam import Layer, ownership
 from camtrain.data.batches import Batch
+from camtrain.tasks.answers import depends_on
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -26,8 +25,9 @@ from camtrain.alignment.step import Scalar, Step
 from camtrain.cam import ownership
 from camtrain.checks import check_arguments
 from camtrain.data.batches import Batch
-from camtrain.errors import BatchError, ConfigurationError
+from camtrain.errors import ConfigurationError
 from camtrain.swaps import Blend, blend_twins, choose_twins, same_class_share
+from camtrain.tasks.answers import divergence, mean_loss
 
 _MOST = 1e4  # what a loss of values may count
 _COMPARED = (
@@ -170,12 +170,12 @@ class Twins:
         result, labels = step.outcome, step.batch.labels
         if step.subject.kind != "values" or result.task is None or labels is None:
             return 1.0
-        own = self._cross_entropy(step, step.call.logits.detach(), labels)
+        own = self._loss(step, step.call.logits.detach(), labels)
         return (result.task.detach() / own).nan_to_num(1.0, 1.0, 1.0).clamp(0, _MOST)
 
-    def _cross_entropy(self, step: Step, logits: Tensor, labels: Tensor, counted: Tensor | None = None) -> Tensor:
+    def _loss(self, step: Step, logits: Tensor, labels: Tensor, counted: Tensor | None = None) -> Tensor:
         if step.subject.task is None:
-            return cross_entropy(logits, labels, counted)
+            return mean_loss(logits, labels, counted)
         each = step.subject.task.losses(logits, labels)
         rows = torch.ones_like(each, dtype=torch.bool) if counted is None else counted
         return torch.where(rows, each, 0).sum() / rows.sum().clamp(min=1)
@@ -199,7 +199,7 @@ class Twins:
             return None
         extra = max(0.0, step.plan.weight - 1)
         logits = step.call.logits if extra != 0 else step.call.logits.detach()
-        entropy = self._cross_entropy(step, logits[deal.index], labels[deal.index], deal.counted)
+        entropy = self._loss(step, logits[deal.index], labels[deal.index], deal.counted)
         return _Part(deal.counted.sum().to(entropy.dtype), entropy, extra)
 
     def _added(self, step: Step) -> "_Part | None":
@@ -220,11 +220,11 @@ class Twins:
             return None
         if step.subject.task is not None and not self.consistent and answered.batch.labels is not None:
             logits = answered.call.logits[: len(answered.batch)]
-            entropy = self._cross_entropy(step, logits, answered.batch.labels, answered.counted)
+            entropy = self._loss(step, logits, answered.batch.labels, answered.counted)
         else:
             entropy = answered.loss
         if self._compares and step.measures and step.batch.labels is not None:
-            own = self._cross_entropy(step, step.call.logits.detach(), step.batch.labels)
+            own = self._loss(step, step.call.logits.detach(), step.batch.labels)
             step.outcome.losses = torch.stack([entropy.detach(), own])
         return _Part(answered.counted.sum().to(entropy.dtype), entropy, step.plan.weight * step.scale)
 
@@ -355,57 +355,9 @@ class Answered:
         """The cross-entropy of the labels, binary where they are multi-hot; or the divergence from what is expected."""
         logits = self.call.logits[: len(self.batch)]
         if self.expected is None:
-            return cross_entropy(logits, self.batch.labels, self.counted)
-        logits = finite_rows(logits.to(torch.promote_types(logits.dtype, torch.float32)))
-        expected = self.expected.to(logits.dtype)
-        labels = self.batch.labels
-        if labels is not None and labels.ndim == 1 and labels.is_floating_point():
-            each = (logits - expected).square().mean(dim=1)
-        elif are_multi_hot(labels) or logits.shape[1] == 1:
-            each = F.binary_cross_entropy_with_logits(logits, expected.sigmoid(), reduction="none").mean(dim=1)
-        else:
-            answers, wanted = logits.log_softmax(dim=1), expected.log_softmax(dim=1)
-            each = F.kl_div(answers, wanted, reduction="none", log_target=True).sum(dim=1)
+            return mean_loss(logits, self.batch.labels, self.counted)
+        each = divergence(logits, self.expected, self.batch.labels)
         return torch.where(self.counted, each, 0).sum() / self.counted.sum().clamp(min=1)
-
-
-def finite_rows(logits: Tensor) -> Tensor:
-    """Logits `(B, C)` with rows that are not finite as 0 and without a gradient, so that they spoil no other row's.
-
-    >>> finite_rows(torch.tensor([[1.0, 2.0], [torch.inf, 0.0]]))
-    tensor([[1., 2.],
-            [0., 0.]])
-    """
-    return torch.where(logits.isfinite().all(dim=1, keepdim=True), logits, 0)
-
-
-def cross_entropy(logits: Tensor, labels: Tensor | None, counted: Tensor | None = None) -> Tensor:
-    """The mean over the twins that are counted, in at least float32; binary where labels are multi-hot; 0 of none.
-
-    Class indices below 0, and multi-hot labels off [0, 1], are not known and left out. NaN where an answer is not
-    finite. BatchError for other labels.
-    """
-    assert labels is not None
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    sound = logits.detach().isfinite().all()
-    rows = torch.ones_like(logits[:, 0], dtype=torch.bool) if counted is None else counted
-    logits = finite_rows(logits)
-    if logits.shape[1] == 1 and labels.numel() == len(logits):
-        wanted, known = labels.reshape(-1, 1).to(logits.dtype), rows.unsqueeze(1)
-    elif are_multi_hot(labels) and labels.shape == logits.shape:
-        known = (labels >= 0) & (labels <= 1) & rows.unsqueeze(1)  # -1 or NaN: not known
-        wanted = torch.where(known, labels, 0).to(logits.dtype)
-    elif labels.ndim == 1 and not labels.is_floating_point():
-        known = rows & (labels >= 0)
-        each = F.cross_entropy(logits, torch.where(known, labels, -100).long(), reduction="none")
-        return torch.where(sound, each.sum() / known.sum().clamp(min=1), torch.nan)
-    else:
-        raise BatchError(
-            f"Twins need a class index per image, or multi-hot labels of the logits' shape {tuple(logits.shape)}; "
-            f"got {labels.dtype} of shape {tuple(labels.shape)}. Convert them in a batch_adapter, or set twins=0."
-        )
-    total = F.binary_cross_entropy_with_logits(logits, wanted, known.to(logits.dtype), reduction="sum")
-    return torch.where(sound, total / known.sum().clamp(min=1), torch.nan)
 
 
 def answer_twins(

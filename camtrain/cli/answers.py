@@ -10,6 +10,7 @@ from camtrain.cam import class_index, evaluating, predicted_class
 from camtrain.data.batches import Batch
 from camtrain.errors import ConfigurationError
 from camtrain.tasks import Binary, SingleLabel, resolve_task
+from camtrain.tasks.answers import probabilities
 
 
 def output_of(network: nn.Module, size: int) -> Any:
@@ -61,8 +62,8 @@ def named_answers(choice: SingleLabel, output: Any, names: list[str] | None) -> 
     >>> named_answers(Binary(), torch.tensor([[0.0]]), ["cat", "dog"])
     [('cat', 0.5)]
     """
-    probabilities, classes = choice.read(output).softmax(dim=1).max(dim=1)
+    shares, classes = probabilities(choice.read(output)).max(dim=1)
     return [
         (names[index] if names and index < len(names) else f"class {index}", probability)
-        for index, probability in zip(classes.tolist(), probabilities.tolist(), strict=True)
+        for index, probability in zip(classes.tolist(), shares.tolist(), strict=True)
     ]

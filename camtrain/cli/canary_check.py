@@ -30,6 +30,7 @@ from camtrain.reliance import Criteria
 from camtrain.report.formatting import signed
 from camtrain.report.summary import latest_verdicts
 from camtrain.tasks import SingleLabel
+from camtrain.tasks.answers import probabilities
 
 TRUTH_FILE = "canary.json"
 NO_CUE = -1
@@ -200,7 +201,7 @@ def repainted(
             painted = canary.paint(image.expand(2, -1, -1, -1), shown, keys, mask.expand(2, -1, -1))
             pixels = (painted * 255).round().clamp(0, 255).to(torch.uint8)
             inputs = torch.stack([transform_pair(transform, each, mask)[0] for each in pixels])
-            own, another = choice.read(network(inputs)).softmax(1)[:, answer].tolist()
+            own, another = probabilities(choice.read(network(inputs)))[:, answer].tolist()
             differences.append(own - another)
     return torch.tensor(differences, dtype=torch.float64)
 

@@ -39,7 +39,6 @@ from camtrain.metrics.functional.evidence import (
 )
 from camtrain.metrics.functional.faithfulness import (
     average_drop,
-    class_probability,
     confidence_increase,
     curve_area,
     highest_confidence,
@@ -64,6 +63,7 @@ from camtrain.metrics.functional.road import impute, road
 from camtrain.metrics.functional.stability import Stability, agreement, infidelity, stability
 from camtrain.metrics.intervals import MeanWithInterval, NanMean
 from camtrain.metrics.localization import HeatmapIoU, LocalizationError, MapAveragePrecision
+from camtrain.tasks.answers import class_probability
 
 __all__ = [
     "AverageDrop",

@@ -14,7 +14,6 @@ from camtrain.metrics.functional.curves import Curves, insertion_deletion
 from camtrain.metrics.functional.evidence import inside_energy, pointing_game
 from camtrain.metrics.functional.faithfulness import (
     average_drop,
-    class_probability,
     confidence_increase,
     rank_correlation,
 )
@@ -22,6 +21,7 @@ from camtrain.metrics.functional.intervals import Interval, mean_interval, share
 from camtrain.metrics.functional.localization import average_precision, heatmap_iou, localization_error
 from camtrain.metrics.functional.probing import masked_confidences
 from camtrain.metrics.functional.road import PERCENTILES, road
+from camtrain.tasks.answers import class_probability
 
 MASKED = ("average_drop", "confidence_increase")
 CURVES = ("insertion", "deletion")

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from camtrain.cam import Ride, find_logits
+from camtrain.cam import Ride
 from camtrain.cam.passes import quickened
 from camtrain.data.batches import Adapter, Batch
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.reliance.pool import Collecting, Samples, as_given
 from camtrain.reliance.records import Predict, Progress
 from camtrain.tasks import Task, View, resolve_task
+from camtrain.tasks.answers import answer_shape
 from camtrain.tasks.calls import Question, Questions, call_on, undo_values
 
 __all__ = ["Asking"]
@@ -97,9 +98,7 @@ class Asking:
     @property
     def classes(self) -> int:
         """How many classes or labels the network tells; 0 before it is known."""
-        if self._shape is None:
-            return 0
-        return 2 if self._shape in ((), (1,)) else self._shape[0]
+        return 0 if self._shape is None else 2 if self._shape in ((), (1,)) else self._shape[0]
 
     def shown_by(self, denormalize: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor] | None:
         """From what the network is given to pictures: the step undone, then the data's normalization."""
@@ -144,7 +143,7 @@ class Asking:
         if not views or call.images is None:
             raise ConfigurationError(f"{self.task.name} makes no choice between classes that a background could sway")
         self.call = replace(call, output=None)  # no graph is kept
-        self._shape = tuple(find_logits(call.output).shape[1:])
+        self._shape = answer_shape(call.output)
         if call.images is batch.images or call.images.data_ptr() == batch.images.data_ptr():
             self.undo = None
             return batch, views

@@ -13,6 +13,7 @@ from camtrain.reliance.history import Album
 from camtrain.reliance.records import Design, Effects, Pool, Predict, Progress
 from camtrain.swaps.compositing import blend, cutout, fill_with_texture
 from camtrain.swaps.looks import Look
+from camtrain.tasks.answers import log_odds, probabilities
 
 __all__ = [
     "FRAME",
@@ -33,30 +34,6 @@ _RING = 1 / 12  # of the side
 
 Infill = Callable[[Tensor, Tensor], Tensor]  # donors' images and masks -> backgrounds without objects
 Mix = Callable[[Tensor, Tensor], Tensor]  # rows of the pool, rows of the lenders
-
-
-def probabilities(logits: Float[Tensor, "B C"]) -> Float[Tensor, "B K"]:
-    """Softmax in float32; a single logit is read as the second of two classes.
-
-    >>> probabilities(torch.zeros(1, 1)).tolist()
-    [[0.5, 0.5]]
-    """
-    return _of_classes(logits.float()).softmax(dim=1)
-
-
-def log_odds(logits: Float[Tensor, "B C"], classes: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """Of each row's class against all others; a single logit is read as the second of two classes.
-
-    >>> log_odds(torch.tensor([[2.0, 1.0]]), torch.tensor([0])).tolist()
-    [1.0]
-    """
-    logits = _of_classes(logits.float())
-    others = logits.scatter(1, classes[:, None], -torch.inf)
-    return logits.gather(1, classes[:, None])[:, 0] - others.logsumexp(dim=1)
-
-
-def _of_classes(logits: Tensor) -> Tensor:
-    return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
 
 
 def predict_before(

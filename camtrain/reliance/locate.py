@@ -10,11 +10,12 @@ from torch import Tensor
 
 from camtrain.reliance.examine import Findings, Shown
 from camtrain.reliance.instances import Instance, change_of, losses, wins
-from camtrain.reliance.intervene import FRAME, bordered, intervened, log_odds
+from camtrain.reliance.intervene import FRAME, bordered, intervened
 from camtrain.reliance.records import STICKER, Effects, Pool, Predict, Progress, Verdict
 from camtrain.reliance.stickers import Stickers
 from camtrain.reliance.windows import apart, containing, window_masks, windows
 from camtrain.swaps.looks import look_of
+from camtrain.tasks.answers import log_odds
 
 __all__ = [
     "Evidence",

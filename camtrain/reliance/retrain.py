@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from camtrain.cam import evaluating, find_logits
+from camtrain.cam import evaluating
 from camtrain.cam.hooks import hooked
 from camtrain.errors import ConfigurationError
 from camtrain.reliance.intervene import choose_donors, intervene
 from camtrain.reliance.records import Design, Effects, Pool
 from camtrain.swaps.looks import LOOKS, Look, look_of
+from camtrain.tasks import SingleLabel
 
 __all__ = ["Retrained", "find_head", "fit_logistic", "retrain_last_layer"]
 
@@ -139,7 +140,7 @@ def _swapped(model: nn.Module, layer: nn.Linear, run: Callable[..., Effects], de
 
     def predict(images: Tensor) -> Tensor:
         given.clear()
-        logits = find_logits(model(images))
+        logits = SingleLabel().read(model(images))
         if not given or not torch.allclose(F.linear(given[-1], layer.weight, layer.bias).to(logits), logits):
             raise ConfigurationError("The model's answer is not what the head gives: name its last layer with head=.")
         kept.append(given[-1].double().cpu())

@@ -15,10 +15,10 @@ from scipy.special import bdtrc
 from torch import Tensor
 
 from camtrain.reliance.guess import guess_masks
-from camtrain.reliance.intervene import log_odds, probabilities
 from camtrain.reliance.records import STICKER, Criteria, Effects, Pool, Predict, Progress
 from camtrain.reliance.windows import apart, containing, windows
 from camtrain.swaps.compositing import dilate, fill_with_texture
+from camtrain.tasks.answers import log_odds, probabilities
 
 __all__ = ["WORKS", "Placement", "Stickers", "by_donor", "find_stickers", "no_stickers", "pasted", "placement"]
 

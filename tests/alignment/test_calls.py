@@ -2,8 +2,9 @@
 
 import torch
 
-from camtrain.alignment.calls import depends_on, find_images
+from camtrain.alignment.calls import find_images
 from camtrain.data.batches import Batch
+from camtrain.tasks.answers import depends_on
 
 
 def batch_of(count=4):

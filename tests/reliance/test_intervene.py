@@ -12,7 +12,7 @@ from camtrain.reliance import (
     predict_before,
     probabilities,
 )
-from camtrain.reliance.intervene import log_odds
+from camtrain.tasks.answers import log_odds
 from tests.reliance.worlds import World, on_background
 
 

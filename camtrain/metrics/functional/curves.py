@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from camtrain.cam.targets import Target
 from camtrain.errors import ConfigurationError
-from camtrain.metrics.functional.faithfulness import class_probability, curve_area
+from camtrain.metrics.functional.faithfulness import curve_area
 from camtrain.metrics.functional.probing import Probe, heat_at, probing
+from camtrain.tasks.answers import class_probability
 
 __all__ = ["Curves", "blur", "insertion_deletion"]
 

@@ -10,23 +10,9 @@ from torch import Tensor
 from camtrain.cam import resize
 from camtrain.cam.targets import Target, named
 from camtrain.errors import ConfigurationError
+from camtrain.tasks.answers import class_probability
 
 ROUNDING = 1e-5
-
-
-def class_probability(logits: Tensor, labels: Tensor | None = None) -> Float[Tensor, " B"]:
-    """A target: the probability of the label, of the predicted class without labels. In at least float32.
-
-    Of a single logit it is the sigmoid.
-
-    >>> class_probability(torch.tensor([[0.0, 0.0, -1e9], [0.0, 1e9, 0.0]]))
-    tensor([0.5000, 1.0000])
-    """
-    full = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if logits.shape[1] == 1:
-        return full.sigmoid().squeeze(1)
-    chosen = logits.argmax(dim=1) if labels is None else labels.to(logits.device, torch.int64)
-    return full.softmax(dim=1).gather(1, chosen.unsqueeze(1)).squeeze(1)
 
 
 def _settle(logits: Tensor, labels: Tensor | None = None) -> Target:

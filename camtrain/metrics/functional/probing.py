@@ -22,7 +22,7 @@ from camtrain.cam.passes import (
 )
 from camtrain.cam.targets import Target, settled
 from camtrain.errors import BatchError
-from camtrain.metrics.functional.faithfulness import class_probability
+from camtrain.tasks.answers import class_probability
 
 
 @dataclass(frozen=True)

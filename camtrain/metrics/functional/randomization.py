@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from camtrain.cam import find_logits, predicted_class, settled, unwrap
+from camtrain.cam import predicted_class, settled, unwrap
 from camtrain.cam.hooks import hooked
 from camtrain.cam.layers import LayerSpec
 from camtrain.cam.ownership import call
@@ -99,7 +99,7 @@ def _from_output_to_input(model: nn.Module, images: Any) -> list[str]:
     with undisturbed(model, images) as (net, inputs), torch.no_grad():
         one = with_images(inputs, image_of(inputs)[:1], torch.zeros(1, dtype=torch.long))
         with hooked(module.register_forward_pre_hook(note) for module in net.modules()):
-            find_logits(call(net, one))
+            call(net, one)
     places: dict[str, int] = {}
     for name, module in model.named_modules():
         above = places.get(name.rpartition(".")[0], 0)

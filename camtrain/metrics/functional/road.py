@@ -12,9 +12,9 @@ from camtrain.cam.passes import image_of
 from camtrain.cam.targets import Target
 from camtrain.errors import BatchError, ConfigurationError
 from camtrain.metrics.functional.curves import pixel_ranks
-from camtrain.metrics.functional.faithfulness import class_probability
 from camtrain.metrics.functional.probing import heat_at, probing
 from camtrain.swaps.compositing import fill_objects
+from camtrain.tasks.answers import class_probability
 
 __all__ = ["impute", "road"]
 
