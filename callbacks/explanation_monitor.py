@@ -38,6 +38,7 @@ from camtrain.explanation import DEFAULT_METHODS, resolve_methods
 from camtrain.monitoring.alarms import Alarms
 from camtrain.monitoring.drift import drift_scalars
 from camtrain.monitoring.explainer import Explainer
+from camtrain.monitoring.gallery import Tile, Tiles
 from camtrain.monitoring.panels import Naming
 from camtrain.monitoring.table import Table, joined, scalars
 from camtrain.monitoring.validation_pass import Followed, Offer, ValidationPass, records_of
@@ -265,7 +266,11 @@ class ExplanationMonitor(Callback):
             num_probes=self.num_probes if trainer.is_global_zero else 0,
             num_failures=self.num_failures,
             expected=expected_images(trainer, self.dataloader_idx),
+            tiles=None if trainer.state.fn == "fit" else self._tiles(trainer),
         )
+
+    def _tiles(self, trainer: Trainer) -> Tiles:
+        return Tiles(expected_images(trainer, self.dataloader_idx), denormalizer_of(trainer))
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         """Read the batch and arm the ride; what is wrong with the very first batch is an error, later a warning."""
@@ -323,20 +328,29 @@ class ExplanationMonitor(Callback):
         self.images = joined(everywhere(trainer, seen.table, lose=self._lose))
         offers = everywhere(trainer, lambda: self._offers(trainer, seen), lose=self._lose)
         failures = self._attempt(seen.failures, offers) or []
+        tiles: dict[str, Tile] = {}
+        if (own := seen.tiles) is not None:
+            for share in everywhere(trainer, lambda: own.by_sample, lose=self._lose):
+                tiles |= share
         self._attempt(seen.remember, self.images)
         names = list(self.images.starting("empty/")) or (self._explainer.names if self._explainer else [])
         if names:
             pl_module.log_dict(logged_names(trainer, scalars(self.images, names)), sync_dist=True)
             self._passes += 1
             if trainer.is_global_zero:
-                self._attempt(self._record, trainer, pl_module, seen, failures)
+                self._attempt(self._record, trainer, pl_module, seen, failures, tiles)
 
     def _offers(self, trainer: Trainer, seen: ValidationPass) -> list[list[Offer]]:
         explainer = self._explainer
         return [] if explainer is None else seen.offers(explainer, self._naming(trainer, explainer))
 
     def _record(
-        self, trainer: Trainer, pl_module: LightningModule, seen: ValidationPass, failures: list[Panel]
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        seen: ValidationPass,
+        failures: list[Panel],
+        tiles: dict[str, Tile],
     ) -> None:
         """Write the pictures and tables of the pass."""
         if self._explainer is None or self.images is None:
@@ -345,9 +359,10 @@ class ExplanationMonitor(Callback):
         naming = self._naming(trainer, self._explainer)
         probes = seen.probe_panels(naming)
         pl_module.log_dict(logged_names(trainer, drift_scalars(probes)), rank_zero_only=True)
-        records = records_of(self.images, probes, failures, naming.classes, epoch, step, seen.form)
+        records = records_of(self.images, probes, failures, tiles, naming, epoch, step, seen.form)
         layers = {layer.name: layer.reason for layer in self._explainer.layers}
         described = {"layers": layers, "methods": list(self.methods), "versions": versions()}
+        described["stage"] = str(getattr(trainer.state.fn, "value", ""))
         setup = [Setup(described, epoch, step)] if self._passes == 1 else []
         Run.of(trainer).write(*records, *setup)
 

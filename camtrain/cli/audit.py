@@ -1,7 +1,6 @@
 """`camtrain audit`: explain every image of a dataset, and write the report that a training writes."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from camtrain.callbacks import ExplanationMonitor, RelianceDetector
 from camtrain.cam import find_logits
 from camtrain.cli.answers import output_of
-from camtrain.cli.images import Relabeled, open_folder
+from camtrain.cli.images import Relabeled, data_settings, open_folder
 from camtrain.cli.options import AuditOptions
 from camtrain.cli.tables import columns_of, default_table, write_table
 from camtrain.data.batches import read_batch
@@ -29,6 +28,7 @@ from camtrain.loading import device_of, load_model, model_names, read_names, zoo
 from camtrain.metrics.suite import CURVES, FAITHFUL, ON_MASKS, Suite, interval_of
 from camtrain.records import Curve, MetricRow, Metrics, VerdictRow, read_history
 from camtrain.records.run_info import write_run_info
+from camtrain.reliance import Criteria
 from camtrain.report import REPORT_FILE, write_report
 from camtrain.report.summary import images_held, latest_verdicts, summary_of
 from camtrain.report.terminal import advised, summary_table
@@ -66,6 +66,14 @@ def run(options: AuditOptions) -> int:
             images_per_class=options.images_per_class,
             max_images=options.max_images,
             lend_from_training=False,
+            looks=[] if options.looks == ("none",) else options.looks,
+            stickers=options.stickers,
+            alpha=options.alpha,
+            tau=options.tau,
+            limit=options.limit,
+            num_examples=options.examples,
+            regions=options.regions,
+            seed=options.seed,
             task=options.task,
         )
         callbacks.insert(0, detector)
@@ -150,13 +158,41 @@ def _measure(
     return record.rows
 
 
+def trained_on(options: AuditOptions) -> str:
+    """What to say where the folder is the one that a checkpoint was trained on, as its run's configuration has it."""
+    for file in filter(None, (options.weights, options.model)):
+        for place in list(Path(file).resolve().parents)[:3] if Path(file).is_file() else ():
+            root = data_settings(place / "camtrain").get("root")
+            if root and Path(root).resolve() == options.folder.resolve():
+                return (
+                    f"{options.folder} is the folder that this checkpoint was trained on: the network has seen a part "
+                    "of these images, and does better on them than on new ones."
+                )
+    return ""
+
+
+def _short(spec: str) -> str:
+    """A model as people call it: of a file its name and the run's that it lies in.
+
+    >>> _short("torchvision:resnet18"), _short("runs/demo/abc123/checkpoints/last.ckpt")
+    ('torchvision:resnet18', 'abc123 last.ckpt')
+    """
+    path = Path(spec)
+    if path.suffix not in (".ckpt", ".pt", ".pth"):
+        return spec
+    run = path.parent.parent.name if path.parent.name == "checkpoints" else path.parent.name
+    return f"{run} {path.name}".strip()
+
+
 def _words(options: AuditOptions) -> dict[str, str]:
     return {name: str(list(value) if isinstance(value, tuple) else value) for name, value in asdict(options).items()}
 
 
 def _trainer(options: AuditOptions, callbacks: list[pl.Callback]) -> pl.Trainer:
     place = options.out / "camtrain" / "validate"
-    write_run_info(place, _words(options), title=f"Audit of {options.model}")
+    title = f"Audit of {_short(options.model)} on {options.folder.resolve().name}"
+    seen = trained_on(options)
+    write_run_info(place, _words(options), title=title, remarks=[seen] if seen else [])
     kind = {"auto": "auto", "cpu": "cpu"}.get(options.device, "gpu")
     trainer = pl.Trainer(
         accelerator=kind,
@@ -174,8 +210,9 @@ def _trainer(options: AuditOptions, callbacks: list[pl.Callback]) -> pl.Trainer:
 
 def _tell(options: AuditOptions, columns: dict[str, list[Any]], metrics: Sequence[MetricRow]) -> int:
     place = options.out / "camtrain" / "validate"
-    report = Path(shutil.copy(place / REPORT_FILE, options.out / REPORT_FILE))
     table = write_table(options.out / (options.table or default_table()), columns) if columns else None
+    files = {} if table is None else {"every image in a table": table.relative_to(options.out).as_posix()}
+    report = write_report(place, options.out / REPORT_FILE, files=files)
     history = read_history(place)
     verdicts = latest_verdicts(history, history.epochs[-1] if history.epochs else None)
     reliant = [row.class_name for row in verdicts if row.verdict == "reliant"]
@@ -202,6 +239,8 @@ def _to_decide(verdicts: Sequence[VerdictRow], held: Mapping[str, int]) -> list[
     [('to decide', 'cat has 24 images, of which 12 were judged: --images-per-class 24 --max-images 600')]
     """
     rows = [row for row in verdicts if row.verdict == "undecided" and row.class_name in held]
+    few = [row.class_name for row in rows if held[row.class_name] < Criteria().min_images]
+    rows = [row for row in rows if row.class_name not in few]
     more = [row for row in rows if row.images < held[row.class_name]]
     lines = []
     if more:
@@ -211,6 +250,11 @@ def _to_decide(verdicts: Sequence[VerdictRow], held: Mapping[str, int]) -> list[
         lines.append(("to decide", f"{', '.join(counts)} were judged: --images-per-class {most} --max-images {total}"))
     if used_up := [f"{row.class_name} ({row.images})" for row in rows if row not in more]:
         lines.append(("to decide", f"all images of {', '.join(used_up[:5])} were judged: audit more of them"))
+    if few:
+        listed = ", ".join(few[:3]) + (f" and {len(few) - 3} classes more" if len(few) > 3 else "")
+        lines.append(
+            ("to decide", f"a verdict takes {Criteria().min_images} images of a class: audit more of {listed}")
+        )
     return lines
 
 

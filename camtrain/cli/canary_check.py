@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 from scipy.special import stdtrit
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from camtrain.cam import evaluating
 from camtrain.cli.answers import choice_of, output_of
 from camtrain.cli.compare import find_run
+from camtrain.cli.images import data_settings
 from camtrain.cli.options import CanaryOptions
 from camtrain.data.canary import Canary
 from camtrain.data.files import read_image
@@ -159,7 +159,7 @@ def _alone(options: CanaryOptions, truth: Mapping[str, Any], folder: Path) -> tu
         tuple(dataset.class_names.index(name) for name in truth["classes"]),
         seed=truth["seed"],
     )
-    settings = _settings_of(folder)
+    settings = data_settings(folder)
     side = options.size or settings.get("image_size") or 224
     choice = choice_of(options.task, output_of(network, side))
     transform = eval_transform(side, settings.get("mean") or IMAGENET_MEAN, settings.get("std") or IMAGENET_STD)
@@ -213,13 +213,6 @@ def _checkpoint_of(folder: Path) -> str | None:
         if files:
             return str(max(files, key=lambda file: (file.stat().st_mtime_ns, file.stem.startswith("last"))))
     return None
-
-
-def _settings_of(folder: Path) -> dict[str, Any]:
-    """The arguments of the data in the run's configuration; none without one."""
-    file = folder / "config.yaml"
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return dict(((content or {}).get("data") or {}).get("init_args") or {})
 
 
 def _tell(options: CanaryOptions, truth: Mapping[str, Any], checks: Sequence[Check], reason: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -68,6 +69,13 @@ def read_transformed(path: Path, transform: JointTransform) -> Tensor:
     """An image as the model takes it, float `(3, H, W)`."""
     image = read_image(path)
     return transform_pair(transform, image, torch.full(image.shape[1:], -1.0))[0]
+
+
+def data_settings(folder: Path) -> dict[str, Any]:
+    """The arguments of the data in the configuration of a run with this folder of records; none without one."""
+    file = folder / "config.yaml"
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return dict(((content or {}).get("data") or {}).get("init_args") or {})
 
 
 def open_folder(

@@ -156,6 +156,14 @@ class AuditOptions(DataOptions, ModelOptions):
         num_failures: Failure cases that are shown.
         images_per_class: Images of each class to judge reliance by; 30 find a strong one, 60 and more clear a class.
         max_images: Images to judge reliance by in all.
+        looks: Cues of the whole picture to try beside the background, tint, brightness, sharpness or none.
+        stickers: Without masks, look for small things that win a class, too.
+        alpha: The chance of a false flag.
+        tau: An effect up to this, in probability, is taken for nothing.
+        limit: A class is cleared where its effect is below this, for sure.
+        examples: Pictures for each reliant class.
+        regions: Images of each reliant class in which to look for the cue's place, 0 for none.
+        seed: Of donors and bootstrap.
         metrics: Do the heatmaps tell the truth; all that apply, or those named.
         metric_images: Of so many images, evenly over all.
         fail_on_reliant: Exit code 3 where a class is reliant.
@@ -171,6 +179,14 @@ class AuditOptions(DataOptions, ModelOptions):
     num_failures: int = 12
     images_per_class: int = 60
     max_images: int = 600
+    looks: tuple[str, ...] = ("tint", "brightness", "sharpness")
+    stickers: bool = True
+    alpha: float = 0.05
+    tau: float = 0.02
+    limit: float = 0.1
+    examples: int = 2
+    regions: int = 12
+    seed: int = 0
     metrics: list[Metric] | None = None
     metric_images: int = 64
     fail_on_reliant: bool = False

@@ -19,10 +19,12 @@ from camtrain.metrics.faithfulness import (
     Win,
 )
 from camtrain.metrics.functional.accuracy import (
+    Reliability,
     background_gap,
     group_accuracy,
     noise_in_region,
     relative_foreground_sensitivity,
+    reliability,
     worst_group_accuracy,
 )
 from camtrain.metrics.functional.curves import Curves, blur, insertion_deletion
@@ -89,6 +91,7 @@ __all__ = [
     "PointingGame",
     "ReasonCells",
     "RelativeForegroundSensitivity",
+    "Reliability",
     "Sanity",
     "Stability",
     "Win",
@@ -129,6 +132,7 @@ __all__ = [
     "rank_correlation",
     "reason_cells",
     "relative_foreground_sensitivity",
+    "reliability",
     "road",
     "share_interval",
     "stability",

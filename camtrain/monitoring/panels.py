@@ -136,7 +136,7 @@ def _panel(kept: Kept, numbers: dict[str, float], channels: Tensor, naming: Nami
         sample=kept.sample,
         image=image,
         overlays=overlays,
-        **_answer(kept.form, numbers, naming),
+        **answer_of(kept.form, numbers, naming),
         probability=numbers["probability"],
         true_probability=None if isnan(numbers["true_probability"]) else numbers["true_probability"],
         inside_energy={name: numbers[f"inside_energy/{name}"] for name in overlays} if annotated else {},
@@ -149,7 +149,7 @@ def _panel(kept: Kept, numbers: dict[str, float], channels: Tensor, naming: Nami
     )
 
 
-def _answer(form: str, numbers: Mapping[str, float], naming: Naming) -> dict[str, Any]:
+def answer_of(form: str, numbers: Mapping[str, float], naming: Naming) -> dict[str, Any]:
     """What was answered and what is true, in the fields of a panel."""
     label, predicted, known = numbers["label"], numbers["predicted"], not isnan(numbers["right"])
     name = naming.label(int(numbers["about"]))

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from camtrain.records import CELLS, ClassRow
+from camtrain.metrics import reliability, share_interval
+from camtrain.records import CELLS, Calibration, ClassRow, ConfidenceBin
 
 BINS = 20
 MOST_PAIRS = 4000
@@ -135,6 +136,22 @@ def confusion(table: Table, names: Sequence[str]) -> tuple[tuple[str, str, int],
     labels, predicted = table["label"].astype(int).tolist(), table["predicted"].astype(int).tolist()
     counts = Counter((true, answer) for true, answer in zip(labels, predicted, strict=True) if true >= 0)
     return tuple((_name(names, t), _name(names, p), count) for (t, p), count in counts.most_common(MOST_PAIRS))
+
+
+def calibration(table: Table, epoch: int, step: int) -> Calibration | None:
+    """What the answers' confidence is worth; None where no image has both a label and a confidence."""
+    answered = np.isfinite(table["right"]) & np.isfinite(table["probability"])
+    if not answered.any():
+        return None
+    confidence = torch.from_numpy(table["probability"][answered])
+    right = torch.from_numpy(table["right"][answered] > 0)
+    bins = reliability(confidence, right)
+    share = share_interval(float(right.sum()), len(right))
+    edges = np.linspace(0, 1, len(bins.counts) + 1).round(4).tolist()
+    columns = (bins.counts.int().tolist(), bins.confidence.tolist(), bins.accuracy.tolist())
+    rows = tuple(ConfidenceBin(*row) for row in zip(edges[:-1], edges[1:], *columns, strict=True))
+    mean = float(confidence.mean())
+    return Calibration(len(right), share.mean, share.low, share.high, mean, bins.error, rows, epoch, step)
 
 
 def remembered(table: Table) -> dict[str, tuple[float, bool]]:

@@ -1,6 +1,6 @@
 """What is seen in one pass over held-out images, and the records that come of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from camtrain.monitoring.drift import Traces
 from camtrain.monitoring.explained import Explained
 from camtrain.monitoring.explainer import Explainer
+from camtrain.monitoring.gallery import Tile, Tiles, gallery
 from camtrain.monitoring.panels import Naming, panels
 from camtrain.monitoring.selection import (
     Candidates,
@@ -29,7 +30,7 @@ from camtrain.monitoring.selection import (
     offer_to_all,
     right_for_the_wrong_reason,
 )
-from camtrain.monitoring.table import Table, cell_counts, class_rows, confusion, histograms, remembered
+from camtrain.monitoring.table import Table, calibration, cell_counts, class_rows, confusion, histograms, remembered
 from camtrain.records import FAILURES, HEATMAPS, Classes, FourCells, Histograms, Panel, Panels, Record
 
 LUCKY, SURPRISE = "right for the wrong reason", "surprise"
@@ -80,10 +81,19 @@ class ValidationPass:
         num_probes: how many images to follow; 0 in all processes but one.
         num_failures: how many failure cases of each kind to show.
         expected: about how many images there will be; None where that is not known.
+        tiles: collects a small picture of every image, if given.
     """
 
-    def __init__(self, followed: Followed, *, num_probes: int, num_failures: int, expected: int | None) -> None:
-        self.followed, self.num_failures = followed, num_failures
+    def __init__(
+        self,
+        followed: Followed,
+        *,
+        num_probes: int,
+        num_failures: int,
+        expected: int | None,
+        tiles: Tiles | None = None,
+    ) -> None:
+        self.followed, self.num_failures, self.tiles = followed, num_failures, tiles
         self.images = 0
         self._samples: list[str] = []
         self._columns: tuple[str, ...] = ()
@@ -104,6 +114,8 @@ class ValidationPass:
             self._numbers.append(explained.numbers)
             offer_to_all(self._candidates, explained)
             self._probes.update(explained)
+            if self.tiles is not None:
+                self.tiles.update(explained, self.images - len(samples))
 
     def _kinds(self, form: str) -> list[Candidates]:
         scores = WRONG[form] | {LUCKY: right_for_the_wrong_reason, SURPRISE: Surprise(self.followed.earlier)}
@@ -156,18 +168,23 @@ def records_of(
     table: Table,
     probes: Sequence[Panel],
     failures: Sequence[Panel],
-    names: Sequence[str],
+    tiles: Mapping[str, Tile],
+    naming: Naming,
     epoch: int,
     step: int,
     form: str = "choice",
 ) -> list[Record]:
-    """The records of one pass: pictures, histograms, classes, cells."""
+    """The records of one pass: pictures, histograms, classes, cells, calibration."""
+    names = naming.classes
     records: list[Record] = [
         Panels(HEATMAPS, tuple(probes), epoch, step),
         Panels(FAILURES, tuple(failures), epoch, step),
     ]
     if len(table.samples):
         counts, rows, cells = histograms(table), class_rows(table, names, form), cell_counts(table)
+        answers = calibration(table, epoch, step) if form == "choice" else None
+        records += [gallery(table, tiles, naming, epoch, step, form)] if tiles else []
+        records += [answers] if answers is not None else []
         records += [Histograms(counts, epoch, step)] if counts else []
         mistaken = confusion(table, names) if form == "choice" else ()
         records += [Classes(rows, mistaken, epoch, step)] if rows else []

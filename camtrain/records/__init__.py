@@ -11,8 +11,10 @@ from camtrain.records.kinds import (
     WRONG_GROUNDED,
     WRONG_UNGROUNDED,
     Alert,
+    Calibration,
     Classes,
     ClassRow,
+    ConfidenceBin,
     Curve,
     Document,
     FourCells,
@@ -25,11 +27,12 @@ from camtrain.records.kinds import (
     VerdictRow,
     Verdicts,
 )
-from camtrain.records.panels import Drift, Example, Panel, Panels, Strip
+from camtrain.records.panels import Drift, Example, Gallery, Panel, Panels, Strip
 
 __all__ = [
     "CELLS", "FAILURES", "HEATMAPS", "RIGHT_GROUNDED", "RIGHT_UNGROUNDED", "WRONG_GROUNDED", "WRONG_UNGROUNDED",
-    "Alert", "ClassRow", "Classes", "Curve", "Document", "Drift", "Example", "FourCells", "Histograms", "History",
+    "Alert", "Calibration", "ClassRow", "Classes", "ConfidenceBin", "Curve", "Document", "Drift", "Example",
+    "FourCells", "Gallery", "Histograms", "History",
     "MetricRow", "Metrics", "Panel", "Panels", "Record", "Scalars", "Setup", "Strip", "VerdictRow", "Verdicts",
     "read_history",
 ]  # fmt: skip

@@ -65,7 +65,7 @@ def _lines_that_count(path: Path) -> list[Line]:
 def _sort_all(history: History) -> None:
     """Epochs in ascending order."""
     tables: list[dict[Epoch, Any]] = [history.cells, history.verdicts, history.examples, history.strips]
-    tables += [history.histograms, history.classes, history.metrics]
+    tables += [history.histograms, history.classes, history.calibrations, history.galleries, history.metrics]
     tables += [*history.scalars.values(), *history.panels.values()]
     for by_epoch in tables:
         items = sorted(by_epoch.items())

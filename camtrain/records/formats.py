@@ -18,6 +18,7 @@ from torch import Tensor
 from camtrain.records.history import History, Line, Pass
 from camtrain.records.kinds import (
     Alert,
+    Calibration,
     Classes,
     ClassRow,
     FourCells,
@@ -29,7 +30,7 @@ from camtrain.records.kinds import (
     VerdictRow,
     Verdicts,
 )
-from camtrain.records.panels import Example, Panel, Panels, Strip
+from camtrain.records.panels import Example, Gallery, Panel, Panels, Strip
 
 _PICTURES = ("image", "overlays", "true_overlay", "mask", "hot")
 _OWN_WORDS = ("words", "outcome")  # of tasks whose answers are no classes; else left out
@@ -152,6 +153,24 @@ def _read_classes(history: History, line: Line) -> None:
     history.classes[line["epoch"]] = line
 
 
+def _write_calibration(record: Calibration, store: PictureStore) -> Line:
+    return asdict(record)
+
+
+def _read_calibration(history: History, line: Line) -> None:
+    history.calibrations[line["epoch"]] = line
+
+
+def _write_gallery(record: Gallery, store: PictureStore) -> Line:
+    moment = store.moment(record.epoch, record.step)
+    sheets = [store.picture(f"cam/gallery/{moment}-{index:03d}", sheet) for index, sheet in enumerate(record.sheets)]
+    return {"columns": dict(record.columns), "sheets": sheets, "side": record.side, "images": record.images}
+
+
+def _read_gallery(history: History, line: Line) -> None:
+    history.galleries[line["epoch"]] = line
+
+
 def _write_metrics(record: Metrics, store: PictureStore) -> Line:
     return {"rows": _rows(record.rows), "curves": _rows(record.curves)}
 
@@ -253,6 +272,8 @@ WRITERS: dict[type, tuple[str, Callable[[Any, PictureStore], Line]]] = {
     Alert: ("alert", _write_alert),
     Histograms: ("histograms", _write_histograms),
     Classes: ("classes", _write_classes),
+    Calibration: ("calibration", _write_calibration),
+    Gallery: ("gallery", _write_gallery),
     Metrics: ("metrics", _write_metrics),
     Setup: ("setup", _write_setup),
 }
@@ -264,6 +285,8 @@ READERS: dict[str, Callable[[History, Line], None]] = {
     "alert": _read_alert,
     "histograms": _read_histograms,
     "classes": _read_classes,
+    "calibration": _read_calibration,
+    "gallery": _read_gallery,
     "metrics": _read_metrics,
     "setup": _read_setup,
 }

@@ -43,7 +43,8 @@ class History:
 
     `scalars[name][epoch]`, `panels[key][epoch].items`, `cells[epoch]` (counts by cell), `verdicts[epoch]`,
     `examples[epoch]` and `strips[epoch]`, `alerts` in order, `histograms[epoch][name]` (counts), `classes[epoch]` with
-    `rows` and `confusion`, `metrics[epoch]` with `rows` and `curves`, `setup` of the explanations. What was not finite
+    `rows` and `confusion`, `calibrations[epoch]` and `galleries[epoch]` (the lines of these records),
+    `metrics[epoch]` with `rows` and `curves`, `setup` of the explanations. What was not finite
     is NaN in scalars and None elsewhere.
 
     >>> History().epochs
@@ -59,6 +60,8 @@ class History:
     alerts: list[Line] = field(default_factory=list)
     histograms: dict[Epoch, dict[str, list[int]]] = field(default_factory=dict)
     classes: dict[Epoch, Line] = field(default_factory=dict)
+    calibrations: dict[Epoch, Line] = field(default_factory=dict)
+    galleries: dict[Epoch, Line] = field(default_factory=dict)
     metrics: dict[Epoch, Line] = field(default_factory=dict)
     setup: dict[str, Any] = field(default_factory=dict)
 

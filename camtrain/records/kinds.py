@@ -6,7 +6,7 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-from camtrain.records.panels import Example, Panels, Strip
+from camtrain.records.panels import Example, Gallery, Panels, Strip
 
 RIGHT_GROUNDED = "right/grounded"
 RIGHT_UNGROUNDED = "right/ungrounded"
@@ -203,6 +203,47 @@ class Classes:
 
 
 @dataclass(frozen=True)
+class ConfidenceBin:
+    """The answers whose confidence lies in [`low`, `high`): how many, their mean confidence, the share that is right.
+
+    NaN where there is none.
+    """
+
+    low: float
+    high: float
+    images: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How good the answers of one pass are, and what their confidence is worth.
+
+    `accuracy` has the 95 % interval `low`..`high`; `confidence` is the mean confidence; `error` the expected
+    calibration error over the `bins`.
+
+    >>> Calibration(100, 0.8, 0.71, 0.87, 0.9, 0.1, (), epoch=0, step=0).excess > 0
+    True
+    """
+
+    images: int
+    accuracy: float
+    low: float
+    high: float
+    confidence: float
+    error: float
+    bins: tuple[ConfidenceBin, ...]
+    epoch: int
+    step: int
+
+    @property
+    def excess(self) -> float:
+        """Mean confidence minus accuracy: above 0 where the network is too sure of itself."""
+        return self.confidence - self.accuracy
+
+
+@dataclass(frozen=True)
 class MetricRow:
     """What a metric says of a method's heatmaps: the mean over `images` that have an answer, and its 95 % interval."""
 
@@ -260,4 +301,17 @@ class Document:
     step: int
 
 
-Record = Scalars | Panels | FourCells | Histograms | Classes | Metrics | Verdicts | Alert | Setup | Document
+Record = (
+    Scalars
+    | Panels
+    | Gallery
+    | FourCells
+    | Histograms
+    | Classes
+    | Calibration
+    | Metrics
+    | Verdicts
+    | Alert
+    | Setup
+    | Document
+)

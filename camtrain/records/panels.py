@@ -1,8 +1,9 @@
 """Explained images as records: what a picture shows, and how its heatmap moved."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
+from typing import Any
 
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
@@ -89,6 +90,36 @@ class Panel:
         if self.true_probability is None:
             return f"{self.label_name} taken for {said}"
         return f"{self.label_name} taken for {said} ({self.label_name} {100 * self.true_probability:.0f} %)"
+
+
+TILES_ACROSS, TILES_DOWN = 10, 10  # of one sheet
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """Every image of a pass, small: what is known of each by column, and sheets of their pictures.
+
+    `columns` are of one length: `sample`, `true` and `predicted` (in words), `probability`, `true_probability`, `right`
+    (0 or 1), `inside_energy`, `chance` and `cell`, None for what is not known. A sheet has `TILES_DOWN` lines of
+    `TILES_ACROSS`
+    images in the order of the columns, each an image and beside it its overlay, squares of `side` pixels. `images` is
+    how many the pass had, which may be more than are shown.
+
+    >>> Gallery({"sample": ["a", "b"]}, (), side=64, images=2, epoch=0, step=0).shown
+    2
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    sheets: tuple[UInt8[Tensor, "3 _ _"], ...]
+    side: int
+    images: int
+    epoch: int
+    step: int
+
+    @property
+    def shown(self) -> int:
+        """How many images it shows."""
+        return len(self.columns["sample"])
 
 
 @dataclass(frozen=True, eq=False)

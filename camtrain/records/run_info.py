@@ -26,8 +26,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: value for name, value in found.items() if value}}
 
 
-def write_run_info(folder: str | Path, configuration: Mapping[str, Any], *, title: str | None = None) -> Path:
+def write_run_info(
+    folder: str | Path, configuration: Mapping[str, Any], *, title: str | None = None, remarks: Sequence[str] = ()
+) -> Path:
     """Write `run.json` for the report: configuration (nested mappings; what JSON cannot hold as text), versions.
+
+    `remarks` are sentences that the report opens with.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -37,7 +41,8 @@ def write_run_info(folder: str | Path, configuration: Mapping[str, Any], *, titl
     """
     path = Path(folder) / RUN_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"title": title, "configuration": configuration, "versions": versions()}
+    content: dict[str, Any] = {"title": title, "configuration": configuration, "versions": versions()}
+    content |= {"remarks": list(remarks)} if remarks else {}
     path.write_text(json.dumps(content, indent=2, default=str))
     return path
 

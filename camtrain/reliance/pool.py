@@ -56,7 +56,8 @@ class Collector:
     ``annotated``, one that has no annotation, whose mask is to be guessed.
 
     Where ``most`` is reached, classes that come late take the place of the largest ones' last images, down to
-    ``least`` of each; ``left_out`` names those that came later still.
+    ``least`` of each. Where there is no room for that, the class that came last gives way to those before it, so that
+    the order of the images decides nothing; ``left_out`` names those that had to.
 
     >>> collector = Collector(per_class=1, most=10)
     >>> masks = torch.zeros(2, 4, 4)
@@ -136,20 +137,29 @@ class Collector:
             )
 
     def _may_want(self, label: int) -> bool:
-        listed = label >= 0 and (self.classes is None or label in self.classes)
+        listed = label >= 0 and (self.classes is None or label in self.classes) and label not in self.left_out
         return listed and len(self._kept.get(label, ())) < self.per_class
 
     def _keep(self, label: int, image: Tensor, mask: Tensor) -> None:
         if not self._may_want(label):
             return
-        if len(self) >= self.most:
-            largest = max(self._kept, key=lambda c: len(self._kept[c]))
-            size = len(self._kept[largest])
-            if size <= self.least or size <= len(self._kept.get(label, ())) + 1:
-                self.left_out.update({label} - self._kept.keys())
-                return
-            self._kept[largest].pop()
+        if len(self) >= self.most and not self._make_room(label):
+            return
         self._kept.setdefault(label, []).append((image, mask))
+
+    def _make_room(self, label: int) -> bool:
+        """Give up an image, or a class, for one of this label; False where there is none that should give way."""
+        largest, size = max(((c, len(kept)) for c, kept in self._kept.items()), key=lambda pair: pair[1])
+        own = len(self._kept.get(label, ()))
+        if size > max(self.least, own + 1):
+            self._kept[largest].pop()
+            return True
+        last = next(reversed(self._kept)) if own else label  # classes in the order in which they came
+        if own and (own >= self.least or len(self._kept) < 3):
+            return False
+        self.left_out.add(last)
+        self._kept.pop(last, None)
+        return last != label
 
 
 class Samples:

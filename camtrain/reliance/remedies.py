@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from camtrain.reliance.records import STICKER
+from camtrain.reliance.records import STICKER, Criteria
 from camtrain.swaps.looks import LOOKS, look_of
 
 __all__ = ["Advice", "Remedy", "advice_for", "remedies_of"]
@@ -131,7 +131,7 @@ def _possible(counts: Mapping[str, tuple[int, int]]) -> Remedy:
     """What can be done about classes of which so many images were judged, of so many that validation holds."""
     listed = ", ".join(f"{held} of {name} ({judged} judged)" for name, (judged, held) in list(counts.items())[:4])
     sentence = f"Validation holds {listed}{', ...' if len(counts) > 4 else ''}: "
-    if any(held > judged for judged, held in counts.values()):
+    if any(held > judged and held >= Criteria().min_images for judged, held in counts.values()):
         return _judge_more(max(held for _, held in counts.values()), f"{sentence}judge all of them.")
     return Remedy(
         "hold out more images",

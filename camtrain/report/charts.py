@@ -125,6 +125,37 @@ def band_chart(bands: Sequence[Band]) -> str:
     return _svg(draw, {_SERIES[index]: one.color for index, one in enumerate(bands)})
 
 
+def reliability_chart(bins: Sequence[Mapping[str, Any]]) -> str:
+    """Accuracy over confidence as bars, as wide as their bin, against the diagonal, as inline SVG.
+
+    >>> reliability_chart([{"low": 0.0, "high": 1.0, "images": 4, "confidence": 0.9, "accuracy": 0.5}])[:4]
+    '<svg'
+    """
+    held = [one for one in bins if one["images"]]
+
+    def draw(axes: "Axes") -> None:
+        from matplotlib.ticker import MultipleLocator, PercentFormatter
+
+        edges, widths = [one["low"] for one in held], [one["high"] - one["low"] for one in held]
+        heights, most = [one["accuracy"] for one in held], max(one["images"] for one in held)
+        for edge, width, height, one in zip(edges, widths, heights, held, strict=True):
+            shade = 0.25 + 0.6 * one["images"] / most  # the fuller a bin, the darker
+            axes.bar(edge, height, width * 0.94, align="edge", color=_SERIES[0], alpha=shade, linewidth=0)
+        axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=(0, (3, 3)))
+        axes.plot(
+            [one["confidence"] for one in held], heights, "o", color=_SERIES[1], markersize=4.5, markeredgewidth=0
+        )
+        _format_values(axes, "share")
+        axes.set_xlim(0, 1)
+        axes.xaxis.set_major_locator(MultipleLocator(0.25))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        axes.set_xlabel("confidence", color=_INK, fontsize=9)
+        axes.set_ylabel("right", color=_INK, fontsize=9)
+        _dress(axes)
+
+    return _svg(draw, {_SERIES[0]: "var(--series-0)", _SERIES[1]: "var(--series-1)"}) if held else ""
+
+
 def _line_style(index: int, points: int) -> dict[str, Any]:
     style = {"color": _SERIES[index], "linestyle": _DASHES[index], "linewidth": 2, "solid_capstyle": "round"}
     return style | {"marker": "o", "markersize": 4.5 if points < 3 else 2.6, "markeredgewidth": 0}

@@ -42,6 +42,15 @@ def signed(value: float | None, digits: int = 2) -> str:
     return (text if float(text) else text[1:]).replace("-", "−")
 
 
+def thousands(count: int) -> str:
+    """A count with its thousands set apart.
+
+    >>> thousands(12345)
+    '12,345'
+    """
+    return f"{count:,}"
+
+
 def likeness(correlation: float) -> str:
     """A rank correlation with an earlier heatmap in words.
 
@@ -65,5 +74,5 @@ def changed(value: float, unit: str) -> str:
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
-    one.__name__: one for one in (finite, known, percent, number, signed, measured, changed, likeness)
+    one.__name__: one for one in (finite, known, percent, number, signed, measured, changed, thousands, likeness)
 }

@@ -16,26 +16,38 @@ from camtrain.records.history import Epoch
 from camtrain.records.run_info import flatten, read_run_info
 from camtrain.reliance.remedies import advice_for
 from camtrain.report import summary as story
-from camtrain.report.charts import Series, Unit, area_chart, line_chart
+from camtrain.report.charts import Series, Unit, area_chart, line_chart, reliability_chart
 from camtrain.report.formatting import FILTERS
 from camtrain.report.pictures import (
     FailureCase,
+    GalleryPage,
     Intervention,
     Place,
     SavedPictures,
     failures,
     film_epochs,
     films,
+    gallery_page,
     interventions,
     places,
 )
-from camtrain.report.tables import class_lines, curve_charts, energies_by_class, matrix, metric_columns
+from camtrain.report.tables import (
+    MOST_CLASSES,
+    MOST_ROWS,
+    class_lines,
+    curve_charts,
+    energies_by_class,
+    matrix,
+    metric_columns,
+    mistakes,
+)
 
 REPORT_FILE = "report.html"
 LIMIT = 14_000_000  # bytes
 SIDES = (224, 160, 112, 80)  # of pictures in pixels, smaller ones where the page would exceed the limit
 CELL_COLORS = dict(zip(CELLS, ("--grounded", "--lucky", "--honest", "--lost"), strict=True))
-CLASSES_IN_FULL = 24
+CLASSES_IN_FULL, UNMEASURED_IN_FULL = 24, 3
+CLASSES_OF_AN_AUDIT = 2000
 CELLS_ENOUGH = 7  # a side of a heatmap that can follow an object
 
 
@@ -92,8 +104,10 @@ class EffectAxis:
         return [round(index * step, 2) for index in range(first, last + 1)]
 
 
-def write_report(folder: str | Path) -> Path:
-    """Write `report.html` from what `FilesSink` left in the folder, and return its path.
+def write_report(folder: str | Path, path: Path | None = None, *, files: Mapping[str, str] | None = None) -> Path:
+    """Write `report.html` from what `FilesSink` left in the folder, and return its path, by default in that folder.
+
+    `files` are links to what lies beside the report, by what they are called.
 
     The file holds its pictures and style, opens from the disk and sends no request. Sections without records are
     left out; pictures get smaller where the file would exceed 14 MB. An empty folder gives a page that says so.
@@ -104,11 +118,13 @@ def write_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     history = read_history(folder)
+    gallery = gallery_page(history, folder)
+    info = read_run_info(folder) | {"files": files or {}}
     for side in SIDES:
-        page = render(history, SavedPictures(folder, side), read_run_info(folder), _title(folder)).encode()
+        page = render(history, SavedPictures(folder, side), info, _title(folder), gallery).encode()
         if len(page) <= LIMIT:
             break
-    return _replace(folder / REPORT_FILE, page)
+    return _replace(path or folder / REPORT_FILE, page)
 
 
 @dataclass(frozen=True)
@@ -123,22 +139,37 @@ class ReportPage:
         return f'<iframe srcdoc="{page}" width="100%" height="{self.height}" style="border:1px solid #ccc"></iframe>'
 
 
-def render(history: History, pictures: SavedPictures, info: Mapping[str, Any], title: str) -> str:
+def render(
+    history: History,
+    pictures: SavedPictures,
+    info: Mapping[str, Any],
+    title: str,
+    gallery: GalleryPage | None = None,
+) -> str:
     """The page of a history as HTML."""
+    audit = history.setup.get("stage") in ("validate", "test")
     run, start = story.span(history), story.alignment_start(history)
     epochs = film_epochs(history, start=start)
     verdicts = class_verdicts(history, pictures)
+    full = verdicts_in_full(verdicts)
     reels = films(history, pictures, epochs)
     cases = failures(history, pictures, run.after, "now")
     cases += failures(history, pictures, run.before, "before alignment") if run.aligned else []
     return _template().render(
         title=info.get("title") or title,
         headline=story.headline(history),
+        audit=audit,
+        answers=_answers(history),
+        gallery=gallery,
+        mistakes=mistakes(history, run.after),
+        many=len(matrix(history, run.after)) >= MOST_CLASSES,
+        files=info.get("files", {}),
+        remarks=info.get("remarks", []),
         run=run,
         start=start,
         epochs=history.epochs,
-        verdicts=verdicts[:CLASSES_IN_FULL],
-        other_verdicts=verdicts[CLASSES_IN_FULL:],
+        verdicts=verdicts[:full],
+        other_verdicts=verdicts[full:],
         advice=advice_for((one.row for one in verdicts), story.images_held(history, run.after)),
         axis=effect_axis([row for one in verdicts for row in (one.row, one.earlier) if row is not None]),
         measures=story.measures(history),
@@ -153,7 +184,7 @@ def render(history: History, pictures: SavedPictures, info: Mapping[str, Any], t
         probe_epochs=len(history.panels.get(HEATMAPS, {})),
         cases=cases,
         filters=case_filters(cases),
-        class_lines=class_lines(history, run),
+        class_lines=class_lines(history, run, CLASSES_OF_AN_AUDIT if audit else MOST_ROWS),
         matrix=matrix(history, run.after),
         metrics=metric_columns(history),
         metric_curves=curve_charts(history),
@@ -188,6 +219,20 @@ def class_verdicts(history: History, pictures: SavedPictures) -> list[ClassVerdi
     return sorted(found, key=_worry)
 
 
+def verdicts_in_full(verdicts: Sequence[ClassVerdict]) -> int:
+    """How many of the verdicts, the first ones, are shown in full: of those that measured nothing only a few."""
+    measured = sum(isfinite(one.row.effect) or one.earlier is not None for one in verdicts)
+    return min(CLASSES_IN_FULL, measured or UNMEASURED_IN_FULL)
+
+
+def _answers(history: History) -> dict[str, Any] | None:
+    """What the last pass's answers and their confidence are worth, and its picture; None where it is not known."""
+    if not history.calibrations:
+        return None
+    line = history.calibrations[max(history.calibrations)]
+    return {**line, "chart": Markup(reliability_chart(line["bins"]))}
+
+
 def case_filters(cases: Sequence[FailureCase]) -> dict[str, list[str]]:
     """What the failure cases can be filtered by, and the values that occur; nothing that has one value only."""
     values = {
@@ -220,7 +265,9 @@ def effect_axis(rows: Sequence[VerdictRow]) -> EffectAxis:
 
 
 def curves(history: History, start: Epoch | None) -> list[Chart]:
-    """The charts that have anything to draw."""
+    """The charts that have anything to draw over time; none where there is one epoch."""
+    if len(history.epochs) < 2:
+        return []
     accuracy, worst = story.accuracy_names(history)
     named = {"Accuracy": accuracy, "Worst group": worst, "Training": story.training_accuracy_name(history)}
     energy = story.inside_energy_names(history)

@@ -1,19 +1,23 @@
-"""The pictures of a report: film strips, failure cases and interventions, small and self-contained."""
+"""The pictures of a report: film strips, failure cases, interventions and the gallery, small and self-contained."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from camtrain.records import FAILURES, HEATMAPS
+from camtrain.records import CELLS, FAILURES, HEATMAPS
 from camtrain.records.history import Epoch, History, Line, Pass
 from camtrain.records.images import data_uri, jpeg, read_mask, read_pixels, to_pixels
+from camtrain.records.panels import TILES_ACROSS, TILES_DOWN
 from camtrain.render import draw_contours
 from camtrain.report.summary import OFF_THE_OBJECT
 
 QUALITY = 84
+GALLERY_BYTES = 8_000_000
+SHOWN_SIDES = (76, 132)  # of a tile on the page, in pixels
 LUCKY = "right for the wrong reason"  # as it is recorded
 GONE = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"  # one clear pixel
 
@@ -83,6 +87,24 @@ class Place:
     where: str
     alike: int
     images: int
+
+
+@dataclass(frozen=True)
+class GalleryPage:
+    """Every image of an audit: sheets of tiles as data URIs, a tile's place in them, and what a script reads.
+
+    `side` is how large a tile is shown; `images` is how many there were, of which `shown` are here.
+    """
+
+    sheets: list[str]
+    side: int
+    shown: int
+    images: int
+    classes: list[str]
+    answers: list[str]
+    data: dict[str, Any]
+    judged: bool
+    masked: bool
 
 
 class SavedPictures:
@@ -197,6 +219,64 @@ def places(history: History, pictures: SavedPictures, epoch: Epoch | None) -> di
         if shown:
             found[item["class_name"]] = Place(shown, item["where"], item["alike"], item["images"])
     return found
+
+
+def gallery_page(history: History, folder: Path, budget: int = GALLERY_BYTES) -> GalleryPage | None:
+    """The last pass's images; None where none were recorded, or their sheets are gone.
+
+    Sheets get smaller until they fit into the budget, in bytes.
+    """
+    if not history.galleries:
+        return None
+    line = history.galleries[max(history.galleries)]
+    for factor in (1.0, 0.75, 0.5, 0.35):
+        try:
+            sheets = [_sheet(folder / name, factor) for name in line["sheets"]]
+        except (OSError, ValueError):
+            return None
+        if sum(map(len, sheets)) <= budget:
+            break
+    columns = line["columns"]
+    labels = sorted({name for kind in ("true", "predicted") for name in columns[kind] if name is not None})
+    named = len(labels) <= max(20, len(columns["sample"]) // 2)  # values are as many as images
+    return GalleryPage(
+        sheets=sheets,
+        side=min(max(line["side"], SHOWN_SIDES[0]), SHOWN_SIDES[1]),
+        shown=len(columns["sample"]),
+        images=line["images"],
+        classes=sorted({name for name in columns["true"] if name is not None}) if named else [],
+        answers=labels if named else [],
+        data=_packed(columns, labels),
+        judged=any(right is not None for right in columns["right"]),
+        masked=any(value is not None for value in columns["inside_energy"]),
+    )
+
+
+def _sheet(path: Path, factor: float) -> str:
+    pixels = read_pixels(path)
+    side = None if factor == 1.0 else round(factor * max(pixels.shape[:2]))
+    return data_uri(jpeg(read_pixels(path, side), QUALITY if factor == 1.0 else 70))
+
+
+def _packed(columns: Mapping[str, Sequence[Any]], labels: list[str]) -> dict[str, Any]:
+    """Columns as a page of ten thousand rows can hold them: classes and cells by place, shares in thousandths."""
+    place = {name: index for index, name in enumerate(labels)}
+    shares = {name: [_thousandths(v) for v in columns[name]] for name in ("probability", "inside_energy", "chance")}
+    return {
+        "labels": labels,
+        "across": TILES_ACROSS,
+        "down": TILES_DOWN,
+        "sample": list(columns["sample"]),
+        "true": [place.get(name, -1) for name in columns["true"]],
+        "predicted": [place.get(name, -1) for name in columns["predicted"]],
+        "right": [-1 if right is None else int(right) for right in columns["right"]],
+        "cell": [-1 if cell is None else CELLS.index(cell) for cell in columns["cell"]],
+        **shares,
+    }
+
+
+def _thousandths(value: float | None) -> int:
+    return -1 if value is None else round(1000 * value)
 
 
 def _film(sample: str, passes: Sequence[Pass], pictures: SavedPictures) -> Film:

@@ -48,13 +48,13 @@ class Square:
     share: float
 
 
-def class_lines(history: History, run: story.EpochSpan) -> list[ClassLine]:
+def class_lines(history: History, run: story.EpochSpan, most: int = MOST_ROWS) -> list[ClassLine]:
     """A line for each class of the last pass, those that are right with their heat off the object most often first."""
     now = _pass_at(history, run.after)
     before = _by_name(_pass_at(history, run.before)) if run.before is not None else {}
     verdicts = {row.class_name: row.verdict for row in story.latest_verdicts(history, run.after)}
     lines = [_line(row, before.get(row["class_name"]), verdicts.get(row["class_name"])) for row in _rows(now)]
-    return sorted(lines, key=_worry)[:MOST_ROWS]
+    return sorted(lines, key=_worry)[:most]
 
 
 def matrix(history: History, epoch: Epoch | None) -> list[list[Square]]:
@@ -74,6 +74,16 @@ def matrix(history: History, epoch: Epoch | None) -> list[list[Square]]:
         ]
         for true in names
     ]
+
+
+def mistakes(history: History, epoch: Epoch | None, most: int = 12) -> list[Square]:
+    """Which class is taken for which most often, of the last pass up to an epoch."""
+    rows = [(true, said, count) for true, said, count in (_pass_at(history, epoch) or {"confusion": []})["confusion"]]
+    totals: Counter[str] = Counter()
+    for true, _, count in rows:
+        totals[true] += count
+    wrong = sorted((row for row in rows if row[0] != row[1]), key=lambda row: -row[2])
+    return [Square(true, said, count, _share(count, totals[true])) for true, said, count in wrong[:most]]
 
 
 def energies_by_class(history: History) -> dict[str, dict[Epoch, float]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from camtrain.records import (
     Alert,
+    Calibration,
     Classes,
     Document,
     FourCells,
@@ -48,7 +49,7 @@ class FilesSink:
     '{"kind": "scalars", "epoch": 0, "step": 1, "values": {"cam/empty_maps/grad_cam": 0.0}}'
     """
 
-    prompt = (Scalars, FourCells, Histograms, Classes, Metrics, Alert, Setup)
+    prompt = (Scalars, FourCells, Histograms, Classes, Calibration, Metrics, Alert, Setup)
 
     def __init__(
         self, folder: str | Path, *, starts: bool = False, quality: int = 90, pictures: Literal["jpg", "png"] = "jpg"

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -12,8 +13,9 @@ from torchvision.models import SqueezeNet1_1_Weights
 
 from camtrain import explain
 from camtrain.cli import main
-from camtrain.cli.audit import _to_decide, evenly
+from camtrain.cli.audit import _to_decide, evenly, trained_on
 from camtrain.cli.images import open_folder, read_transformed
+from camtrain.cli.options import AuditOptions
 from camtrain.cli.tables import write_table
 from camtrain.data.transforms import eval_transform
 from camtrain.errors import ConfigurationError
@@ -22,7 +24,7 @@ from camtrain.metrics import insertion_deletion, inside_energy, mean_interval
 from camtrain.metrics.suite import FAITHFUL, ON_MASKS
 from camtrain.module import ImageClassifier
 from camtrain.networks import SmallResNet
-from camtrain.records import VerdictRow
+from camtrain.records import VerdictRow, read_history
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -51,6 +53,12 @@ def test_audit__explains_every_image_as_explain_does(capsys, photos, model, tmp_
     html = (tmp_path / "out" / "report.html").read_text()
     assert 'id="verdicts"' in html
     assert 'id="confusion"' in html
+    assert 'href="images.parquet"' in html
+    assert "epoch 0" not in html
+    line = read_history(tmp_path / "out" / "camtrain" / "validate").galleries[0]
+    assert line["columns"]["sample"] == [row["sample"] for row in rows]
+    assert line["columns"]["true"] == [row["true"] for row in rows]
+    assert line["columns"]["probability"] == pytest.approx([row["probability"] for row in rows], abs=1e-4)
 
 
 def test_audit__of_a_heap_of_images_needs_no_labels(capsys, photos, model, tmp_path):
@@ -59,7 +67,32 @@ def test_audit__of_a_heap_of_images_needs_no_labels(capsys, photos, model, tmp_p
         rows = list(csv.DictReader(file))
     assert len(rows) == 4
     assert {row["true"] for row in rows} == {""}
-    assert 'id="films"' in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert 'id="films"' in page
+    assert 'id="gallery"' in page
+    assert 'id="answers"' not in page  # nothing is known of what is right
+
+
+def test_audit__of_masks_without_classes_measures_where_the_heat_lies(capsys, photos, model, tmp_path):
+    heap = tmp_path / "heap"
+    for kind in ("images", "masks"):
+        shutil.copytree(photos / kind / "boat", heap / kind)
+    found = audit(capsys, heap, *model, "--images", "images", "--masks", "masks", "--out", tmp_path / "out")
+    assert 0 < found["camtrain/inside_energy/grad_cam/after"] < 1
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "most off the object" in page
+    assert "most confidently wrong" not in page
+
+
+def test_audit__says_that_the_network_was_trained_on_the_folder(photos, tmp_path):
+    weights = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    for folder in (weights.parent, tmp_path / "run" / "camtrain"):
+        folder.mkdir(parents=True)
+    weights.touch()
+    (tmp_path / "run" / "camtrain" / "config.yaml").write_text(f"data: {{init_args: {{root: {photos}}}}}")
+    options = {"model": "torchvision:resnet18", "weights": str(weights)}
+    assert "is the folder that this checkpoint was trained on" in trained_on(AuditOptions(folder=photos, **options))
+    assert trained_on(AuditOptions(folder=tmp_path, **options)) == ""
 
 
 def test_audit__matches_the_folders_classes_with_the_models_by_name(capsys, photos, model, tmp_path):
@@ -365,7 +398,7 @@ def test_audit__judges_as_many_images_as_it_is_told(photos, model, names, tmp_pa
         rows = json.loads((tmp_path / "out" / "camtrain" / "validate" / "verdicts.json").read_text())["verdicts"]
         assert {row["images"] for row in rows} == {expected}
     said = " ".join(capsys.readouterr().out.split())
-    assert "to decide all images of boat (4), car (4), hen (4) were judged: audit more of them" in said
+    assert "to decide a verdict takes 10 images of a class: audit more of boat, car, hen" in said
     with pytest.raises(SystemExit, match="images_per_class"):
         main([*words, "--images-per-class", "3"])
 
@@ -381,3 +414,4 @@ def test_to_decide__names_the_words_that_judge_all_images():
         )
     ]
     assert _to_decide(rows, {}) == []
+    assert _to_decide(rows, {"cat": 9}) == [("to decide", "a verdict takes 10 images of a class: audit more of cat")]

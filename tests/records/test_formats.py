@@ -10,6 +10,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 import pytest
+import torch
 
 from camtrain.cli.compare import find_run
 from camtrain.records import (
@@ -17,11 +18,14 @@ from camtrain.records import (
     FAILURES,
     HEATMAPS,
     Alert,
+    Calibration,
     Classes,
     ClassRow,
+    ConfidenceBin,
     Curve,
     Document,
     FourCells,
+    Gallery,
     Histograms,
     History,
     MetricRow,
@@ -110,6 +114,21 @@ def test_classes__come_back():
         {"class_name": "boat", "images": 8, "right": 6, "inside_energy": None, "cells": {CELLS[0]: 4}}
     ]
     assert classes["confusion"] == [["boat", "car", 2]]
+
+
+def test_calibration__comes_back():
+    bins = (ConfidenceBin(0.9, 1.0, 4, 0.95, 0.5), ConfidenceBin(0.8, 0.9, 0, math.nan, math.nan))
+    line = back(Calibration(4, 0.5, 0.2, 0.8, 0.95, 0.45, bins, 3, 30)).calibrations[3]
+    assert (line["images"], line["error"], line["bins"][0]["accuracy"]) == (4, 0.45, 0.5)
+    assert line["bins"][1]["confidence"] is None
+
+
+def test_gallery__comes_back_with_names_of_its_sheets():
+    columns = {"sample": ["a", "b"], "true": ["boat", None]}
+    line = back(Gallery(columns, (torch.zeros(3, 2, 40, dtype=torch.uint8),), 2, 9, 3, 30)).galleries[3]
+    assert line["columns"] == columns
+    assert line["sheets"] == ["cam/gallery/0003-000.jpg"]
+    assert (line["side"], line["images"]) == (2, 9)
 
 
 def test_metrics__come_back():

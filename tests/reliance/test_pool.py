@@ -52,6 +52,18 @@ def test_collector__never_goes_below_the_least_and_names_who_is_left_out():
     assert collector.left_out == {2}
 
 
+@pytest.mark.parametrize("order", ["by class", "interleaved"])
+def test_collector__of_many_classes_keeps_the_first_ones_in_any_order(order):
+    labels = [label for label in range(6) for _ in range(4)]
+    labels = labels if order == "by class" else sorted(range(24), key=lambda i: i % 4)
+    labels = labels if order == "by class" else [i // 4 for i in labels]
+    collector = Collector(per_class=8, most=9, least=4)
+    for first in range(0, 24, 5):
+        collector.add(*batch(labels[first : first + 5]))
+    assert kept(collector)[:8] == [0] * 4 + [1] * 4
+    assert collector.left_out == {2, 3, 4, 5} - set(kept(collector))
+
+
 def test_collector__keeps_listed_classes_only():
     collector = Collector(per_class=4, most=10, classes=[2])
     collector.add(*batch([0, 2, 1]))

@@ -85,6 +85,55 @@ def test_report__opens_the_pictures_behind_a_confusion(opened):
     assert len(visible(page)) == 4
 
 
+@pytest.fixture
+def audit(browser, tmp_path, write_audit):
+    write_audit(tmp_path)
+    page = browser.new_page(viewport={"width": 1200, "height": 800})
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.goto(write_report(tmp_path).as_uri())
+    yield page
+    assert page.errors == []
+    page.close()
+
+
+def tiles(page):
+    return page.locator("#gallery .file").all_text_contents()
+
+
+def test_gallery__orders_filters_and_turns_pages(audit):
+    assert tiles(audit)[:3] == ["000.jpg", "005.jpg", "010.jpg"]  # wrong, the surest first
+    assert len(tiles(audit)) == 60
+    audit.select_option("[name=order]", "unsure")
+    assert tiles(audit)[:2] == ["129.jpg", "128.jpg"]
+    audit.select_option("[name=order]", "off")
+    assert tiles(audit)[:2] == ["000.jpg", "001.jpg"]
+    audit.click("[data-step='1']")
+    audit.click("[data-step='1']")
+    assert tiles(audit) == [f"{index:03d}.jpg" for index in range(120, 130)]
+    assert audit.text_content(".pages output") == "121 to 130 of 130"
+    audit.select_option("[name=answer]", "wrong")
+    assert len(tiles(audit)) == 26
+    audit.fill("[name=text]", "cats/01")
+    assert tiles(audit) == ["010.jpg", "015.jpg"]
+    audit.click("#gallery button[type=reset]")
+    assert len(tiles(audit)) == 60
+
+
+def test_gallery__shows_the_images_behind_a_class_and_a_confusion(audit):
+    audit.click("#answers [data-class=cat]")
+    assert audit.text_content(".pages output") == "1 to 60 of 130"
+    audit.click("#answers .matrix button[data-said=dog]")
+    assert audit.text_content(".pages output") == "1 to 26 of 26"
+
+
+def test_audit__puts_accuracy_calibration_and_classes_on_the_first_screen(audit):
+    for part in (".figures", "#reliability", "#classes"):
+        box = audit.locator(f"#answers {part}").bounding_box()
+        assert box["y"] + min(box["height"], 200) < 800
+    assert audit.locator("#confusion").bounding_box()["y"] < 800
+
+
 def test_report__fits_a_phone(opened):
     page = opened(width=390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

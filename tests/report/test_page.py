@@ -4,13 +4,14 @@ from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 import pytest
+import torch
 
-from camtrain.records import Setup
+from camtrain.records import Gallery, Setup
 from camtrain.records.history import History, Pass
 from camtrain.records.run_info import write_run_info
 from camtrain.report.charts import Series, area_chart, line_chart
 from camtrain.report.page import EffectAxis, class_verdicts, curves, write_report
-from camtrain.report.pictures import SavedPictures, film_epochs, spread
+from camtrain.report.pictures import SavedPictures, film_epochs, gallery_page, spread
 from camtrain.sinks import (
     CELLS,
     FAILURES,
@@ -206,14 +207,54 @@ def test_report__without_masks_has_no_section_that_needs_them(tmp_path, make_pan
     panels = tuple(make_panel(str(index), mask=False, cell=None) for index in range(3))
     sink.write(Scalars({"val_acc": 0.5}, 0, 0), Panels(HEATMAPS, panels, 0, 0), Panels(FAILURES, panels, 0, 0))
     page = opened(tmp_path)
-    assert page.sections == ["measures", "curves", "films", "failures"]
+    assert page.sections == ["measures", "films", "failures"]  # one epoch draws no curve
     assert "Accuracy 50.0 %" in page.words
     assert "inside energy" not in page.words.replace("and the inside energy", "")
 
 
 def test_report__of_scalars_alone_shows_them(tmp_path):
     FilesSink(tmp_path).write(Scalars({"val/accuracy": NAN, "cam/inside_energy/grad_cam": 0.4}, 0, 0))
-    assert opened(tmp_path).sections == ["measures", "curves"]
+    assert opened(tmp_path).sections == ["measures"]
+
+
+def test_audit__opens_with_what_the_answers_are_worth(tmp_path, write_audit):
+    write_audit(tmp_path)
+    write_run_info(tmp_path, {}, title="Audit", remarks=["the network has seen them"])
+    path = write_report(tmp_path, tmp_path / "elsewhere.html", files={"table": "images.parquet"})
+    page = Page(path.read_text())
+    assert page.sections == ["answers", "gallery", "configuration"]
+    assert "80.0 % of 130 images are answered right." in page.words
+    for words in (
+        "75.0 % to 85.0 %, 95 % interval",
+        "10.0 points more than it is right",
+        "0.100 expected (ECE), 2 bins",
+        "by chance 0.25",
+        "the network has seen them",
+    ):
+        assert words in page.words
+    assert "epoch" not in page.words
+    assert "images.parquet" in page.addresses
+
+
+def test_audit__without_labels_shows_its_images(tmp_path, make_panel):
+    columns = {name: [None] for name in ("true", "probability", "right", "inside_energy", "chance", "cell")}
+    columns |= {"sample": ["a.jpg"], "predicted": ["cat"]}
+    tiles = torch.zeros(3, 8, 160, dtype=torch.uint8)
+    FilesSink(tmp_path).write(
+        Gallery(columns, (tiles,), 8, 1, 0, 0), Setup({"stage": "validate", "methods": ["grad_cam"]}, 0, 0)
+    )
+    page = opened(tmp_path)
+    assert page.sections == ["gallery", "configuration"]
+    assert "taken for what" not in page.words
+
+
+def test_gallery__gets_smaller_where_it_would_not_fit(tmp_path, write_audit):
+    write_audit(tmp_path)
+    history = read_history(tmp_path)
+    whole = gallery_page(history, tmp_path)
+    small = gallery_page(history, tmp_path, budget=sum(map(len, whole.sheets)) - 1)
+    assert sum(map(len, small.sheets)) < sum(map(len, whole.sheets))
+    assert (small.shown, len(small.sheets)) == (whole.shown, 2)
 
 
 def test_report__of_an_empty_folder_says_so(tmp_path):

@@ -1,10 +1,15 @@
 """Accuracies that an average hides: by group, under noise on or around objects, on other backgrounds."""
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+from torchmetrics.functional.classification import binary_calibration_error
 
 from camtrain.errors import ConfigurationError
+
+BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
 
 
 def group_accuracy(correct: Tensor, groups: Tensor, num_groups: int) -> Tensor:
@@ -43,6 +48,43 @@ def lowest(accuracies: Tensor) -> Tensor:
     """The lowest accuracy that is not NaN; NaN without any."""
     present = accuracies[~torch.isnan(accuracies)]
     return present.min() if present.numel() else accuracies.new_tensor(torch.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """What confidence is worth: answers in equally wide bins of it.
+
+    Attributes:
+        counts: how many answers, `(bins,)`.
+        confidence: their mean confidence, NaN in an empty bin.
+        accuracy: the share of them that is right, NaN in an empty bin.
+        error: the expected calibration error: how far confidence and accuracy lie apart, on average over answers.
+    """
+
+    counts: Float[Tensor, " bins"]
+    confidence: Float[Tensor, " bins"]
+    accuracy: Float[Tensor, " bins"]
+    error: float
+
+
+def reliability(confidence: Float[Tensor, " B"], right: Bool[Tensor, " B"], *, bins: int = 10) -> Reliability:
+    """Confidence in [0, 1] against accuracy, over answers; the error is NaN without any. Source: Guo et al. 2017.
+
+    >>> reliability(torch.tensor([0.9, 0.9, 1.0, 0.6]), torch.tensor([True, False, True, True])).error
+    0.2999...
+    """
+    if not len(confidence):
+        nothing = torch.full((bins,), torch.nan)
+        return Reliability(torch.zeros(bins), nothing, nothing, torch.nan)
+    confidence = confidence.float().clamp(0, BELOW_ONE)  # torchmetrics keeps a bin of its own for exactly 1
+    error = binary_calibration_error(confidence, right.int(), n_bins=bins, norm="l1")
+    places = torch.bucketize(confidence, torch.linspace(0, 1, bins + 1, device=confidence.device), right=True) - 1
+    counts, sums, hits = (
+        torch.bincount(places, weights=weights, minlength=bins).float()
+        for weights in (torch.ones_like(confidence), confidence, right.float())
+    )
+    answered = torch.where(counts > 0, counts, torch.nan)
+    return Reliability(counts, sums / answered, hits / answered, float(error))
 
 
 def relative_foreground_sensitivity(foreground: Tensor, background: Tensor) -> Tensor:
