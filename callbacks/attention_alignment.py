@@ -133,7 +133,7 @@ class AttentionAlignment(Callback):
         seed: int = 0,
         task: Any = "auto",
     ) -> None:
-        check_arguments(**{name: value for name, value in locals().items() if name != "self"})
+        check_arguments(**locals())
         super().__init__()
         self.weight, self.twins = weight, twins
         self.schedule, self.batch_adapter, self.accumulate = schedule, batch_adapter, accumulate

@@ -43,7 +43,7 @@ class CueRandomization(Callback):
         start_when: int | str = "reliance/flagged",
         batch_adapter: Callable[..., Any] | None = None,
     ) -> None:
-        check_arguments(cue=cue, p=p, start_when=start_when, batch_adapter=batch_adapter)
+        check_arguments(**locals())
         self.transform = RandomizeCue(cue, p)
         self.span, self.batch_adapter = Span(start_when), batch_adapter
         self._checked = self._loaded = False

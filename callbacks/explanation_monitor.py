@@ -32,8 +32,8 @@ from camtrain.callbacks._passes import (
     stage_of,
 )
 from camtrain.cam import find_layers, predicted_class
+from camtrain.checks import check_arguments
 from camtrain.data.batches import Batch, check_masks, read_batch
-from camtrain.errors import ConfigurationError
 from camtrain.explanation import DEFAULT_METHODS, resolve_methods
 from camtrain.monitoring.alarms import Alarms
 from camtrain.monitoring.drift import drift_scalars
@@ -106,15 +106,7 @@ class ExplanationMonitor(Callback):
         pictures: PictureFormat = "jpg",
         task: str | Task = "auto",
     ) -> None:
-        if pictures not in ("jpg", "png"):
-            raise ConfigurationError(f"pictures is 'jpg' or 'png', got {pictures!r}.")
-        for name, value, least in (
-            ("every_n_epochs", every_n_epochs, 1),
-            ("num_probes", num_probes, 0),
-            ("num_failures", num_failures, 0),
-        ):
-            if value < least:
-                raise ConfigurationError(f"{name} must be at least {least}, got {value}.")
+        check_arguments(**locals())
         check_task(task)
         self.methods = resolve_methods(methods)
         self.layers = layers

@@ -23,6 +23,7 @@ from camtrain.callbacks._lightning import (
 )
 from camtrain.callbacks._passes import evaluation_loader, go_first, is_due_pass, logged_names
 from camtrain.cam import Layer, Ride, find_layers, predicted_class, resolve_layers, true_class
+from camtrain.checks import check_arguments
 from camtrain.data.batches import Batch, check_images, read_batch
 from camtrain.errors import ConfigurationError
 from camtrain.explanation import DEFAULT_METHODS, explain, resolve_methods
@@ -86,11 +87,7 @@ class FaithfulnessMonitor(Callback):
         model: str | nn.Module | None = None,
         dataloader_idx: int = 0,
     ) -> None:
-        for name, value in (("every_n_epochs", every_n_epochs), ("steps", steps), ("max_batch", max_batch)):
-            if value < 1:
-                raise ConfigurationError(f"{name} must be at least 1, got {value}.")
-        if not 0 < level < 1:
-            raise ConfigurationError(f"level is that of an interval, between 0 and 1, got {level}.")
+        check_arguments(**locals())
         self.methods = resolve_methods(methods)
         self.suite = Suite(checked_metrics(metrics), steps, max_batch)
         self.of_labels = of_labels

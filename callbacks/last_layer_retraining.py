@@ -72,13 +72,10 @@ class LastLayerRetraining(Callback):
         batch_adapter: Callable[..., Any] | None = None,
         seed: int = 0,
     ) -> None:
-        check_arguments(when=when, batch_adapter=batch_adapter, model=model, seed=seed)
+        check_arguments(**locals())
         unknown = [cue for cue in cues if cue not in ("background", *LOOKS) and look_of(cue) is None]
         if unknown or not cues:
             raise ConfigurationError(f"cues are some of background, {', '.join(LOOKS)}; got {list(cues)}.")
-        for name, value in (("images_per_class", images_per_class), ("donor_classes", donor_classes)):
-            if value < 2:
-                raise ConfigurationError(f"{name} must be at least 2, got {value}.")
         self.when, self.cues = when, tuple(cues)
         self.images_per_class, self.max_images, self.donor_classes = images_per_class, max_images, donor_classes
         self.head, self.model, self.batch_adapter, self.seed = head, model, batch_adapter, seed

@@ -25,6 +25,7 @@ from camtrain.callbacks._lightning import (
     untouched,
 )
 from camtrain.callbacks._passes import denormalizer_of, go_first, is_last_validation, logged_names, names_of
+from camtrain.checks import check_arguments
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.packages import overrides
 from camtrain.reliance import (
@@ -147,18 +148,13 @@ class RelianceDetector(Callback):
         seed: int = 0,
         task: str | Task = "auto",
     ) -> None:
+        check_arguments(**locals())
         self.criteria = Criteria(alpha=alpha, tau=tau, limit=limit)
         self.plan = ExaminationPlan(donor_classes, tuple(looks), stickers=stickers, seed=seed, album=Album(MEMORY))
         least = self.criteria.min_images
-        check_least("every_n_epochs", every_n_epochs, 1)
-        check_least("start_epoch", start_epoch, 0)
-        check_least("images_per_class", images_per_class, least)
-        check_least("max_images", max_images, 2 * least)
-        check_least("donor_classes", donor_classes, 2)
-        check_least("num_examples", num_examples, 0)
+        check_least("images_per_class", images_per_class, self.criteria.min_images)
+        check_least("max_images", max_images, 2 * self.criteria.min_images)
         check_least("regions", regions or LEAST, LEAST)
-        if classes is not None and len(set(classes)) < 2:
-            raise ConfigurationError(f"classes lend each other backgrounds: name at least two, got {classes}.")
         check_task(task)
         self.every_n_epochs, self.start_epoch, self.spend_alpha = every_n_epochs, start_epoch, spend_alpha
         self.images_per_class, self.max_images, self.classes = images_per_class, max_images, classes

@@ -30,6 +30,8 @@ def check_arguments(**arguments: Any) -> None:
 
     Arguments without a rule are left to whoever uses them.
 
+    A constructor gives all that it was given, `check_arguments(**locals())`.
+
     >>> check_arguments(weight="auto", start_when=1, stop_when=None)
     """
     for name, value in arguments.items():
@@ -104,6 +106,26 @@ def _called(example: str, *, needed: bool = False) -> _Rule:
     )
 
 
+def _count(least: int = 0) -> _Rule:
+    return _Rule(lambda value: _is_count(value) and value >= least, f"is a whole number of at least {least}")
+
+
+def _between(low: float, high: float) -> _Rule:
+    return _Rule(lambda value: _is_number(value) and low < value < high, f"is a number between {low:g} and {high:g}")
+
+
+def _are_classes(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, Sequence) and all(map(_is_count, value)) and len({int(index) for index in value}) > 1
+    )
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(name, str) for name in value)
+
+
+_BOOLEAN = _Rule(lambda value: isinstance(value, bool), "is True or False")
+_NAMES = _Rule(_are_names, "are names in a list")
 _FACTOR = _Rule(_is_factor, "is 'auto' or a finite number of at least 0 (0 switches it off)")
 _AS = "a condition on a metric, as 'reliance/flagged' (above 0) or 'val/accuracy > 0.8'"
 _SHARE = _Rule(lambda value: _is_number(value) and 0 < value <= 1, "is a part of the batch in (0, 1]")
@@ -126,8 +148,8 @@ _RULES = {
     "accumulate": _Rule(
         lambda value: _is_count(value) and value > 0, "counts manual_backward calls and is a whole number of at least 1"
     ),
-    "seed": _Rule(_is_count, "is a whole number of at least 0"),
-    "second_order": _Rule(lambda value: isinstance(value, bool), "is True or False"),
+    "seed": _count(),
+    "second_order": _BOOLEAN,
     "start_when": _Rule(_is_time, f"is an epoch from 0 on, or {_AS}"),
     "when": _Rule(lambda value: value is None or _is_condition(value), f"is {_AS}, or None"),
     "stop_when": _Rule(lambda value: value is None or _is_time(value), f"is an epoch from 1 on, {_AS}, or None"),
@@ -146,4 +168,38 @@ _RULES = {
     "cue": _Rule(lambda value: isinstance(value, str), "is the name of a cue, as 'background'"),
     "p": _Rule(lambda value: _is_number(value) and 0 <= value <= 1, "is a probability in [0, 1]"),
     "batch_adapter": _called("from a batch to (images, labels, masks)"),
+    "segmenter": _called("from images (B, C, H, W) to masks (B, H, W)"),
+    "methods": _Rule(
+        lambda value: isinstance(value, (str, Sequence)) and len(value) > 0, "are names, as ['grad_cam', 'hires_cam']"
+    ),
+    "metrics": _NAMES,
+    "looks": _NAMES,
+    "cues": _NAMES,
+    "head": _Rule(lambda value: value is None or isinstance(value, str), "is the dotted name of a layer, or None"),
+    "pictures": _one_of("jpg", "png"),
+    "classes": _Rule(
+        _are_classes, "are indices, at least two since classes lend each other backgrounds, or None for all of them"
+    ),
+    "every_n_epochs": _count(1),
+    "start_epoch": _count(),
+    "dataloader_idx": _count(),
+    "num_probes": _count(),
+    "num_failures": _count(),
+    "num_examples": _count(),
+    "regions": _count(),
+    "images_per_class": _count(2),
+    "max_images": _count(2),
+    "donor_classes": _count(2),
+    "budget": _count(1),
+    "steps": _count(1),
+    "max_batch": _count(1),
+    "grounded_above": _between(-1.0, 1.0),
+    "alpha": _between(0.0, 1.0),
+    "level": _between(0.0, 1.0),
+    "tau": _between(-1.0, 1.0),
+    "limit": _between(-1.0, 1.0),
+    "lend_from_training": _BOOLEAN,
+    "stickers": _BOOLEAN,
+    "spend_alpha": _BOOLEAN,
+    "of_labels": _BOOLEAN,
 }

@@ -176,7 +176,7 @@ def test_monitor__refuses_a_wrong_configuration_before_the_first_epoch(
 def test_monitor__refuses_an_unknown_method_and_bad_counts_at_once():
     with pytest.raises(MethodError, match="grad_cm"):
         ExplanationMonitor(methods=["grad_cm"])
-    with pytest.raises(ConfigurationError, match="every_n_epochs must be at least 1, got 0"):
+    with pytest.raises(ConfigurationError, match="every_n_epochs is a whole number of at least 1; got 0"):
         ExplanationMonitor(every_n_epochs=0)
 
 

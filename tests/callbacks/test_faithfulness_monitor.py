@@ -187,7 +187,7 @@ def test_monitor__sends_its_numbers_to_wandb(make_trainer, foreign, loader, wand
         ({"metrics": ["magic"]}, ConfigurationError, "Metrics are some of average_drop.*magic"),
         ({"metrics": []}, ConfigurationError, "not none"),
         ({"budget": 5}, ConfigurationError, "buy 1 images at 3 each.*give budget=6"),
-        ({"steps": 0}, ConfigurationError, "steps must be at least 1, got 0"),
+        ({"steps": 0}, ConfigurationError, "steps is a whole number of at least 1; got 0"),
         ({"level": 95.0}, ConfigurationError, r"got 95\.0"),
         ({"methods": ["score_cam"]}, MethodError, "score_cam"),
     ],

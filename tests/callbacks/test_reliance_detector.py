@@ -389,9 +389,9 @@ def test_detector__names_an_unknown_submodule_before_training(make_trainer):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"every_n_epochs": 0}, "every_n_epochs must be at least 1, got 0"),
+        ({"every_n_epochs": 0}, "every_n_epochs is a whole number of at least 1; got 0"),
         ({"images_per_class": 3}, "images_per_class must be at least 10, got 3"),
-        ({"donor_classes": 1}, "donor_classes must be at least 2, got 1"),
+        ({"donor_classes": 1}, "donor_classes is a whole number of at least 2; got 1"),
         ({"alpha": 0.0}, "alpha"),
         ({"tau": 0.2}, "tau=0.2 and limit=0.1"),
         ({"classes": [4]}, "at least two"),
