@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from _backgrounds_groups import GroupDRO, retrain_last_layer
+from _backgrounds_segmenter import segmenter
 from _composites import Composites
 from _runs import CANDIDATES
 from torch import nn
@@ -41,7 +42,7 @@ class Row:
     name: str
     told: str = ""
     masks: float = 0.0
-    callbacks: Callable[[Network], list[pl.Callback]] = lambda _: []
+    callbacks: Callable[[Network, Composites], list[pl.Callback]] = lambda network, train: []
     correlated: bool = True
     module: type[ImageClassifier] = ImageClassifier
     balanced_batches: bool = False
@@ -49,14 +50,16 @@ class Row:
     tuned: bool = False  # trained as one of the rows `weight_...`, with a share of the masks of its own
 
 
-def aligned(masks: float = 1.0, fine: bool = False, **arguments: Any) -> dict[str, Any]:
-    """The fields of a row with AttentionAlignment, which is told a share of the masks."""
+def aligned(masks: float = 1.0, fine: bool = False, overlap: float = 0.0, **arguments: Any) -> dict[str, Any]:
+    """The fields of a row with AttentionAlignment, told a share of the masks, or with a segmenter like them."""
 
-    def callbacks(network: Network) -> list[pl.Callback]:
+    def callbacks(network: Network, train: Composites) -> list[pl.Callback]:
         given = {**arguments, "layers": network.fine} if fine else arguments
-        return [AttentionAlignment(**given)]
+        made = {"segmenter": segmenter(train, overlap)} if overlap else {}
+        return [AttentionAlignment(**given, **made)]
 
-    return {"masks": masks, "told": f"{100 * masks:g} % of masks", "callbacks": callbacks}
+    told = f"a segmenter of IoU {overlap:g}" if overlap else f"{100 * masks:g} % of masks" if masks else ""
+    return {"masks": masks, "told": told, "callbacks": callbacks}
 
 
 ROWS = {
@@ -71,9 +74,14 @@ ROWS = {
     "both": Row("penalty and twins", **aligned(fine=True, weight=3.0, twins=1.0)),
     "both_5": Row("penalty and twins", **aligned(0.05, fine=True, weight=3.0, twins=1.0)),
     "ours": Row("ours (default)", **aligned()),
-    "ours_10": Row("ours (default)", **aligned(0.1)),
-    "ours_5": Row("ours (default)", **aligned(0.05)),
-    "ours_1": Row("ours (default)", **aligned(0.01)),
+    "ours_5": Row("ours, the rest made", **aligned(0.05, segmenter="auto")),
+    "ours_1": Row("ours, the rest made", **aligned(0.01, segmenter="auto")),
+    "ours_no_masks": Row("ours, all made", **aligned(0.0, segmenter="auto")),
+    "ours_segmenter": Row("ours, all made", **aligned(0.0, overlap=0.8)),
+    "ours_segmenter_6": Row("ours, all made", **aligned(0.0, overlap=0.6)),
+    "given_10": Row("ours (default)", **aligned(0.1)),
+    "given_5": Row("ours (default)", **aligned(0.05)),
+    "given_1": Row("ours (default)", **aligned(0.01)),
     "tuned": Row("ours, weight tuned", masks=1.0, told="100 % of masks", tuned=True),
     "tuned_5": Row("ours, weight tuned", masks=0.05, told="5 % of masks", tuned=True),
     **{f"weight_{weight:g}": Row(f"ours, weight {weight:g}", **aligned(weight=weight)) for weight in CANDIDATES},

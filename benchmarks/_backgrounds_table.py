@@ -14,7 +14,16 @@ COLUMNS = {
     "worst": "worst group",
     "inside_energy": "inside energy",
 }
-KEYS = {"erm": "erm", "unbiased": "unbiased", "ours": "ours", "ours_5": "ours_5pct", "tuned": "tuned"}  # in the summary
+KEYS = {  # in the summary
+    "erm": "erm",
+    "unbiased": "unbiased",
+    "ours": "ours",
+    "ours_5": "ours_5pct",
+    "ours_1": "ours_1pct",
+    "ours_no_masks": "ours_no_masks",
+    "ours_segmenter": "ours_segmenter",
+    "tuned": "tuned",
+}
 
 
 def tabulate(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -102,7 +111,7 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         for name, key in KEYS.items():
             if name in mine:
                 summary |= {f"{prefix}{key}_{what}": mine[name][what] for what in ("mean", "worst")}
-        for name in ("ours", "ours_5"):
+        for name in ("ours", "ours_5", "ours_1", "ours_no_masks", "ours_segmenter"):
             if {"erm", "unbiased", name} <= mine.keys():
                 low, high, ours = (mine[one]["worst"] for one in ("erm", "unbiased", name))
                 if high != low:

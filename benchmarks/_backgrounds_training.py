@@ -71,7 +71,7 @@ def fit(
         order = {"sampler": equally_often(train.groups, generator)}
     loader = batches(train, batch_size, flip=True, drop_last=True, generator=generator, **order)
     clock = StepClock()
-    trainer = bare_trainer(device, [*recipe.callbacks(network), clock], max_epochs=epochs)
+    trainer = bare_trainer(device, [*recipe.callbacks(network, train), clock], max_epochs=epochs)
     trainer.fit(module, loader)
     return module, clock
 

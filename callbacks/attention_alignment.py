@@ -9,15 +9,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from camtrain.alignment import Alignment, Penalty, Processes, Step, Twins
+from camtrain.alignment import Alignment, MaskMaker, Penalty, Processes, Step, Twins
 from camtrain.alignment.batch import require_masks
 from camtrain.alignment.step import add_to_loss, loss_in
 from camtrain.callbacks._conditions import Span, factor, never_begins, not_logged, position
 from camtrain.callbacks._lightning import Callback, LightningModule, SayOnce, Trainer, patch, patched, runs_compiled
+from camtrain.callbacks._passes import denormalizer_of
 from camtrain.cam import log_probability
 from camtrain.checks import check_arguments
-from camtrain.data.batches import Batch, read_batch
+from camtrain.data.batches import Batch, class_names, read_batch
 from camtrain.errors import ConfigurationError
+from camtrain.render.outlines import sheet_of
+from camtrain.sinks.run import Run
 from camtrain.swaps import Blend, Infill
 
 _MISSED = (
@@ -39,9 +42,9 @@ class AttentionAlignment(Callback):
     optimization the terms go into `manual_backward`. While the penalty is on, `scaled_dot_product_attention` runs as
     plain operations: its fused kernels cannot be differentiated twice.
 
-    Images without a mask take part in neither; where few have one, twins are also made of annotated images of earlier
-    batches. Masks that cover everything train bit for bit as without the callback, and so do weights of 0. A step
-    whose terms are not finite trains without them and is counted.
+    Images without a mask take part in neither, unless a `segmenter` makes one; where few have one, twins are also made
+    of annotated images of earlier batches. Masks that cover everything train bit for bit as without the callback, and
+    so do weights of 0. A step whose terms are not finite trains without them and is counted.
 
     Args:
         weight: of the penalty, at least 0; "auto" keeps the penalty's gradient for an annotated image at
@@ -90,6 +93,11 @@ class AttentionAlignment(Callback):
         accumulate: manual optimization only: how many `manual_backward` calls make one optimizer step. The terms are
             divided by it; in automatic optimization Lightning does that.
         seed: of the twins' own random generator; the global one is not used.
+        segmenter: makes the masks of images that have none, as `RelianceDetector`'s does: a function from images
+            (B, C, H, W), as the model takes them, to masks (B, H, W) in [0, 1], 1 on the object, all -1 where it cannot
+            tell, asked once per image; "guess" by what stands out from the border; "found": none of objects, but the
+            places where a detector in the same training finds what a class leans on; "auto": those where they are
+            known, else guesses. None: such images take part in nothing. Made masks are fitted to some that are given.
         task: "auto" (by the labels of the first batch), "single_label", "binary", "multi_label", "regression", or a
             `camtrain.tasks.Task` of your own, whose `evidence` is explained and whose `losses` twins are asked.
 
@@ -132,12 +140,14 @@ class AttentionAlignment(Callback):
         accumulate: int = 1,
         seed: int = 0,
         task: Any = "auto",
+        segmenter: Callable[..., Any] | str | None = None,
     ) -> None:
         check_arguments(**locals())
         super().__init__()
         self.weight, self.twins = weight, twins
         self.schedule, self.batch_adapter, self.accumulate = schedule, batch_adapter, accumulate
         self.span = Span(start_when, stop_when)
+        self.maker = None if segmenter is None else MaskMaker(segmenter, mask_kind=mask_kind)
         self.alignment = Alignment(
             Penalty(
                 weight,
@@ -191,12 +201,15 @@ class AttentionAlignment(Callback):
 
         Not the memory of annotated images: a run that goes on collects them anew.
         """
-        return {"started_at": self.span.started_at, "stopped": self.span.stopped, **self.alignment.state()}
+        made = {} if self.maker is None else {"made": self.maker.state()}
+        return {"started_at": self.span.started_at, "stopped": self.span.stopped, **self.alignment.state(), **made}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.span.started_at, self.span.stopped = state_dict["started_at"], state_dict.get("stopped", False)
         self.alignment.restore(state_dict)
+        if self.maker is not None and "made" in state_dict:
+            self.maker.restore(state_dict["made"])
         self._loaded = True
 
     # Lightning's hooks
@@ -206,6 +219,8 @@ class AttentionAlignment(Callback):
         if stage == "fit" and trainer.global_step == 0 and not self._loaded:
             self.span.begin_anew()
             self.alignment.begin_anew()
+            if self.maker is not None:
+                self.maker.begin_anew()
         if stage == "fit" and sum(isinstance(c, AttentionAlignment) for c in trainer.callbacks) > 1:  # type: ignore[attr-defined]
             raise ConfigurationError("One Trainer takes one AttentionAlignment: give it several layers instead.")
 
@@ -237,10 +252,15 @@ class AttentionAlignment(Callback):
         """Tell where an epoch had nothing to align with."""
         self.alignment.learn()
         self._say(self.alignment.annotations.end_epoch())
+        if self.maker is not None and self.span.is_on:
+            self._show_masks(trainer, self.maker)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin or end, if the metric that was just logged says so."""
-        if trainer.sanity_checking or trainer.state.fn != "fit" or not self.span.conditions:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self._look_at_verdicts(trainer)
+        if not self.span.conditions:
             return
         self._begin_or_end(trainer, new_epoch=False)
         missing = not_logged(trainer, self.span.conditions)
@@ -264,8 +284,10 @@ class AttentionAlignment(Callback):
         self._unpatch()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the module as it was."""
+        """Leave the module as it was, and the sheet of made masks written."""
         self._unpatch()
+        if self.maker is not None:
+            Run.of(trainer).conclude()
 
     def _unpatch(self) -> None:
         self.alignment.detach()
@@ -290,6 +312,26 @@ class AttentionAlignment(Callback):
             self.span.stopped = True
         if self.should_start(trainer):
             self.span.started_at = position(trainer, new_epoch=new_epoch)
+
+        self._look_at_verdicts(trainer)
+
+    def _look_at_verdicts(self, trainer: Trainer) -> None:
+        """Make masks of the places that a detector has found, if it has; where one way did not help, of another."""
+        if self.maker is not None and self.span.is_on:
+            self._say(self.maker.look_at(Run.of(trainer).verdicts))
+            self.alignment.twins.keep_donors(self.maker.by_place or self.alignment.mask_kind == "forbidden")
+
+    def _show_masks(self, trainer: Trainer, maker: MaskMaker) -> None:
+        """Tell once, and again where the way has changed, what masks were made, with a sheet of some."""
+        sheet = maker.end_epoch()
+        if sheet is not None and maker.way not in self._say_once.keys:
+            self._say_once(sheet.remark, key=maker.way)
+            source = getattr(trainer, "datamodule", None) or getattr(trainer.train_dataloader, "dataset", None)
+            classes = class_names(source, max(sheet.labels) + 1)
+            names = [classes[label] if label >= 0 else "" for label in sheet.labels]
+            Run.of(trainer).show_masks(
+                lambda: sheet_of(sheet.images, sheet.masks, names, denormalize=denormalizer_of(trainer))
+            )
 
     # The training step
 
@@ -325,7 +367,9 @@ class AttentionAlignment(Callback):
             return None
         batch = read_batch(raw, self.batch_adapter)
         if not self.alignment.first_batch_seen:
-            require_masks(batch, raw, twins=self.alignment.twins.needs_labels)
+            require_masks(batch, raw, twins=self.alignment.twins.needs_labels, made=self.maker is not None)
+        if self.maker is not None and self.span.is_on:
+            batch = self.maker.complete(batch)
         batch, notes = self.alignment.read(batch)
         self._say(*notes)
         return batch

@@ -23,11 +23,13 @@ ONLY = {  # part of the library -> all that it may import beside itself and the 
     "camtrain.cam": CORE,
     "camtrain.swaps": CORE,
     "camtrain.losses": (*CORE, "camtrain.swaps"),
+    "camtrain.segmenters": (*CORE, "camtrain.swaps", "numpy", "cv2"),
     "camtrain.tasks": CORE,
     "camtrain.alignment": (
         *CORE,
         "camtrain.swaps",
         "camtrain.losses",
+        "camtrain.segmenters",
         "camtrain.tasks",
         "camtrain.checks",
         "camtrain.packages",

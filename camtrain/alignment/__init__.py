@@ -3,8 +3,21 @@
 from camtrain.alignment.aligning import Alignment
 from camtrain.alignment.batch import Processes
 from camtrain.alignment.network import Looking, Network
+from camtrain.alignment.outlining import MaskMaker, Sheet
 from camtrain.alignment.penalty import Penalty
 from camtrain.alignment.step import Scalar, Step, Term
 from camtrain.alignment.twins import Twins
 
-__all__ = ["Alignment", "Looking", "Network", "Penalty", "Processes", "Scalar", "Step", "Term", "Twins"]
+__all__ = [
+    "Alignment",
+    "Looking",
+    "MaskMaker",
+    "Network",
+    "Penalty",
+    "Processes",
+    "Scalar",
+    "Sheet",
+    "Step",
+    "Term",
+    "Twins",
+]

@@ -208,19 +208,19 @@ def _counts(masks: Tensor, fill_donors: bool) -> tuple[Tensor, Tensor, Tensor]:
     return counts, valid, eligible
 
 
-def require_masks(batch: Batch, raw: Any, *, twins: bool) -> None:
-    """ConfigurationError for data without masks, or without the labels that twins need."""
-    if isinstance(raw, MaskedPair) and raw.masks is None:
+def require_masks(batch: Batch, raw: Any, *, twins: bool, made: bool = False) -> None:
+    """ConfigurationError for data without masks that are given or `made`, or without the labels that twins need."""
+    if not made and isinstance(raw, MaskedPair) and raw.masks is None:
         raise ConfigurationError(
             "AttentionAlignment needs masks, and the training batch is a MaskedPair without any. The precisions "
             "'bf16-true' and '64-true' convert batches and lose them: give a mapping with 'image', 'label' and 'mask' "
             '(batch_format="mapping" in the data modules).'
         )
-    if batch.masks is None:
+    if batch.masks is None and not made:
         raise ConfigurationError(
             f"AttentionAlignment needs masks, and the training batch holds none: {_keys(raw)}. Give (images, labels, "
             "masks), a mapping with 'mask', a MaskedPair, or a batch_adapter; an image without an annotation gets a "
-            "mask of all -1."
+            "mask of all -1. Without any, segmenter='auto' makes them."
         )
     if twins and batch.labels is None:
         raise ConfigurationError(f"Twins need labels, and the training batch holds none: {_keys(raw)}. Set twins=0.")

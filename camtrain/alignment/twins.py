@@ -1,7 +1,7 @@
 """Counterfactual twins in training: exchanged for their images or added to them, and asked for their labels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -80,6 +80,10 @@ class Twins:
         self._kin: float | None = None  # of the last batch that was looked at
         self._next_kin: Later | None = None
         self._measured: Later | None = None
+
+    def keep_donors(self, kept: bool) -> None:
+        """Whether masks are of what may not matter, so that no object of a donor is to be filled in; see `Blend`."""
+        self.blend = replace(self.blend, fill_donors=not kept)
 
     @property
     def on(self) -> bool:

@@ -6,6 +6,7 @@ from camtrain.records.kinds import (
     CELLS,
     FAILURES,
     HEATMAPS,
+    MASKS_FILE,
     RIGHT_GROUNDED,
     RIGHT_UNGROUNDED,
     WRONG_GROUNDED,
@@ -30,7 +31,8 @@ from camtrain.records.kinds import (
 from camtrain.records.panels import Drift, Example, Gallery, Panel, Panels, Strip
 
 __all__ = [
-    "CELLS", "FAILURES", "HEATMAPS", "RIGHT_GROUNDED", "RIGHT_UNGROUNDED", "WRONG_GROUNDED", "WRONG_UNGROUNDED",
+    "CELLS", "FAILURES", "HEATMAPS", "MASKS_FILE",
+    "RIGHT_GROUNDED", "RIGHT_UNGROUNDED", "WRONG_GROUNDED", "WRONG_UNGROUNDED",
     "Alert", "Calibration", "ClassRow", "Classes", "ConfidenceBin", "Curve", "Document", "Drift", "Example",
     "FourCells", "Gallery", "Histograms", "History",
     "MetricRow", "Metrics", "Panel", "Panels", "Record", "Scalars", "Setup", "Strip", "VerdictRow", "Verdicts",

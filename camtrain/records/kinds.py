@@ -16,6 +16,7 @@ CELLS = (RIGHT_GROUNDED, RIGHT_UNGROUNDED, WRONG_GROUNDED, WRONG_UNGROUNDED)
 
 HEATMAPS = "cam/heatmaps"
 FAILURES = "cam/failures"
+MASKS_FILE = "masks.jpg"  # of a run whose alignment made masks: some of them, outlined
 
 
 @dataclass(frozen=True)

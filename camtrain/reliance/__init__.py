@@ -19,7 +19,7 @@ from camtrain.reliance.estimate import (
     sufficiency,
 )
 from camtrain.reliance.examine import ExaminationPlan, Findings, Shown, examine, guess_margins, margins
-from camtrain.reliance.guess import Guesser, guess_masks
+from camtrain.reliance.guess import Guesser
 from camtrain.reliance.history import Album, VerdictHistory
 from camtrain.reliance.instances import (
     Instance,
@@ -113,7 +113,6 @@ __all__ = [
     "flipped",
     "gather_evidence",
     "guess_margins",
-    "guess_masks",
     "holm",
     "illustrate",
     "intervene",

@@ -11,7 +11,6 @@ from torch import Tensor
 from camtrain.errors import ConfigurationError
 from camtrain.reliance.decide import FITTING, confirms, decide, decide_guessed, rejected
 from camtrain.reliance.estimate import screen
-from camtrain.reliance.guess import guess_masks, overhang
 from camtrain.reliance.history import Album
 from camtrain.reliance.instances import with_transplants
 from camtrain.reliance.intervene import (
@@ -26,6 +25,7 @@ from camtrain.reliance.intervene import (
 )
 from camtrain.reliance.records import STICKER, Criteria, Design, Effects, Estimate, Pool, Predict, Progress, Verdict
 from camtrain.reliance.stickers import Stickers, find_stickers, placement
+from camtrain.segmenters import guess_masks, overhang
 from camtrain.swaps.compositing import fill_with_texture
 from camtrain.swaps.infills import noise_background
 from camtrain.swaps.looks import LOOKS, look_of

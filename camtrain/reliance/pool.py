@@ -1,6 +1,5 @@
 """The images that a round judges, and those that lend: the first usable ones of every class, as batches pass."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from torch import Tensor
 from camtrain.data.batches import Adapter, Batch, check_masks, read_batch
 from camtrain.errors import BatchError, CamtrainError, ConfigurationError
 from camtrain.reliance.records import Criteria, Pool
+from camtrain.segmenters import key_of
 from camtrain.swaps.compositing import solid
 from camtrain.tasks import View
 
@@ -42,11 +42,6 @@ def usable(masks: Float[Tensor, "B H W"], *, most: float = 0.9) -> Bool[Tensor, 
     """
     share = masks.clamp(min=0).mean(dim=(1, 2))
     return (masks.flatten(1) >= 0).any(dim=1) & (share > 0) & (share <= most)
-
-
-def key_of(image: Tensor) -> bytes:
-    """What an image is known by: its content."""
-    return hashlib.blake2b(image.contiguous().numpy().tobytes(), digest_size=16).digest()
 
 
 class Collector:

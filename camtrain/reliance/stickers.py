@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from scipy.special import bdtrc
 from torch import Tensor
 
-from camtrain.reliance.guess import guess_masks
 from camtrain.reliance.records import STICKER, Criteria, Effects, Pool, Predict, Progress
 from camtrain.reliance.windows import apart, containing, windows
+from camtrain.segmenters import guess_masks
 from camtrain.swaps.compositing import dilate, fill_with_texture
 from camtrain.tasks.answers import log_odds, probabilities
 

@@ -1,7 +1,8 @@
 """A sheet of pictures with the outlines of their masks: are these the objects?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from camtrain.render.pixels import to_uint8
 from camtrain.render.sheets import INK, MARGIN, MUTED, PAPER
 
 LINE, HALO, FOG = (255, 214, 10), (20, 20, 20), (64, 160, 255)
@@ -87,3 +89,28 @@ def _cut(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | Im
     while text and draw.textlength(f"…{text}", font) > width:
         text = text[1:]
     return f"…{text}"
+
+
+def sheet_of(
+    images: Float[Tensor, "N C H W"],
+    masks: Float[Tensor, "N H W"],
+    names: Sequence[str],
+    *,
+    title: str = "masks that were made",
+    denormalize: Callable[[Tensor], Any] | None = None,
+) -> Image.Image:
+    """`outline_sheet` of a batch as the model takes it, each with its mask's share of the frame below it.
+
+    >>> import torch
+    >>> sheet_of(torch.rand(2, 3, 8, 8), torch.eye(8).expand(2, 8, 8), ["boat", "car"]).size[0] > 32
+    True
+    """
+    pixels = to_uint8(images if denormalize is None else denormalize(images))
+    shares = masks.clamp(min=0).flatten(1).mean(dim=1).tolist()
+    return outline_sheet(
+        title,
+        [
+            Outlined(image, mask, name, f"{share:.0%} of the frame")
+            for image, mask, name, share in zip(pixels, masks, names, shares, strict=True)
+        ],
+    )

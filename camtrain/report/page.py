@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from camtrain.records import CELLS, HEATMAPS, History, VerdictRow, read_history
+from camtrain.records import CELLS, HEATMAPS, MASKS_FILE, History, VerdictRow, read_history
 from camtrain.records.history import Epoch
 from camtrain.records.run_info import flatten, read_run_info
 from camtrain.reliance.remedies import advice_for
@@ -183,6 +183,7 @@ def render(
         methods=list(dict.fromkeys(m for film in reels for frame in film.frames if frame for m in frame.overlays)),
         probe_epochs=len(history.panels.get(HEATMAPS, {})),
         cases=cases,
+        masks=pictures.strip(MASKS_FILE),
         filters=case_filters(cases),
         class_lines=class_lines(history, run, CLASSES_OF_AN_AUDIT if audit else MOST_ROWS),
         matrix=matrix(history, run.after),

@@ -1,13 +1,14 @@
 """Run: all that is written of what one Trainer does, its folder, its sinks, its numbers and its report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
-from camtrain.records import Document, Record, Scalars, read_history
+from camtrain.records import MASKS_FILE, Document, Record, Scalars, VerdictRow, Verdicts, read_history
 from camtrain.records.run_info import write_run_info, write_verdicts
 from camtrain.report import REPORT_FILE, write_report
 from camtrain.report.summary import latest_verdicts, summary_of
@@ -37,6 +38,7 @@ class Run:
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self.pictures: PictureFormat = "jpg"
+        self.verdicts: tuple[VerdictRow, ...] = ()  # the last ones, in every process
         self.quiet = False  # whoever tells the end of a run in words of its own
         self._folder: Path | None = None
         self._groups: dict[Path, SinkGroup] = {}
@@ -99,10 +101,19 @@ class Run:
 
     def write(self, *records: Record) -> None:
         """Hand the records of one pass to the sinks of the stage that runs."""
+        self.verdicts = next((each.rows for each in records if isinstance(each, Verdicts)), self.verdicts)
         if self.writes and records:
             self._unpublished.add(self.place)
             self._untold.add(self.place)
             self._sinks().write(*records)
+
+    def show_masks(self, sheet: Callable[[], Image.Image]) -> None:
+        """Keep a sheet of the masks that were made for alignment, for the report and the loggers."""
+        if self.writes:
+            self.place.mkdir(parents=True, exist_ok=True)
+            path = self.place / MASKS_FILE
+            sheet().save(path, quality=90)
+            self.write(Document("masks", (path,), {}, self.trainer.current_epoch, self.trainer.global_step))
 
     def describe(self, configuration: Mapping[str, Any], *, title: str | None = None) -> None:
         """Write what the run is made of."""

@@ -203,7 +203,7 @@ def test_backgrounds__trains_writes_and_skips_what_is_finished(tmp_path, monkeyp
     file, picture = tmp_path / "backgrounds.json", tmp_path / "sheet.png"
     arguments = (
         "backgrounds --from-scratch --device cpu --epochs 1 --images 64 --size 32 --batch-size 16 --seeds 1 "
-        f"--correlation 95 100 --rows erm unbiased dfr ours_10 --data {tmp_path} --json {file} --sheet {picture}"
+        f"--correlation 95 100 --rows erm unbiased dfr given_10 --data {tmp_path} --json {file} --sheet {picture}"
     )
     monkeypatch.setattr(sys, "argv", arguments.split())
     backgrounds.main()
@@ -234,7 +234,7 @@ def test_backgrounds__tunes_a_weight_on_twins_with_all_masks_and_trains_with_it(
     tried, reached = [], {"weight_0.1": 90.0, "weight_1": 89.0, "weight_10": 20.0}
 
     def train(setting, recipe, *_):
-        tried.append((setting.row, setting.seed, recipe.masks, recipe.callbacks(None)[0].weight))
+        tried.append((setting.row, setting.seed, recipe.masks, recipe.callbacks(None, None)[0].weight))
         numbers = {"mean": 50.0, "conflicting": 40.0, "worst": 10.0, "inside_energy": 10.0, "step_seconds": 1.0}
         return {**numbers, "validation_twins": reached.get(setting.row, 0.0)}
 

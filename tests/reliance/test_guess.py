@@ -15,13 +15,12 @@ from camtrain.reliance import (
     decide,
     examine,
     guess_margins,
-    guess_masks,
     margins,
     screen,
 )
 from camtrain.reliance.examine import Round
-from camtrain.reliance.grabcut import _salient, barrier_distance
-from camtrain.reliance.guess import overhang
+from camtrain.segmenters import guess_masks, overhang
+from camtrain.segmenters.grabcut import _salient, barrier_distance
 from camtrain.swaps.compositing import dilate
 
 ROUND = import_module("camtrain.reliance.examine")  # the package's attribute of that name is the function

@@ -21,7 +21,6 @@ from camtrain.reliance import (
     examine,
     find_stickers,
     gather_evidence,
-    guess_masks,
     placement,
     region_of,
     rejected,

@@ -1,0 +1,6 @@
+"""Masks for images that came without one: guessed, or by a function of one's own."""
+
+from camtrain.segmenters.guess import guess_masks, overhang
+from camtrain.segmenters.outlines import Outlines, Segmenter, key_of, segmented
+
+__all__ = ["Outlines", "Segmenter", "guess_masks", "key_of", "overhang", "segmented"]
