@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from camtrain.render.pixels import to_uint8
+from camtrain.render.overlays import to_uint8
 from camtrain.render.sheets import INK, MARGIN, MUTED, PAPER
 
 LINE, HALO, FOG = (255, 214, 10), (20, 20, 20), (64, 160, 255)
