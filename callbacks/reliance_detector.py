@@ -45,6 +45,7 @@ from camtrain.reliance import (
     check_least,
     concatenate,
     examine,
+    in_spreads,
     locate,
     of_label,
     share_of_round,
@@ -372,7 +373,9 @@ class RelianceDetector(Callback):
             self._say_once(text, key=key, warn=warn)
         pool = pools.judged or Pool.empty(census.size)
         lenders = pools.training if census.training_lends else None
+        task = self._asking.task
         names = names_of(trainer, max(about, census.classes[-1]) + 1, self.dataloader_idx)
+        names = names if task is None else task.names(names)
         names = names if about < 0 else [f"no {names[about]}", names[about]]
         plan = replace(self.plan, batch_size=pools.batch_size, device=pl_module.device, guessed=pools.guessed)
         album = self.plan.album if trainer.state.fn == "fit" else Album(0)  # for further rounds
@@ -389,10 +392,11 @@ class RelianceDetector(Callback):
                 gather=lambda compute: concatenate(gather(compute)),
                 progress=progress,
             )
-            if about >= 0:
+            of_value = task is not None and task.form == "value"
+            if about >= 0 or of_value:
                 findings = replace(findings, verdicts=of_label(findings.verdicts))
             located = None
-            if self.regions:
+            if self.regions and not self._asking.frames:
                 located = self._attempt(
                     locate,
                     predict,
@@ -410,6 +414,8 @@ class RelianceDetector(Callback):
         show = self._asking.shown_by(denormalizer_of(trainer))
         count = self.num_examples if Run.of(trainer).writes else None
         shown = self._attempt(pictures, findings, pool, lenders or pool, names, windows, show, count) or ((), ())
+        if of_value:
+            verdicts = tuple(map(in_spreads, verdicts))
         if about >= 0:
             verdicts = tuple(replace(each, class_index=about, class_name=names[1]) for each in verdicts)
         return verdicts, *shown

@@ -7,7 +7,7 @@ do about it: `remedies` and `retrain`.
 """
 
 from camtrain.reliance.asking import Asking
-from camtrain.reliance.decide import decide, decide_guessed, of_label, rejected, share_of_round, unmeasured
+from camtrain.reliance.decide import decide, decide_guessed, in_spreads, of_label, rejected, share_of_round, unmeasured
 from camtrain.reliance.estimate import (
     Contrast,
     adjust_families,
@@ -115,6 +115,7 @@ __all__ = [
     "guess_margins",
     "holm",
     "illustrate",
+    "in_spreads",
     "intervene",
     "intervened",
     "join_evidence",

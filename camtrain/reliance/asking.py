@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from camtrain.cam import Ride
@@ -41,6 +42,7 @@ class Asking:
         self._calls = Questions()
         self._named = task
         self._shape: tuple[int, ...] | None = None  # of the answer to an image, once it is known
+        self.frames = 0  # of a clip
 
     def anew(self) -> "Asking":
         """As it was when nothing had been heard."""
@@ -115,9 +117,12 @@ class Asking:
             return
         call, task, dtype = self.call, self.task, self.call.images.dtype
         alone = len(call.args) == 1 and not call.kwargs
-        with quickened(call.module, _typed(images[: 1 if alone else 0], dtype)) as layout:
+        some = images[: 1 if alone else 0]
+        some = as_clips(some, self.frames) if self.frames else some
+        with quickened(call.module, _typed(some, dtype)) as layout:
 
             def predict(shown: Tensor) -> Tensor:
+                shown = as_clips(shown, self.frames) if self.frames else shown
                 views = task.views(call.again(layout(_typed(shown, dtype))), None)
                 return next(view.logits for view in views if view.about == about)
 
@@ -128,13 +133,17 @@ class Asking:
         if self.undo is not None or self.task is None or self._shape is None:
             raise CamtrainError("the step changes images before the network sees them, or was not heard yet")
         answer = torch.zeros(len(batch), *self._shape, device=batch.images.device)
-        return batch, self.task.views(answer, batch.labels)
+        return strips(replace(batch, masks=self.task.objects(batch, self.task.count(answer)))), self.task.views(
+            answer, batch.labels
+        )
 
     def _heard(self, batch: Batch, network: nn.Module | None) -> tuple[Batch, list[View]]:
         """The batch as the network was given it, and the choices that its answer makes."""
         calls = self._calls.take()
-        if batch.images.ndim != 4:
-            raise ConfigurationError(f"pictures (B, C, H, W) are judged, got images {tuple(batch.images.shape)}")
+        if batch.images.ndim not in (4, 5):
+            raise ConfigurationError(
+                f"pictures (B, C, H, W) and clips (B, C, T, H, W) are judged, got images {tuple(batch.images.shape)}"
+            )
         self.call, known = None, self.call
         call = call_on(calls, batch.images, network if known is None else known.module)
         if self.task is None:
@@ -143,12 +152,40 @@ class Asking:
         if not views or call.images is None:
             raise ConfigurationError(f"{self.task.name} makes no choice between classes that a background could sway")
         self.call = replace(call, output=None)  # no graph is kept
-        self._shape = answer_shape(call.output)
+        self._shape = None if self.task.whole_output else answer_shape(call.output)
+        self.frames = call.images.shape[2] if call.images.ndim == 5 else 0
+        batch = replace(batch, masks=self.task.objects(batch, self.task.count(call.output)))
         if call.images is batch.images or call.images.data_ptr() == batch.images.data_ptr():
             self.undo = None
-            return batch, views
+            return strips(batch), views
+        if self.frames:
+            raise ConfigurationError("the step changes clips before the network sees them: change them in the data set")
         self.undo = _undo(batch.images, call.images)
         return as_given(batch, call.images), views
+
+
+def strips(batch: Batch) -> Batch:
+    """Clips with their frames side by side, as pictures `(B, C, H, T W)` with masks `(B, H, T W)`; images stay."""
+    if batch.images.ndim == 4:
+        return batch
+    frames, masks = batch.images.shape[2], batch.masks
+    if masks is not None and masks.ndim == 3:
+        masks = masks.unsqueeze(1).expand(-1, frames, -1, -1)
+    return replace(
+        batch,
+        images=batch.images.movedim(2, 3).flatten(3),
+        masks=None if masks is None else masks.movedim(1, 2).flatten(2),
+    )
+
+
+def as_clips(images: Float[Tensor, "B C H W"], frames: int) -> Float[Tensor, "B C T H w"]:
+    """Frames side by side as clips again.
+
+    >>> clips = torch.rand(2, 3, 4, 5, 6)
+    >>> torch.equal(as_clips(strips(Batch(clips)).images, 4), clips)
+    True
+    """
+    return images.view(*images.shape[:3], frames, -1).movedim(3, 2)
 
 
 def _nobody(images: Tensor) -> Tensor:

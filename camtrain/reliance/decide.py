@@ -10,8 +10,18 @@ from scipy.special import stdtrit
 from camtrain.reliance.estimate import indifferent
 from camtrain.reliance.records import STICKER, Answer, Criteria, Effects, Estimate, Verdict
 from camtrain.reliance.stickers import Placement
+from camtrain.tasks.regression import RANGE
 
-__all__ = ["confirms", "decide", "decide_guessed", "images_needed", "rejected", "share_of_round", "verdict_of"]
+__all__ = [
+    "confirms",
+    "decide",
+    "decide_guessed",
+    "images_needed",
+    "in_spreads",
+    "rejected",
+    "share_of_round",
+    "verdict_of",
+]
 
 MOST_OVERHANG = 0.4  # in the median over a class's images; exact masks have up to 0.38, nearly all eroded ones more
 FITTING = 0.05  # up to here the rim is known to be background, and masks need not be grown to see what an edge does
@@ -89,6 +99,18 @@ def of_label(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
     """Of the verdicts on a label's absence and presence the one that accuses it more, presence where they are alike."""
     order = ("reliant", "suspect", "undecided", "no evidence", "not reliant")
     return tuple(sorted(verdicts, key=lambda one: (order.index(one.verdict), -one.class_index))[:1])
+
+
+def in_spreads(verdict: Verdict) -> Verdict:
+    """What was judged as a choice between low and high, said of the value: numbers in spreads of the labels.
+
+    >>> high = Verdict(1, "high", "reliant", 0.25, 0.2, 0.3, 0.0, 0.001, 60, "background", "by what it loses")
+    >>> in_spreads(high).effect, in_spreads(high).note
+    (1.0, 'by what it loses; in spreads of the labels')
+    """
+    numbers = {name: RANGE * getattr(verdict, name) for name in ("effect", "low", "high", "placebo")}
+    note = f"{verdict.note}; in spreads of the labels"
+    return replace(verdict, class_index=0, class_name="value", note=note, **numbers)
 
 
 def verdict_of(

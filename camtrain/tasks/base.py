@@ -118,6 +118,10 @@ class Task(ABC):
         """The answers as choices between classes, which interventions can move; none where there are no choices."""
         return []
 
+    def objects(self, batch: Asked, count: int) -> Tensor | None:
+        """The masks of a batch, `(B, *S)` or one for each of `count` views; by default those that it holds."""
+        return batch.masks
+
     def count(self, output: Any) -> int:
         """How many classes, labels or words `Units.about` may count."""
         return int(self.read(output).shape[1])

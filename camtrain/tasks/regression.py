@@ -7,8 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from camtrain.errors import BatchError, ConfigurationError
-from camtrain.tasks.base import Asked, Task, Units, in_float
+from camtrain.tasks.base import Asked, Task, Units, View, in_float
 from camtrain.tasks.classification import describe
+
+RANGE = 4.0  # spreads of the labels: what a choice between low and high tells apart
 
 
 class Regression(Task):
@@ -109,6 +111,20 @@ class Regression(Task):
     def count(self, output: Any) -> int:
         """Below the center, and above it."""
         return 2
+
+    def views(self, output: Any, labels: Any) -> list[View]:
+        """A choice between low and high, whose probability rises by `1 / RANGE` with every spread of the labels.
+
+        It is 0 or 1 where the answer lies beyond `RANGE / 2` spreads of the center.
+        """
+        values = in_float(self.read(output))
+        assert self.center is not None and self.spread is not None  # noqa: PT018  fitted by the first batch
+        high = ((values - self.center) / (RANGE * self.spread) + 0.5).clamp(1e-6, 1 - 1e-6)
+        chosen = None
+        if labels is not None:
+            truth = self.truth(labels, len(values)).to(values)
+            chosen = torch.where(truth.isfinite(), (truth > self.center).long(), -1)
+        return [View(torch.stack([1 - high, high], dim=1).log(), chosen)]
 
     def known(self, labels: Any) -> Tensor:
         """Of which images the value is known."""

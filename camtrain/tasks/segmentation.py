@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from camtrain.errors import BatchError
-from camtrain.tasks.base import Asked, Task, Units, in_float
+from camtrain.tasks.base import Asked, Task, Units, View, in_float
 from camtrain.tasks.classification import describe
 
 
@@ -104,6 +104,34 @@ class Segmentation(Task):
         logits = self.read(output)
         maps = self.maps(labels, logits)
         return -mean_over(self._likelihood(logits, maps), maps >= 0).nan_to_num(0)
+
+    def objects(self, batch: Asked, count: int) -> Float[Tensor, "B C *S"] | None:
+        """The true regions by class, none of the background; -1 where a pixel is not known."""
+        labels = batch.labels
+        if not isinstance(labels, Tensor):
+            return batch.masks
+        labels = labels.squeeze(1) if labels.ndim == batch.images.ndim else labels
+        unknown = (labels < 0) | (labels == self.ignore_index)
+        regions = torch.stack([labels == index for index in range(count)], dim=1).float()
+        if self.background is not None and self.background < count:
+            regions[:, self.background] = 0
+        return torch.where(unknown.unsqueeze(1), -1.0, regions)
+
+    def views(self, output: Any, labels: Any) -> list[View]:
+        """For each class whether it is anywhere: by the 1 % of the pixels that are surest of it."""
+        logits = self.read(output)
+        shares = in_float(logits).softmax(dim=1).flatten(2)
+        surest = shares.topk(max(1, shares.shape[2] // 100), dim=2).values.mean(dim=2).clamp(1e-6, 1 - 1e-6)
+        maps = None if labels is None else self.maps(labels, logits)
+        return [
+            View(
+                torch.stack([1 - surest[:, index], surest[:, index]], dim=1).log(),
+                None if maps is None else (maps == index).flatten(1).any(dim=1).long(),
+                index,
+            )
+            for index in range(logits.shape[1])
+            if index != self.background
+        ]
 
     def _likelihood(self, logits: Tensor, maps: Tensor) -> Tensor:
         chosen = maps.clamp(0, logits.shape[1] - 1).unsqueeze(1)
