@@ -232,6 +232,7 @@ _OF_TASK: dict[str, Kind] = {
     "binary": "binary",
     "multi_label": "several",
     "regression": "values",
+    "question_answering": "classes",
 }
 
 
