@@ -14,7 +14,7 @@ from camtrain.records.history import Epoch
 from camtrain.records.run_info import read_run_info
 from camtrain.report import summary as story
 from camtrain.report.charts import Series, line_chart
-from camtrain.report.formatting import FILTERS
+from camtrain.report.formatting import FILTERS, changed
 from camtrain.report.pictures import Film, Frame, SavedPictures, films
 
 SIDE = 160
@@ -75,13 +75,25 @@ def comparison_of(runs: Sequence[ComparedRun]) -> dict[str, list[float | None]]:
 
 
 def shown_comparison_of(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
-    """The same as people read it.
+    """The same as people read it, with the difference from the first run, and what each alignment cost.
 
-    >>> shown_comparison_of([ComparedRun(Path(), "a", History(scalars={"val/accuracy": {0: 0.5}}))])
-    {'Accuracy': ['50.0 %']}
+    >>> runs = [ComparedRun(Path(), "a", History(scalars={"val/accuracy": {0: value}})) for value in (0.5, 0.75)]
+    >>> shown_comparison_of(runs)
+    {'Accuracy': ['50.0 %', '75.0 % (+25.0 pts)']}
     """
     units = {one.label: one.unit for run in runs for one in story.measures(run.history)}
-    return {label: [story.shown(value, units[label]) for value in row] for label, row in comparison_of(runs).items()}
+    rows = {label: _with_changes(row, units[label]) for label, row in comparison_of(runs).items()}
+    prices = [story.price(run.history).partition(": ")[2].rstrip(".") for run in runs]
+    return rows | ({"Validation accuracy since alignment": [price or "–" for price in prices]} if any(prices) else {})
+
+
+def _with_changes(values: Sequence[float | None], unit: story.Unit) -> list[str]:
+    first, *others = values
+    texts = [story.shown(first, unit)]
+    for value in others:
+        change = "" if value is None or first is None else f" ({changed(value - first, unit)})"
+        texts.append(story.shown(value, unit) + change)
+    return texts
 
 
 def write_comparison(runs: Sequence[ComparedRun], path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from camtrain.records import MASKS_FILE, Document, Record, Scalars, VerdictRow, Verdicts, read_history
-from camtrain.records.run_info import write_run_info, write_verdicts
+from camtrain.records.run_info import read_run_info, write_run_info, write_verdicts
 from camtrain.report import REPORT_FILE, write_report
 from camtrain.report.summary import latest_verdicts, summary_of
 from camtrain.report.terminal import advised, places, print_summary
@@ -19,6 +20,7 @@ from camtrain.sinks.files import FilesSink
 from camtrain.sinks.guard import guard
 
 WITHOUT_LOGGER = "camtrain_logs"
+UNNAMED = ("lightning_logs", "default")  # loggers' own names, which say nothing
 
 _ATTRIBUTE = "_camtrain_run"  # on the Trainer: a run lives as long as its Trainer does
 
@@ -47,6 +49,7 @@ class Run:
         self._evaluated: set[str] = set()
         self._evaluated_in = -1
         self._guards = ExitStack()
+        self._began = datetime.now()
 
     @classmethod
     def of(cls, trainer: Any) -> "Run":
@@ -99,6 +102,21 @@ class Run:
         stage = self.trainer.state.fn
         return self.folder if stage in (None, "fit") else self.folder / str(stage.value)
 
+    @property
+    def title(self) -> str:
+        """What people call the run: its project, its model, when it began; what its folder says already stays.
+
+        The project is what the logger calls it, else the folder that the run lies in.
+        """
+        title = read_run_info(self.place).get("title")
+        if title:
+            return str(title)
+        names = [str(logger.name) for logger in self.trainer.loggers if logger.name]
+        project = next(
+            (name for name in names if name not in UNNAMED), Path(self.trainer.default_root_dir).resolve().name
+        )
+        return f"{project}, {_model_of(self.trainer.lightning_module)}, {self._began:%Y-%m-%d %H:%M}"
+
     def write(self, *records: Record) -> None:
         """Hand the records of one pass to the sinks of the stage that runs."""
         self.verdicts = next((each.rows for each in records if isinstance(each, Verdicts)), self.verdicts)
@@ -115,11 +133,11 @@ class Run:
             sheet().save(path, quality=90)
             self.write(Document("masks", (path,), {}, self.trainer.current_epoch, self.trainer.global_step))
 
-    def describe(self, configuration: Mapping[str, Any], *, title: str | None = None) -> None:
+    def describe(self, configuration: Mapping[str, Any]) -> None:
         """Write what the run is made of."""
         if self.writes:
             self._unpublished.add(self.place)
-            write_run_info(self.place, configuration, title=title)
+            write_run_info(self.place, configuration, title=self.title)
 
     def end_validation(self) -> None:
         """A pass over held-out data is over: which numbers came from it, and that they are this epoch's.
@@ -202,10 +220,18 @@ class Run:
         """Those of the stage that runs; what is written first begins a new stretch in the folder."""
         place = self.place
         if place not in self._groups:
+            if not read_run_info(place):
+                write_run_info(place, {}, title=self.title)
             files = FilesSink(place, starts=True, pictures=self.pictures)
             sinks = [files, *logger_sinks(self.trainer.loggers, self.pictures)]
             self._groups[place] = SinkGroup(map(Background, sinks))
         return self._groups[place]
+
+
+def _model_of(module: Any) -> str:
+    """The network that a module says it is made of, else the module's class."""
+    model = getattr(module, "hparams", {}).get("model")
+    return model.rpartition(":")[2].rpartition(".")[2] if isinstance(model, str) else type(module).__name__
 
 
 def _plain(name: str) -> str:

@@ -1,6 +1,7 @@
 """One run for each Trainer: its folder, its numbers, its report, under a real Trainer whose numbers are planned."""
 
 import pickle
+from datetime import datetime
 
 import pytest
 import pytorch_lightning as pl
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from camtrain.callbacks import ExplanationMonitor, RunSummary
 from camtrain.records import Alert, Scalars, read_history
+from camtrain.records.run_info import read_run_info
 from camtrain.sinks.run import Run, numbered
 from tests.callbacks.conftest import Foreign, tensors
 
@@ -101,6 +103,21 @@ def test_run__keeps_what_validate_and_test_write_apart(tmp_path, make_trainer):
     trainer.validate(Foreign(), DataLoader(tensors(8), 8), verbose=False)
     assert read_history(tmp_path / LOGS).scalars["value"] == {0: 1.0}
     assert read_history(tmp_path / LOGS / "validate").scalars["value"] == {1: 2.0}
+
+
+class Named(Foreign):
+    def __init__(self):
+        super().__init__()
+        self.save_hyperparameters({"model": "torchvision:resnet18"})
+
+
+@pytest.mark.parametrize(("module", "model"), [(Foreign, "Foreign"), (Named, "resnet18")])
+def test_run__is_called_by_project_model_and_time(make_trainer, tmp_path, module, model):
+    before = datetime.now().replace(second=0, microsecond=0)
+    fit(make_trainer(callbacks=[Writer(1.0)]), module())
+    project, name, time = read_run_info(tmp_path / LOGS)["title"].split(", ")
+    assert (project, name) == (tmp_path.name, model)
+    assert before <= datetime.strptime(time, "%Y-%m-%d %H:%M") <= datetime.now()
 
 
 def test_run__of_another_rank_writes_nothing(make_trainer, monkeypatch, tmp_path):
