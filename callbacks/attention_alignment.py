@@ -19,6 +19,7 @@ from camtrain.cam import log_probability
 from camtrain.checks import check_arguments
 from camtrain.data.batches import Batch, class_names, read_batch
 from camtrain.errors import ConfigurationError
+from camtrain.records import Alert
 from camtrain.render.outlines import sheet_of
 from camtrain.sinks.run import Run
 from camtrain.swaps import Blend, Infill
@@ -318,19 +319,25 @@ class AttentionAlignment(Callback):
     def _look_at_verdicts(self, trainer: Trainer) -> None:
         """Make masks of the places that a detector has found, if it has; where one way did not help, of another."""
         if self.maker is not None and self.span.is_on:
-            self._say(self.maker.look_at(Run.of(trainer).verdicts))
+            note = self.maker.look_at(Run.of(trainer).verdicts)
+            self._say(note)
+            if note:
+                alert = Alert(f"AttentionAlignment {note}", "", trainer.current_epoch, trainer.global_step)
+                Run.of(trainer).write(alert)
             self.alignment.twins.keep_donors(self.maker.by_place or self.alignment.mask_kind == "forbidden")
 
     def _show_masks(self, trainer: Trainer, maker: MaskMaker) -> None:
         """Tell once, and again where the way has changed, what masks were made, with a sheet of some."""
         sheet = maker.end_epoch()
         if sheet is not None and maker.way not in self._say_once.keys:
-            self._say_once(sheet.remark, key=maker.way)
+            self._say_once(f"had {sheet.remark}. Look at some, in masks.jpg and in the report", key=maker.way)
             source = getattr(trainer, "datamodule", None) or getattr(trainer.train_dataloader, "dataset", None)
             classes = class_names(source, max(sheet.labels) + 1)
             names = [classes[label] if label >= 0 else "" for label in sheet.labels]
             Run.of(trainer).show_masks(
-                lambda: sheet_of(sheet.images, sheet.masks, names, denormalize=denormalizer_of(trainer))
+                lambda: sheet_of(
+                    sheet.images, sheet.masks, names, title=sheet.remark, denormalize=denormalizer_of(trainer)
+                )
             )
 
     # The training step

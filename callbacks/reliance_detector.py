@@ -108,6 +108,7 @@ class RelianceDetector(Callback):
         regions: images of each flagged class in which to look for the cue's place, at least 4; 0 does not look.
         segmenter: makes the masks where batches have none: images (B, C, H, W), as the model takes them and on its
             device, to masks (B, H, W) in [0, 1], 1 on the object; all -1 where it cannot tell. Asked once per image.
+            "guess", as None: by what stands out from the border.
         task: how answers are read: "auto", a name or a `camtrain.tasks.Task`; of several labels each is judged.
         batch_adapter: reads a batch of another shape: returns (images, labels, masks), a mapping or a `Batch`.
         model: the submodule that maps images to logits, or its dotted name, where the step calls several.
@@ -142,7 +143,7 @@ class RelianceDetector(Callback):
         spend_alpha: bool = True,
         num_examples: int = 2,
         regions: int = 12,
-        segmenter: Callable[..., Any] | None = None,
+        segmenter: Callable[..., Any] | str | None = None,
         batch_adapter: Callable[..., Any] | None = None,
         model: str | nn.Module | None = None,
         dataloader_idx: int = 0,

@@ -168,7 +168,10 @@ _RULES = {
     "cue": _Rule(lambda value: isinstance(value, str), "is the name of a cue, as 'background'"),
     "p": _Rule(lambda value: _is_number(value) and 0 <= value <= 1, "is a probability in [0, 1]"),
     "batch_adapter": _called("from a batch to (images, labels, masks)"),
-    "segmenter": _called("from images (B, C, H, W) to masks (B, H, W)"),
+    "segmenter": _Rule(
+        lambda value: value is None or _is_called(value) or value in ("guess", "found", "auto"),
+        "is a function from images (B, C, H, W) to masks (B, H, W), 'guess', 'found', 'auto' or None",
+    ),
     "methods": _Rule(
         lambda value: isinstance(value, (str, Sequence)) and len(value) > 0, "are names, as ['grad_cam', 'hires_cam']"
     ),

@@ -138,12 +138,17 @@ class MaskMaker:
         self.by_place, self._used = state["by_place"], state["used"]
 
     def complete(self, batch: Batch) -> Batch:
-        """The batch with a mask for every image of which one can be told; images are (B, C, H, W)."""
+        """The batch with a mask for every image of which one can be told; images are (B, C, H, W).
+
+        Where masks are given one for each label, it stays as it is.
+        """
         if batch.images.ndim != 4:
             raise ConfigurationError(
                 f"Masks are made for images (B, C, H, W); got {tuple(batch.images.shape)}. Give masks of your own."
             )
         masks = batch.masks
+        if masks is not None and masks.ndim == batch.images.ndim:  # one for each label
+            return batch
         if masks is None:
             masks = batch.images.new_full((len(batch), *batch.images.shape[2:]), -1, dtype=torch.float32)
         self._used = True
@@ -160,9 +165,8 @@ class MaskMaker:
         """Some of the images whose masks were made in the epoch, and what there is to say; None for none."""
         shown, total = self._shown, self.given + self.made + self.left_out
         remark = (
-            f"had {self.given} masks given and {self.made} made, {_WAYS[self.way]}, of {total} images in an epoch; "
-            f"{self.left_out} are left out, of which nothing can be told{self.fit.remark()}. Look at some of them, in "
-            "masks.jpg and in the report, before you trust what they teach"
+            f"{self.given} masks given and {self.made} made {_WAYS[self.way]}, of {total} images in an epoch; of "
+            f"{self.left_out} nothing can be told{self.fit.remark()}"
         )
         self._begin_epoch()
         if not shown:

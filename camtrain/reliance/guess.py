@@ -2,6 +2,7 @@
 
 import torch
 
+from camtrain.errors import ConfigurationError
 from camtrain.reliance.pool import usable
 from camtrain.reliance.records import Pool, Progress
 from camtrain.segmenters import Outlines, Segmenter, segmented
@@ -21,9 +22,15 @@ class Guesser:
     4.0
     """
 
-    def __init__(self, segmenter: Segmenter | None = None) -> None:
-        self.is_given = segmenter is not None  # by the user
-        self.outlines = Outlines(segmenter)
+    def __init__(self, segmenter: Segmenter | str | None = None) -> None:
+        if isinstance(segmenter, str) and segmenter != "guess":
+            raise ConfigurationError(
+                f"Who looks for cues makes masks by a function or by segmenter='guess' (None is the same); got "
+                f"{segmenter!r}, which AttentionAlignment takes."
+            )
+        given = None if isinstance(segmenter, str) else segmenter
+        self.is_given = given is not None  # by the user
+        self.outlines = Outlines(given)
 
     def __call__(
         self,

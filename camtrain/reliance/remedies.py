@@ -178,7 +178,7 @@ def _retrain(cue: str) -> Remedy:
 _ALIGN = _remedy(
     "align attention",
     "Penalize evidence off the object and train on counterfactual twins, from the first flag on; masks for a few "
-    "percent of the images will do.",
+    "percent of the images will do, and segmenter='auto' makes them where there are none.",
     "AttentionAlignment",
     start_when="reliance/flagged",
 )

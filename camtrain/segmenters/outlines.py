@@ -111,4 +111,4 @@ class Outlines:
 
 def key_of(image: Tensor) -> bytes:
     """What an image is known by: its content."""
-    return hashlib.blake2b(image.contiguous().numpy().tobytes(), digest_size=16).digest()
+    return hashlib.blake2b(image.contiguous().view(torch.uint8).numpy().tobytes(), digest_size=16).digest()
