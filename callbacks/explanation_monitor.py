@@ -355,8 +355,12 @@ class ExplanationMonitor(Callback):
         layers = {layer.name: layer.reason for layer in self._explainer.layers}
         described = {"layers": layers, "methods": list(self.methods), "versions": versions()}
         described["stage"] = str(getattr(trainer.state.fn, "value", ""))
-        setup = [Setup(described, epoch, step)] if self._passes == 1 else []
-        Run.of(trainer).write(*records, *setup)
+        if self._passes == 1:
+            looks = seen.masks
+            masks = {"masks": looks.facts() | {"processes": trainer.world_size}} if looks is not None else {}
+            sheet = looks.sheet(naming) if looks is not None else None
+            records.append(Setup(described | masks, epoch, step, sheet))
+        Run.of(trainer).write(*records)
 
     def _naming(self, trainer: Trainer, explainer: Explainer) -> Naming:
         names = names_of(trainer, explainer.num_classes, self.dataloader_idx)

@@ -10,6 +10,7 @@ soft_masks: true                  degrees, scaled by the file's bits
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ SOURCES = ("values", "instances", "attention")
 MOST_VALUES = 6  # shown in an error
 _LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF")
 _GRAY = 0x010101
+FULL, FAR = 0.95, 4.0  # share of the frame that is suspicious; times the usual area that is
 FAINTEST = 128  # of an object in a lossy file: a label map of 0, 1 and 2 may come back as 0 and 2
 MOST_TINT = 40  # between the channels of a gray file, after compression
 
@@ -158,6 +160,26 @@ def mask_facts(mask: NDArray[np.float32], cut: bool = False, values: Sequence[tu
     covered = float(np.count_nonzero(inside)) / pixels
     height, width = mask.shape
     return MaskFacts((height, width), covered, unknown, any(edge.any() for edge in edges), cut, tuple(values))
+
+
+def odd_about(facts: MaskFacts, usual: float = 0.0) -> tuple[str, float]:
+    """What to say of a mask, and how odd it is: empty, full, of another size than is usual, at the border.
+
+    >>> odd_about(MaskFacts((8, 8), 0.0)), odd_about(MaskFacts((8, 8), 0.25), usual=0.25)
+    (('empty', 5.0), ('25% of the frame', 0.0))
+    """
+    if facts.covered == 0:
+        return "empty", 5.0
+    share = f"{facts.covered:.0%} of the frame" if facts.covered >= 0.01 else f"{facts.covered:.2%} of the frame"
+    if facts.covered + facts.unknown >= FULL:
+        return f"{share}: hardly any background", 4.0 + facts.covered
+    times = facts.covered / usual if usual else 1.0
+    odd = abs(math.log(times))
+    if odd > math.log(FAR):
+        return f"{share}, {times:.2g} times the usual", 2.0 + min(odd / 10, 1.5)
+    if facts.touches:
+        return f"{share}, at the border", 1.0 + odd / 10
+    return share, odd / 10
 
 
 def value_shares(path: Path, rule: MaskRule) -> tuple[tuple[Value, float], ...]:

@@ -1,6 +1,5 @@
 """What the masks of a dataset are like, and which of them deserve a look first."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +9,8 @@ from statistics import median
 from camtrain.data.checking import CheckedSample, look_at
 from camtrain.data.files import Sample
 from camtrain.data.folders import SampleDataset
-from camtrain.data.masks import Value, value_shares
+from camtrain.data.masks import Value, odd_about, value_shares
 from camtrain.errors import CamtrainError
-
-FULL, FAR = 0.95, 4.0  # share of the frame that is suspicious; times the median area of the class that is
 
 
 @dataclass(frozen=True)
@@ -108,21 +105,10 @@ def _remarks(pairs: Sequence[tuple[Sample, CheckedSample | CamtrainError]], medi
 
 
 def _remark(sample: Sample, look: CheckedSample | CamtrainError, usual: float) -> Remark:
-    """What to say of an image, and how odd it is: refused, empty, full, of an odd size, at the border."""
+    """What to say of an image, and how odd it is."""
     if not isinstance(look, CheckedSample):
         return Remark(sample, "refused", 6.0)
     mask = look.mask
     if mask is None:
         return Remark(sample, "covers no pixel" if sample.regions else "no annotation", 5.0 if sample.regions else -1.0)
-    if mask.covered == 0:
-        return Remark(sample, "empty", 5.0)
-    share = f"{mask.covered:.0%} of the frame" if mask.covered >= 0.01 else f"{mask.covered:.2%} of the frame"
-    if mask.covered + mask.unknown >= FULL:
-        return Remark(sample, f"{share}: hardly any background", 4.0 + mask.covered)
-    times = mask.covered / usual if usual else 1.0
-    odd = abs(math.log(times)) if times > 0 else 0.0
-    if odd > math.log(FAR):
-        return Remark(sample, f"{share}, {times:.2g} times its class", 2.0 + min(odd / 10, 1.5))
-    if mask.touches:
-        return Remark(sample, f"{share}, at the border", 1.0 + odd / 10)
-    return Remark(sample, share, odd / 10)
+    return Remark(sample, *odd_about(mask, usual))

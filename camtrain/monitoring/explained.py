@@ -70,10 +70,10 @@ class Explained:
 
     @property
     def annotated(self) -> Tensor:
-        """Which units have a mask, `(N,)`."""
+        """Which units have a mask, with unknown pixels or without, `(N,)`."""
         if self.units.masks is None:
             return torch.zeros_like(self.cells, dtype=torch.bool)
-        return (self.units.masks >= 0).flatten(1).all(dim=1)
+        return (self.units.masks >= 0).flatten(1).any(dim=1)
 
     def of_units(self, values: Tensor) -> Tensor:
         """Of values for each image those of the units' images."""
@@ -123,7 +123,8 @@ def explain_batch(
         cells = torch.where(units.are_known, answers, -1)
     ceilings = {name: ceiling(pooled[heat.shape[1:]]) for name, heat in heatmaps.items()}
     shares = next(iter(pooled.values())).flatten(1)
-    chance = torch.where((shares >= 0).all(dim=1), shares.mean(dim=1), torch.nan)
+    known = shares >= 0
+    chance = (shares * known).sum(dim=1) / known.sum(dim=1)  # NaN where nothing is
     return Explained(*whose, energies, hits, chance, ceilings, cells)
 
 
@@ -136,6 +137,7 @@ def ceiling(masks: Float[Tensor, "B *S"]) -> Float[Tensor, " B"]:
     tensor([0.7500])
     """
     flat = masks.flatten(1)
+    flat = flat.clamp_min(0)  # cells of which nothing is known count neither inside nor outside
     total = flat.sum(dim=1)
-    known = (flat >= 0).all(dim=1) & (total > 0)
+    known = total > 0
     return torch.where(known, flat.square().sum(dim=1) / total.where(known, 1.0), torch.nan)

@@ -12,6 +12,7 @@ from camtrain.monitoring.drift import Traces
 from camtrain.monitoring.explained import Explained
 from camtrain.monitoring.explainer import Explainer
 from camtrain.monitoring.gallery import Tile, Tiles, gallery
+from camtrain.monitoring.masks import MaskLook
 from camtrain.monitoring.panels import Naming, panels
 from camtrain.monitoring.selection import (
     Candidates,
@@ -95,6 +96,7 @@ class ValidationPass:
     ) -> None:
         self.followed, self.num_failures, self.tiles = followed, num_failures, tiles
         self.images = 0
+        self.masks = MaskLook() if not followed.earlier else None  # in the first pass
         self._samples: list[str] = []
         self._columns: tuple[str, ...] = ()
         self._numbers: list[Tensor] = []
@@ -106,6 +108,8 @@ class ValidationPass:
         """Add a batch of images of these names. Its numbers stay on their device until the end of the pass."""
         self._probes.choose(samples, self.images)
         self.images += len(samples)
+        if self.masks is not None and rounds:
+            self.masks.update(rounds[0].batch, samples)
         for explained in rounds:
             if not self._candidates:
                 self.form, self._candidates = explained.form, self._kinds(explained.form)

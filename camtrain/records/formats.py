@@ -180,7 +180,8 @@ def _read_metrics(history: History, line: Line) -> None:
 
 
 def _write_setup(record: Setup, store: PictureStore) -> Line:
-    return {"values": dict(record.values)}
+    pictured = {} if record.masks is None else {"masks_picture": store.picture("masks", record.masks)}
+    return {"values": {**record.values, **pictured}}
 
 
 def _read_setup(history: History, line: Line) -> None:

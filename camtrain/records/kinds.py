@@ -6,6 +6,9 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import UInt8
+from torch import Tensor
+
 from camtrain.records.panels import Example, Gallery, Panels, Strip
 
 RIGHT_GROUNDED = "right/grounded"
@@ -282,13 +285,17 @@ class Metrics:
     step: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Setup:
-    """What the explanations are made with (layers, methods, versions): nested plain values, once per run."""
+    """What the explanations are made with (layers, methods, versions, masks): nested plain values, once per run.
+
+    `masks` is a picture of the masks that deserve a look.
+    """
 
     values: Mapping[str, Any]
     epoch: int
     step: int
+    masks: UInt8[Tensor, "3 H W"] | None = None
 
 
 @dataclass(frozen=True)

@@ -191,6 +191,8 @@ def render(
         metric_curves=curve_charts(history),
         pictured=lambda square: any((one.label, one.predicted) == (square.true, square.said) for one in cases),
         setup=history.setup,
+        mask_lines=mask_lines(history.setup.get("masks", {})),
+        masks_picture=pictures.strip(history.setup["masks_picture"]) if "masks_picture" in history.setup else None,
         coarse=coarse_layers(history.setup),
         alerts=history.alerts,
         configuration=list(flatten(info.get("configuration", {}))),
@@ -255,6 +257,27 @@ def coarse_layers(setup: Mapping[str, Any]) -> dict[str, int]:
     sizes = {layer: re.search(r"\((\d+)x(\d+) cells", str(reason)) for layer, reason in setup.get("layers", {}).items()}
     sides = {layer: min(map(int, size.groups())) for layer, size in sizes.items() if size}
     return {layer: side for layer, side in sides.items() if side < CELLS_ENOUGH}
+
+
+def mask_lines(masks: Mapping[str, Any]) -> list[str]:
+    """What the masks of the run are, in sentences; none without a mask.
+
+    >>> facts = {"images": 9, "annotated": 8, "covered": [0.0, 0.25, 1.0], "empty": 1, "full": 2, "degrees": 0}
+    >>> mask_lines(facts)[:2]
+    ['8 of 9 images have a mask.', 'The object covers 25 % of the frame (median), from 0 % to 100 %.']
+    >>> mask_lines(facts)[2:]
+    ['1 empty, 2 full.']
+    """
+    if not masks.get("annotated"):
+        return []
+    low, middle, high = (f"{100 * share:.0f} %" for share in masks["covered"])
+    kinds = ("empty", "full", "at the border")
+    odd = [f"{masks[kind]} {kind}" for kind in kinds if masks.get(kind)]
+    values = [f"{masks[kind]} with {kind}" for kind in ("unknown pixels", "degrees") if masks.get(kind)]
+    first = " of the first process" if masks.get("processes", 1) > 1 else ""
+    lines = [f"{masks['annotated']} of {masks['images']} images{first} have a mask."]
+    lines.append(f"The object covers {middle} of the frame (median), from {low} to {high}.")
+    return lines + ([", ".join(odd + values) + "."] if odd or values else [])
 
 
 def effect_axis(rows: Sequence[VerdictRow]) -> EffectAxis:

@@ -298,6 +298,7 @@ def test_explained__knows_the_level_by_chance_and_what_the_grid_leaves_of_a_perf
     masks = torch.zeros(3, 4, 4)
     masks[0, :2, :3] = 1  # 6 of 16 pixels; on 2 x 2 cells 1, .5, 0, 0
     masks[1] = -1
+    masks[0, 2:] = -1  # of which nothing is known
     assert ceiling(pool_masks(masks, (2, 2))).tolist() == pytest.approx(
         [1.25 / 1.5, float("nan"), float("nan")], nan_ok=True
     )
