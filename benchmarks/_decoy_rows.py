@@ -202,6 +202,7 @@ ROWS: dict[str, Row] = {
     "ours_10pct": Row(ours, share=0.1),
     "ours_5pct": Row(ours, share=0.05),
     "ours_1pct": Row(ours, share=0.01),
+    "ours_no_masks": Row(default_but(segmenter="guess"), share=0.0),
     "ours_boxes": Row(ours, annotation=boxes),
     "ours_dilated": Row(ours, annotation=dilated_patch),
     "ours_tuned": Row(ours_tuned, tuned=True),

@@ -35,7 +35,7 @@ _AROUND = 1 / 16  # of the side, that a place which was found is grown by
 
 @dataclass(frozen=True)
 class Sheet:
-    """Some images whose masks were made, for a person to look at."""
+    """Some images whose masks were to be made, for a person to look at: all -1 where nothing could be told."""
 
     images: Float[Tensor, "N C H W"]
     masks: Float[Tensor, "N H W"]
@@ -162,7 +162,7 @@ class MaskMaker:
         return replace(batch, masks=done)
 
     def end_epoch(self) -> Sheet | None:
-        """Some of the images whose masks were made in the epoch, and what there is to say; None for none."""
+        """Some of the images whose masks were to be made in the epoch, and what there is to say; None for none."""
         shown, total = self._shown, self.given + self.made + self.left_out
         remark = (
             f"{self.given} masks given and {self.made} made {_WAYS[self.way]}, of {total} images in an epoch; of "
@@ -190,7 +190,7 @@ class MaskMaker:
         given, made = int((~bare).sum()), int((bare & known).sum())
         self.given, self.made = self.given + given, self.made + made
         self.left_out += len(batch) - given - made
-        for row in (bare & known).nonzero().flatten()[: SHOWN - len(self._shown)].tolist():
+        for row in bare.nonzero().flatten()[: SHOWN - len(self._shown)].tolist():
             label = -1 if batch.labels is None or batch.labels.ndim > 1 else int(batch.labels[row])
             self._shown.append((batch.images[row].detach().cpu(), masks[row].cpu(), label))
 

@@ -110,7 +110,7 @@ def sheet_of(
     return outline_sheet(
         title,
         [
-            Outlined(image, mask, name, f"{share:.0%} of the frame")
+            Outlined(image, mask, name, f"{share:.0%} of the frame" if bool((mask >= 0).any()) else "left out")
             for image, mask, name, share in zip(pixels, masks, names, shares, strict=True)
         ],
     )

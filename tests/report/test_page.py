@@ -12,6 +12,7 @@ from camtrain.records.run_info import write_run_info
 from camtrain.report.charts import Series, area_chart, line_chart
 from camtrain.report.page import EffectAxis, class_verdicts, curves, write_report
 from camtrain.report.pictures import SavedPictures, film_epochs, gallery_page, spread
+from camtrain.render.outlines import sheet_of
 from camtrain.sinks import (
     CELLS,
     FAILURES,
@@ -125,6 +126,15 @@ def test_report__says_what_alignment_cost(tmp_path):
         scalars = {"val/accuracy": accuracy, "alignment/weight": float(epoch)}
         FilesSink(tmp_path).write(Scalars(scalars, epoch, epoch))
     assert "90.0 % to 85.0 %, 5.0 points paid." in write_report(tmp_path).read_text()
+
+
+def test_report__shows_masks_that_were_made_where_some_were(tmp_path):
+    FilesSink(tmp_path).write(Scalars({"val/accuracy": 0.9}, 0, 0))
+    assert 'id="masks"' not in write_report(tmp_path).read_text()
+    sheet_of(torch.rand(2, 3, 8, 8), torch.eye(8).expand(2, 8, 8), ["boat", "car"]).save(tmp_path / "masks.jpg")
+    html = write_report(tmp_path).read_text()
+    assert "Masks that were made" in html
+    assert 'class="sheet" src="data:image/jpeg;base64,' in html
 
 
 def test_report__says_that_heat_off_the_object_is_no_verdict(tmp_path, make_pass):
