@@ -83,7 +83,9 @@ class Twins:
 
     def keep_donors(self, kept: bool) -> None:
         """Whether masks are of what may not matter, so that no object of a donor is to be filled in; see `Blend`."""
-        self.blend = replace(self.blend, fill_donors=not kept)
+        if self.blend.fill_donors == kept:
+            self.blend = replace(self.blend, fill_donors=not kept)
+            self.memory = Memory(self.memory_size)  # its masks are of the other kind
 
     @property
     def on(self) -> bool:

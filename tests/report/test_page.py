@@ -9,10 +9,10 @@ import torch
 from camtrain.records import Gallery, Setup
 from camtrain.records.history import History, Pass
 from camtrain.records.run_info import write_run_info
+from camtrain.render.outlines import sheet_of
 from camtrain.report.charts import Series, area_chart, line_chart
 from camtrain.report.page import EffectAxis, class_verdicts, curves, write_report
 from camtrain.report.pictures import SavedPictures, film_epochs, gallery_page, spread
-from camtrain.render.outlines import sheet_of
 from camtrain.sinks import (
     CELLS,
     FAILURES,
