@@ -105,7 +105,7 @@ def _between_extremes(marked: Tensor) -> Tensor:
 
 
 def balanced_subset(labels: Tensor, share: float, seed: int = 0) -> Tensor:
-    """Which images are annotated: as many of every class, at least one of a share above 0; a smaller is part of a larger.
+    """Which images are annotated: as many of every class, at least one of a share above 0; less is part of more.
 
     >>> balanced_subset(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), 0.25).view(2, 4).sum(1)
     tensor([1, 1])
