@@ -145,7 +145,7 @@ def _alone(options: CanaryOptions, truth: Mapping[str, Any], folder: Path) -> tu
     weights = options.weights or _checkpoint_of(folder)
     if options.model is None and weights is None:
         return {}, "there is no checkpoint beside the run: name the network with --model and --weights"
-    layout = {name: source[name] for name in ("images", "masks", "mask_suffix", "index")}
+    layout = {name: value for name, value in source.items() if name != "folder"}
     dataset = MaskedImageFolder(source["folder"], verify="none", **layout)
     count = len(dataset.class_names)
     network = load_model(options.model or str(weights), None if options.model is None else weights, count)

@@ -307,7 +307,7 @@ class FilmOptions(ModelOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CanaryOptions(LayoutOptions):
+class CanaryOptions(DataOptions):
     """Plant a known shortcut into a copy of your own images: would your monitoring see it?
 
     The copy has the layout of the folder, masks included; a contact sheet shows each class before and after, and

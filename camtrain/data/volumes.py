@@ -44,23 +44,28 @@ def read_volume(path: Path, value_range: Sequence[int | float] | None = None) ->
     return torch.from_numpy(np.clip(scaled, 0, 1).astype(np.float32)).unsqueeze(0)
 
 
-def read_volume_mask(path: Path, mask_values: Sequence[int] | None = None) -> Float[Tensor, "D H W"]:
-    """A mask of a volume: 0 and one other value, or the values that are named.
+def read_volume_mask(
+    path: Path, mask_values: Sequence[int] | None = None, ignore_value: int | None = None
+) -> Float[Tensor, "D H W"]:
+    """A mask of a volume: 0 and one other value, or the values that are named; -1 where a voxel is unknown.
 
     Raises:
         MaskError: for other values, with their shares, or none of the background.
     """
     values = _values(path)
+    unknown = np.zeros(values.shape, bool) if ignore_value is None else values == ignore_value
+    values = np.where(unknown, 0, values)
     kinds, counts = np.unique(values, return_counts=True)
     if mask_values is not None:
-        return torch.from_numpy(np.isin(values, mask_values).astype(np.float32))
+        inside = np.isin(values, mask_values) & ~unknown
+        return torch.from_numpy(np.where(unknown, -1, inside).astype(np.float32))
     if len(kinds) > 2 or (0 not in kinds):
         shown = ", ".join(f"{kind:g} ({count / values.size:.0%})" for kind, count in list(zip(kinds, counts))[:6])  # noqa: B905
         raise MaskError(
             f"{path} has the values {shown}: a mask has 0 and one other value. Say which are the object's "
-            f"by mask_values: [{kinds[-1]:g}]."
+            f"by mask_values: [{kinds[-1]:g}], and which is of unknown voxels by ignore_value."
         )
-    return torch.from_numpy((values != 0).astype(np.float32))
+    return torch.from_numpy(np.where(unknown, -1, values != 0).astype(np.float32))
 
 
 class VolumeFolder(Dataset[dict[str, Any]]):
@@ -75,10 +80,12 @@ class VolumeFolder(Dataset[dict[str, Any]]):
         masks: folder of the masks below root; None for none.
         value_range: see `read_volume`.
         mask_values: the object's values where a mask has several.
+        ignore_value: of unknown voxels, which are -1 in the mask.
 
     Raises:
         DataError: for a folder that is missing or holds no volume.
-        MaskError: at construction, for a mask of another size than its volume, or of other values than two.
+        MaskError: at construction, for a mask of another size or orientation than its volume, of other values than
+            two, or where no mask has the object's values.
     """
 
     def __init__(
@@ -88,11 +95,12 @@ class VolumeFolder(Dataset[dict[str, Any]]):
         masks: str | None = None,
         value_range: Sequence[int | float] | None = None,
         mask_values: Sequence[int] | None = None,
+        ignore_value: int | None = None,
     ) -> None:
         base = require_folder(Path(root), "the dataset")
         folder = require_folder(base / images, "volumes")
         mask_folder = None if masks is None else require_folder(base / masks, "masks")
-        self.value_range, self.mask_values = value_range, mask_values
+        self.value_range, self.mask_values, self.ignore_value = value_range, mask_values, ignore_value
         places = sorted(path for path in folder.iterdir() if path.is_dir() and path != mask_folder)
         self.class_names = sorted_names(path.name for path in places)
         self.files = [(path, self.class_names.index(place.name)) for place in places for path in volumes_in(place)]
@@ -100,9 +108,11 @@ class VolumeFolder(Dataset[dict[str, Any]]):
             raise DataError(f"{folder} holds no volumes in class folders (like {folder / 'benign' / '7.nii.gz'}).")
         self.folder = folder
         self.masks = [_mask_of(path, folder, mask_folder) for path, _ in self.files]
-        for number, mask in enumerate(self.masks):
-            if mask is not None:
-                self._require_size(number, mask)
+        covered = [self._checked(number, mask) for number, mask in enumerate(self.masks) if mask is not None]
+        if covered and not any(covered):
+            raise MaskError(
+                f"No mask in {mask_folder} has an object (mask_values: {mask_values}). Correct mask_values or masks."
+            )
         if mask_folder is not None:
             announce(
                 f"annotated: {sum(mask is not None for mask in self.masks)} of {len(self.files)} volumes in {folder}"
@@ -116,16 +126,35 @@ class VolumeFolder(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, label = self.files[index]
         image, mask = read_volume(path, self.value_range), self.masks[index]
-        drawn = torch.full(image.shape[1:], -1.0) if mask is None else read_volume_mask(mask, self.mask_values)
+        drawn = torch.full(image.shape[1:], -1.0) if mask is None else self._mask(mask)
         return {"image": image, "label": label, "mask": drawn, "id": path.relative_to(self.folder).as_posix()}
 
-    def _require_size(self, number: int, mask: Path) -> None:
+    def _mask(self, path: Path) -> Tensor:
+        return read_volume_mask(path, self.mask_values, self.ignore_value)
+
+    def _checked(self, number: int, mask: Path) -> bool:
+        """Whether a mask has an object; one that does not lie on its volume is refused."""
         path = self.files[number][0]
-        size, drawn = _values(path).shape, read_volume_mask(mask, self.mask_values).shape
-        if size != tuple(drawn):
+        size, drawn = _values(path).shape, self._mask(mask)
+        if size != tuple(drawn.shape):
             raise MaskError(
-                f"A mask has the size of its volume: {mask} is {tuple(drawn)}, {path} is {size}. Resample it."
+                f"A mask has the size of its volume: {mask} is {tuple(drawn.shape)}, {path} is {size}. Resample it."
             )
+        axes, own = _axes(path), _axes(mask)
+        if axes and own and axes != own:
+            raise MaskError(
+                f"A mask is stored in the directions of its volume: {mask} says {own}, {path} {axes}, and each "
+                "would be turned to the body's axes in its own way. Save the mask with the volume's affine."
+            )
+        return bool((drawn == 1).any())
+
+
+def _axes(path: Path) -> str:
+    """The directions of a NIfTI file's axes, as "RAS"; empty for other files."""
+    if not path.name.endswith(NIFTI):
+        return ""
+    nibabel = _required("nibabel")
+    return "".join(str(code) for code in nibabel.aff2axcodes(nibabel.load(path).affine))
 
 
 def volumes_in(folder: Path) -> list[Path]:
@@ -198,9 +227,10 @@ def _position(part: Any) -> float:
 
 def _rescaled(part: Any, pixels: Array) -> Array:
     slope, intercept = float(getattr(part, "RescaleSlope", 1)), float(getattr(part, "RescaleIntercept", 0))
-    values: Array = pixels.astype(np.float64) * slope + intercept
-    inverted = getattr(part, "PhotometricInterpretation", "") == "MONOCHROME1"
-    return values.max() + values.min() - values if inverted else values
+    stored = pixels.astype(np.float64)
+    if getattr(part, "PhotometricInterpretation", "") == "MONOCHROME1":  # black is the highest that can be stored
+        stored = ((1 << int(part.BitsStored)) - 1 if part.PixelRepresentation == 0 else -1) - stored
+    return stored * slope + intercept
 
 
 def _required(name: str) -> Any:

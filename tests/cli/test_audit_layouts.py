@@ -92,9 +92,53 @@ def yolo(root):
     return "--annotations", "data.yaml"
 
 
+def labelme(root):
+    for label, name in enumerate(NAMES):
+        put(root / f"{label}.png", label)
+        shape = {"label": name, "shape_type": "rectangle", "points": [[2, 2], [6, 6]]}
+        content = {"shapes": [shape], "imagePath": f"{label}.png", "imageHeight": 8, "imageWidth": 8}
+        (root / f"{label}.json").write_text(json.dumps(content))
+    return "--annotations", "."
+
+
+def cvat(root):
+    images = ""
+    for label, name in enumerate(NAMES):
+        put(root / "images" / f"{label}.png", label)
+        box = f'<box label="{name}" xtl="2" ytl="2" xbr="6" ybr="6"/>'
+        images += f'<image id="{label}" name="{label}.png" width="8" height="8">{box}</image>'
+    (root / "cvat.xml").write_text(f"<annotations><version>1.1</version>{images}</annotations>")
+    return "--images", "images", "--annotations", "cvat.xml"
+
+
+def label_studio(root):
+    tasks = []
+    for label, name in enumerate(NAMES):
+        put(root / "images" / f"{label}.png", label)
+        value = {"x": 25, "y": 25, "width": 50, "height": 50, "rotation": 0, "rectanglelabels": [name]}
+        result = {"type": "rectanglelabels", "value": value, "original_width": 8, "original_height": 8}
+        tasks.append({"data": {"image": f"/data/upload/1/0a1b2c3d-{label}.png"}, "annotations": [{"result": [result]}]})
+    (root / "export.json").write_text(json.dumps(tasks))
+    return "--images", "images", "--annotations", "export.json"
+
+
+def voc(root):
+    for label, name in enumerate(NAMES):
+        put(root / "JPEGImages" / f"{label}.png", label)
+        box = "<bndbox><xmin>3</xmin><ymin>3</ymin><xmax>6</xmax><ymax>6</ymax></bndbox>"
+        text = f"<filename>{label}.png</filename><object><name>{name}</name>{box}</object>"
+        (root / "Annotations").mkdir(exist_ok=True)
+        (root / f"Annotations/{label}.xml").write_text(f"<annotation>{text}</annotation>")
+    return "--images", "JPEGImages", "--annotations", "Annotations"
+
+
 @pytest.mark.filterwarnings("ignore:RelianceDetector failed")  # a picture of one gray has no object
 @pytest.mark.parametrize(
-    "layout", [class_folders, folders_of_numbers, splits_of_any_name, index_of_numbers, wilds, coco, yolo]
+    "layout",
+    [
+        *(class_folders, folders_of_numbers, splits_of_any_name, index_of_numbers, wilds),
+        *(coco, yolo, labelme, cvat, label_studio, voc),
+    ],
 )
 def test_audit__of_a_model_that_is_right_says_so(tmp_path, monkeypatch, capsys, layout):
     (tmp_path / "gray_by_twentieths.py").write_text(NET)

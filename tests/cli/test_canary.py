@@ -55,6 +55,35 @@ def test_canary__plants_what_it_states(kind, drawings, tmp_path, capsys):
         assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 1000
 
 
+def test_canary__takes_masks_as_the_words_say(tmp_path):
+    root, trimap = tmp_path / "pets", np.full((16, 16), 2, np.uint8)
+    trimap[4:12, 4:12], trimap[5:11, 5:11] = 3, 1
+    shape = {"label": "cat", "shape_type": "rectangle", "points": [[5, 5], [11, 11]]}
+    note = {"shapes": [shape], "imagePath": "0.png", "imageHeight": 16, "imageWidth": 16}
+    for name in ("cat", "dog"):
+        for kind in ("images", "masks", "notes"):
+            (root / kind / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16), (90, 120, 60)).save(root / "images" / name / "0.png")
+        Image.fromarray(trimap).save(root / "masks" / name / "0.png")
+        (root / "notes" / name / "0.json").write_text(json.dumps(note | {"shapes": [shape | {"label": name}]}))
+    words = ("--kind", "background", "--strength", "1", "--images", "images")
+    ways = {
+        "a": ("--masks", "masks", "--mask_values", "1"),
+        "b": ("--annotations", "notes", "--labels_from", "folders"),
+    }
+    for out, way in ways.items():
+        main(["canary", str(root), *words, *way, "--out", str(tmp_path / out)])
+        assert json.loads((tmp_path / out / "canary.json").read_text())["own_cue"] == {"cat": 1.0, "dog": 1.0}
+    a = MaskedImageFolder(tmp_path / "a", "images", "masks", mask_values=1)
+    b = MaskedImageFolder(tmp_path / "b", "images", annotations="notes", labels_from="folders")
+    for one, other in zip(a, b, strict=True):
+        assert int((one["mask"] == 1).sum()) == 36
+        assert torch.equal(one["mask"], other["mask"])
+        assert torch.equal(one["image"], other["image"])
+        kept = (one["image"] * 255).round().flatten(1)[:, one["mask"].flatten() == 1]
+        assert kept.unique(dim=1).flatten().tolist() == [90, 120, 60]
+
+
 def test_canary__keeps_the_layout_and_touches_nothing_else(photos, tmp_path):
     (photos / "notes.txt").write_text("mine")
     given = {name: (photos / name).read_bytes() for name in files(photos)}

@@ -95,3 +95,22 @@ def test_volume_folder__refuses_masks_of_several_values_or_another_size(tmp_path
     with pytest.raises(MaskError, match=r"\(6, 3, 5\).*\(6, 4, 5\)"):
         VolumeFolder(tmp_path, "images", "masks")
     assert read_volume_mask(nifti(tmp_path / "m.nii", (VALUES > 5).astype(np.uint8))).sum() == 114
+
+
+def test_volume_folder__leaves_unknown_voxels_out_and_wants_an_object(tmp_path):
+    labels = np.zeros(VALUES.shape, np.int16)
+    labels[1:3, 1:3, 1:3], labels[0] = 2, 255
+    nifti(tmp_path / "images/benign/7.nii.gz", VALUES)
+    nifti(tmp_path / "masks/benign/7.nii.gz", labels)
+    mask = VolumeFolder(tmp_path, "images", "masks", mask_values=[2], ignore_value=255)[0]["mask"]
+    assert [int((mask == value).sum()) for value in (1, -1)] == [8, 30]
+    assert torch.equal(mask, VolumeFolder(tmp_path, "images", "masks", ignore_value=255)[0]["mask"])
+    with pytest.raises(MaskError, match=r"No mask in .* has an object \(mask_values: \[3\]\)"):
+        VolumeFolder(tmp_path, "images", "masks", mask_values=[3])
+
+
+def test_volume_folder__refuses_a_mask_that_is_stored_in_other_directions(tmp_path):
+    nifti(tmp_path / "images/benign/7.nii.gz", VALUES, np.diag([-1, -1, 1, 1]))
+    nifti(tmp_path / "masks/benign/7.nii.gz", (VALUES > 60).astype(np.int16))
+    with pytest.raises(MaskError, match=r"7\.nii\.gz says RAS, .* LPS.*the volume's affine"):
+        VolumeFolder(tmp_path, "images", "masks")

@@ -21,6 +21,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     ".jpg": {"quality": 95, "subsampling": 0},
     ".webp": {"quality": 95},
 }  # a cue must outlive the encoding
+_TEXTS = (".json", ".xml", ".yaml", ".yml", ".txt", ".csv", ".tsv")
 _OPTIONS[".jpeg"] = _OPTIONS[".jpg"]
 
 
@@ -57,13 +58,13 @@ class Planter:
         sample = self.dataset.samples[index]
         label, key = torch.tensor([sample.label]), torch.tensor([index])
         shown = int(self.canary_of(sample).shown(label, key))
-        lacks_mask = self.canary.kind == "background" and sample.mask is None
+        lacks_mask = self.canary.kind == "background" and not (sample.mask or sample.regions)
         return Planted(sample.id, sample.label, None if shown < 0 or lacks_mask else shown, sample.split)
 
     def planted(self, index: int) -> UInt8[Tensor, "3 H W"]:
         """The image with its cue."""
         sample = self.dataset.samples[index]
-        image = read_image(sample.image).float() / 255
+        image = read_image(sample.image, self.dataset.image_rule).float() / 255
         mask = self.dataset.read_mask(sample)
         masks = (torch.full(image.shape[1:], -1.0) if mask is None else mask).unsqueeze(0)
         label, key = torch.tensor([sample.label]), torch.tensor([index])
@@ -74,7 +75,7 @@ class Planter:
 def plant_folder(
     planter: Planter, root: Path, out: Path, *, index: str | None = None, done: Callable[[int], object] = lambda n: None
 ) -> tuple[Planted, ...]:
-    """Write the planted copy of `root` to `out`: images anew, all of them alike, masks and the index file as they are.
+    """Write the planted copy of `root` to `out`: images anew, all of them alike; masks and texts as they are.
 
     Args:
         planter: the images below `root`, and the canary.
@@ -89,8 +90,9 @@ def plant_folder(
     """
     _require_place(root, out)
     samples = planter.dataset.samples
-    if planter.canary.kind == "background" and not any(sample.mask for sample in samples):
+    if planter.canary.kind == "background" and not any(sample.mask or sample.regions for sample in samples):
         raise ConfigurationError("A canary in the background needs masks: name their folder, or plant another kind.")
+    shapes = any(sample.regions for sample in samples)
     copied = [mask for sample in samples for mask in sample.masks]
 
     def write(number: int) -> None:
@@ -100,7 +102,7 @@ def plant_folder(
         done(number)
 
     try:
-        for file in [*copied, *([root / index] if index else [])]:
+        for file in [*copied, *([root / index] if index else []), *(_annotations(root) if shapes else [])]:
             shutil.copyfile(file, _place(file, root, out))
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(write, range(len(samples))))
@@ -128,6 +130,11 @@ def _require_place(root: Path, out: Path) -> None:
         raise DataError(f"{out} lies in {root}, and would be read as images of it: name a folder beside it.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is in use: name a folder that is empty or does not exist.")
+
+
+def _annotations(root: Path) -> list[Path]:
+    """Whatever may hold shapes: a data set of YOLO names one file and means hundreds."""
+    return [path for path in root.rglob("*") if path.suffix.lower() in _TEXTS and path.is_file()]
 
 
 def _place(file: Path, root: Path, out: Path) -> Path:
