@@ -14,7 +14,7 @@ from torch import Tensor
 
 from camtrain.cam import resize
 from camtrain.data import Canary
-from camtrain.reliance import Evidence, Findings, Pool, Verdict, gather_evidence, region_of
+from camtrain.reliance import Evidence, Findings, Pace, Pool, Verdict, gather_evidence, region_of
 from camtrain.reliance.locate import SIDE, hottest, pointing
 
 STAYS, MOVES, NOWHERE = ("watermark",), ("corner", "sticker"), ("background", "frame", "tint", "brightness")
@@ -34,7 +34,7 @@ def located(
 ) -> Unit:
     """Where the detector says that the cue of a flagged class lies, and whether that, and its heatmaps, hit it."""
     with torch.no_grad():
-        evidence = gather_evidence(predict, findings, verdict, pool, pool, device=device)
+        evidence = gather_evidence(predict, findings, verdict, pool, pool, pace=Pace(device=device))
     region = region_of(evidence)
     said = {"answer": region.answer, "where": region.where, "search_forwards": evidence.forwards}
     canary = canary_of(specimen, scenes.classes)

@@ -12,7 +12,8 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 
-from camtrain.cam import evaluating, is_compiled, unwrap
+from camtrain.cam import evaluating, is_compiled
+from camtrain.cam.ownership import part_named
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.packages import joined, overrides, part_of
 
@@ -195,18 +196,8 @@ def builds_later(pl_module: LightningModule) -> bool:
 
 
 def network_of(pl_module: LightningModule, model: str | nn.Module | None) -> nn.Module:
-    """The module itself, or the part that `model` names or is: the rule of every callback's `model`.
-
-    ConfigurationError where there is no such part.
-    """
-    if model is None:
-        return pl_module
-    for name, module in pl_module.named_modules(remove_duplicate=False):
-        if name == model or module is model:
-            return unwrap(module)
-    text = repr(model) if isinstance(model, str) else type(model).__name__
-    children = ", ".join(name for name, _ in pl_module.named_children())
-    raise ConfigurationError(f"model={text} is no submodule of {type(pl_module).__name__}, which has: {children}.")
+    """The module itself, or the part that `model` names or is. ConfigurationError where there is no such part."""
+    return pl_module if model is None else part_named(pl_module, model)[1]
 
 
 def key_of(model: str | nn.Module | None) -> str | None:

@@ -23,7 +23,7 @@ from camtrain.callbacks._lightning import (
 from camtrain.checks import check_arguments
 from camtrain.data.batches import read_batch
 from camtrain.errors import CamtrainError, ConfigurationError
-from camtrain.reliance import Collector, Pool, find_head, retrain_last_layer
+from camtrain.reliance import Collector, Pace, Pool, find_head, retrain_last_layer
 from camtrain.sinks import Scalars
 from camtrain.sinks.run import Run
 from camtrain.swaps.looks import LOOKS, look_of
@@ -137,7 +137,7 @@ class LastLayerRetraining(Callback):
                 cues=self.cues,
                 head=self.head,
                 arms=self.donor_classes,
-                device=pl_module.device,
+                pace=Pace(device=pl_module.device),
                 seed=self.seed,
             )
         rank_zero_info(

@@ -35,6 +35,7 @@ from camtrain.reliance import (
     Criteria,
     ExaminationPlan,
     Guesser,
+    Pace,
     Pool,
     PoolCensus,
     Pools,
@@ -405,10 +406,8 @@ class RelianceDetector(Callback):
                     pool,
                     lenders or pool,
                     images=-(-self.regions // trainer.world_size),
-                    batch_size=pools.batch_size,
-                    device=pl_module.device,
+                    pace=Pace(pools.batch_size, pl_module.device, progress),
                     gather=gather,
-                    progress=progress,
                 )
         verdicts, windows = located or (findings.verdicts, {})
         findings = replace(findings, verdicts=verdicts)

@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 from camtrain.alignment.calls import Call, Calls, holds_logits, holds_own, logits_call
 from camtrain.cam import Layer, find_layers, resolve_layers
 from camtrain.cam.layouts import readings
+from camtrain.cam.ownership import part_named
 from camtrain.errors import LayerError
 from camtrain.packages import overrides
 
@@ -27,7 +28,7 @@ class Looking:
         layers: "auto" (the last map), a dotted name in the module, a module, or a list of these.
         name: of the part that answered in an earlier fit; `takes_own` is what was known of it.
 
-    Raises LayerError for names that the module does not have.
+    Raises LayerError for layers that the module does not have, ConfigurationError for such a part.
 
     >>> list(Looking(nn.Sequential(nn.Linear(1, 1)), model="0").parts)
     ['0']
@@ -46,7 +47,7 @@ class Looking:
         self.layers: tuple[Layer, ...] = (
             () if isinstance(layers, str) and layers == "auto" else find_layers(module, layers)
         )
-        self._part = named_part(module, model) if model is not None else _part_named(module, name)
+        self._part = dict([part_named(module, model)]) if model is not None else _part_named(module, name)
         self._refusal: LayerError | None = None
 
     @property
@@ -122,16 +123,6 @@ class Network:
             self.layers = read_as_maps(self.module, images, self.layers, activations)
         self._size = size
         return self.layers
-
-
-def named_part(module: nn.Module, model: str | nn.Module) -> Parts:
-    """The part that `model` names, or is. LayerError if the module has no such part."""
-    for name, part in module.named_modules():
-        if model in (name, part):
-            return {name: part}
-    text = repr(model) if isinstance(model, str) else type(model).__name__
-    children = ", ".join(repr(name) for name, _ in module.named_children())
-    raise LayerError(f"model={text} is no part of {type(module).__name__}, which holds {children}.")
 
 
 def _part_named(module: nn.Module, name: str | None) -> Parts:

@@ -55,6 +55,22 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
+def part_named(module: nn.Module, model: str | nn.Module) -> tuple[str, nn.Module]:
+    """The part of a module that `model` names or is, unwrapped, with its name: the rule of every `model=`.
+
+    ConfigurationError where there is no such part.
+
+    >>> part_named(nn.Sequential(nn.Flatten(), nn.Linear(1, 2)), "1")
+    ('1', Linear(in_features=1, out_features=2, bias=True))
+    """
+    for name, part in module.named_modules(remove_duplicate=False):
+        if name == model or part is model:
+            return name, unwrap(part)
+    text = repr(model) if isinstance(model, str) else type(model).__name__
+    children = ", ".join(name for name, _ in module.named_children())
+    raise ConfigurationError(f"model={text} is no submodule of {type(module).__name__}, which has: {children}.")
+
+
 def is_compiled(model: nn.Module) -> bool:
     """Whether a module or a part of it runs under `torch.compile`.
 

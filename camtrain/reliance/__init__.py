@@ -18,7 +18,7 @@ from camtrain.reliance.estimate import (
     screen,
     sufficiency,
 )
-from camtrain.reliance.examine import ExaminationPlan, Findings, Shown, examine, guess_margins, margins
+from camtrain.reliance.examine import ExaminationPlan, Findings, examine, guess_margins, margins
 from camtrain.reliance.guess import Guesser
 from camtrain.reliance.history import Album, VerdictHistory
 from camtrain.reliance.instances import (
@@ -34,6 +34,7 @@ from camtrain.reliance.instances import (
 from camtrain.reliance.intervene import (
     FRAME,
     NEAR_OBJECT,
+    Swap,
     bordered,
     choose_donors,
     intervene,
@@ -51,6 +52,7 @@ from camtrain.reliance.records import (
     Design,
     Effects,
     Estimate,
+    Pace,
     Pool,
     Progress,
     Verdict,
@@ -83,6 +85,7 @@ __all__ = [
     "Findings",
     "Guesser",
     "Instance",
+    "Pace",
     "Placement",
     "Pool",
     "PoolCensus",
@@ -91,8 +94,8 @@ __all__ = [
     "Remedy",
     "Retrained",
     "Samples",
-    "Shown",
     "Stickers",
+    "Swap",
     "Transplant",
     "Verdict",
     "VerdictHistory",

@@ -17,20 +17,31 @@ from camtrain.reliance.intervene import (
     FRAME,
     NEAR_OBJECT,
     Infill,
+    Swap,
     bordered,
     choose_donors,
     intervene,
     predict_before,
     restrict,
 )
-from camtrain.reliance.records import STICKER, Criteria, Design, Effects, Estimate, Pool, Predict, Progress, Verdict
+from camtrain.reliance.records import (
+    STICKER,
+    Criteria,
+    Design,
+    Effects,
+    Estimate,
+    Pace,
+    Pool,
+    Predict,
+    Progress,
+    Verdict,
+)
 from camtrain.reliance.stickers import Stickers, find_stickers, placement
 from camtrain.segmenters import guess_masks, overhang
-from camtrain.swaps.compositing import fill_with_texture
 from camtrain.swaps.infills import noise_background
-from camtrain.swaps.looks import LOOKS, look_of
+from camtrain.swaps.looks import LOOKS
 
-__all__ = ["ExaminationPlan", "Findings", "Gather", "Shown", "examine", "guess_margins", "margins"]
+__all__ = ["ExaminationPlan", "Findings", "Gather", "examine", "guess_margins", "margins"]
 
 _FEWEST_ARMS = 3  # its own class, the one to win for, and one to compare with
 _COLORED = 12  # images of a class on noise in the donor's color: for a remark
@@ -69,14 +80,6 @@ class ExaminationPlan:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """By how many pixels masks are grown where a cue is swapped: the image's, and the donor's (None: twice as many)."""
-
-    margin: int
-    lent_margin: int | None = None
-
-
-@dataclass(frozen=True)
 class Findings:
     """The verdicts, and this process's own effects, by cue, that led to them, and how each was swapped.
 
@@ -85,7 +88,7 @@ class Findings:
 
     verdicts: tuple[Verdict, ...]
     effects: Mapping[str, Effects]
-    shown: Mapping[str, Shown]
+    shown: Mapping[str, Swap]
     stickers: Stickers | None = None
 
 
@@ -126,16 +129,14 @@ def examine(
 
 def _examine_annotated(run: "Round", class_names: Sequence[str]) -> Findings:
     margin, guard = _margins(run.pool, run.plan)
-    effects = {cue: run.swap(cue, margin) for cue in ("background", *run.looks)}
-    run.shown.update(dict.fromkeys(effects, Shown(margin)))
+    effects = {cue: run.shown_swap(Swap(cue, margin)) for cue in ("background", *run.looks)}
     estimates = run.judge(effects.values())
     found = rejected(estimates, run.criteria)
     overhangs = run.overhangs(dict.fromkeys(one.class_index for one in found))
-    guarded = _seen_again(run, [one for one in found if not overhangs[one.class_index] <= FITTING], Shown(guard))
+    guarded = _seen_again(run, [one for one in found if not overhangs[one.class_index] <= FITTING], guard)
+    noisy = Swap("background", margin, infill=run.noise())
     by_background = any(one.cue == "background" for one in found)
-    colored = (
-        run.judge([run.swap("background", margin, arms=3, infill=run.noise(), most=_COLORED)]) if by_background else ()
-    )
+    colored = run.judge([run.swap(noisy, arms=3, most=_COLORED)]) if by_background else ()
     told = decide(
         effects["background"],
         estimates,
@@ -151,17 +152,13 @@ def _examine_annotated(run: "Round", class_names: Sequence[str]) -> Findings:
 def _examine_guessed(run: "Round", class_names: Sequence[str]) -> Findings:
     narrow, wide = guess_margins(run.pool.images)
     few = -(-run.plan.arms // 2)
-    far = {cue: run.swap(cue, narrow, lent_margin=wide + 1) for cue in ("background", *run.looks)}
-    run.shown.update(dict.fromkeys(far, Shown(narrow, wide + 1)))
+    far = {cue: run.shown_swap(Swap(cue, narrow, wide + 1)) for cue in ("background", *run.looks)}
     stuck = run.stick()
     estimates = run.judge([*far.values(), stuck])
     found = [one for one in rejected(estimates, run.criteria) if one.cue != STICKER]
-    guarded = _seen_again(run, found, Shown(wide, wide + 1))
-    close = {
-        NEAR_OBJECT: run.swap(NEAR_OBJECT, narrow, arms=few, lent_margin=2 * narrow),
-        FRAME: run.swap(FRAME, 0, arms=few),
-    }
-    run.shown.update({NEAR_OBJECT: Shown(narrow, 2 * narrow), FRAME: Shown(0, 0)})
+    guarded = _seen_again(run, found, wide, wide + 1)
+    near, frame = Swap(NEAR_OBJECT, narrow, 2 * narrow), Swap(FRAME, 0)
+    close = {swap.cue: run.shown_swap(swap, arms=few) for swap in (near, frame)}
     told = decide_guessed(
         far["background"],
         estimates,
@@ -175,7 +172,9 @@ def _examine_guessed(run: "Round", class_names: Sequence[str]) -> Findings:
     return Findings(with_transplants(told, measured), run.mine, run.shown, run.stuck[0])
 
 
-def _seen_again(run: "Round", found: Sequence[Estimate], shown: Shown) -> tuple[Estimate, ...]:
+def _seen_again(
+    run: "Round", found: Sequence[Estimate], margin: int, lent_margin: int | None = None
+) -> tuple[Estimate, ...]:
     """What the swaps that found something find with grown masks; the dearest only where it is needed.
 
     Backgrounds are swapped with half the arms, and with all where a class was not seen again by that; looks only for
@@ -183,7 +182,7 @@ def _seen_again(run: "Round", found: Sequence[Estimate], shown: Shown) -> tuple[
     """
 
     def again(cue: str, arms: int | None = None) -> tuple[Estimate, ...]:
-        return run.judge([run.swap(cue, shown.margin, lent_margin=shown.lent_margin, arms=arms)])
+        return run.judge([run.swap(Swap(cue, margin, lent_margin), arms=arms)])
 
     backgrounds = [one for one in found if one.cue == "background"]
     all_arms = run.design.classes.shape[1]
@@ -210,7 +209,7 @@ class Round:
     gather: Gather
     progress: Progress
     mine: dict[str, Effects] = field(default_factory=dict)
-    shown: dict[str, Shown] = field(default_factory=dict)
+    shown: dict[str, Swap] = field(default_factory=dict)
     stuck: list[Stickers] = field(default_factory=list)
 
     @cached_property
@@ -226,23 +225,24 @@ class Round:
         gray = self.pool.images.shape[1] == 1
         return [LOOKS[key].name for key in self.plan.looks if not (gray and key == "tint")]
 
-    def swap(
-        self,
-        cue: str,
-        margin: int,
-        *,
-        arms: int | None = None,
-        lent_margin: int | None = None,
-        infill: Infill = fill_with_texture,
-        most: int | None = None,
-    ) -> Effects:
+    @property
+    def pace(self) -> Pace:
+        """How forwards are made."""
+        return Pace(self.plan.batch_size, self.plan.device, self.progress)
+
+    def swap(self, swap: Swap, *, arms: int | None = None, most: int | None = None) -> Effects:
         """The effects of a cue's exchange over all processes, with all arms, or ``look_arms`` for a look.
 
         Of each class at most so many images are looked at, in each process.
         """
-        look = look_of(cue)
-        all_arms = self.plan.arms if look is None else self.plan.look_arms
-        return self.gather(partial(self._swap, cue, margin, arms or all_arms, lent_margin, infill, most))
+        all_arms = self.plan.arms if swap.look is None else self.plan.look_arms
+        return self.gather(partial(self._swap, swap, arms or all_arms, most))
+
+    def shown_swap(self, swap: Swap, *, arms: int | None = None) -> Effects:
+        """The same, of an exchange that can be shown to a person."""
+        effects = self.swap(swap, arms=arms)
+        self.shown[swap.cue] = swap
+        return effects
 
     def stick(self) -> Effects:
         """What the most telling windows win over all processes."""
@@ -269,30 +269,22 @@ class Round:
         """Noise in the donor's color."""
         return partial(noise_background, generator=self._generator())
 
-    def _swap(
-        self, cue: str, margin: int, arms: int, lent_margin: int | None, infill: Infill, most: int | None
-    ) -> Effects:
+    def _swap(self, swap: Swap, arms: int, most: int | None) -> Effects:
         design = restrict(self.design, arms, most)
         pool, lenders = self.pool, self.lenders
-        if cue == FRAME:
+        if swap.cue == FRAME:
             pool, lenders = bordered(pool), None if lenders is None else bordered(lenders)
         found = intervene(
             self.predict,
             pool,
             design,
+            swap,
             before=self._before[:, : design.classes.shape[1]],
             lenders=lenders,
-            infill=infill,
-            look=look_of(cue),
-            margin=margin,
-            lent_margin=lent_margin,
-            cue=cue,
-            batch_size=self.plan.batch_size,
-            device=self.plan.device,
-            progress=self.progress,
+            pace=self.pace,
             album=self.plan.album,
         )
-        self.mine.setdefault(cue, found)
+        self.mine.setdefault(swap.cue, found)
         return found
 
     def _stick(self) -> Effects:
@@ -301,10 +293,8 @@ class Round:
             self.pool if self.lenders is None else self.lenders,
             self.classes if self.plan.stickers else (),
             seed=self.plan.seed,
-            batch_size=self.plan.batch_size,
-            device=self.plan.device,
             segment=self.plan.segment,
-            progress=self.progress,
+            pace=self.pace,
         )
         self.stuck.append(found)
         self.mine[STICKER] = found.effects
@@ -324,8 +314,7 @@ class Round:
 
     @cached_property
     def _before(self) -> Tensor:
-        plan = self.plan
-        return predict_before(self.predict, self.pool, self.design, batch_size=plan.batch_size, device=plan.device)
+        return predict_before(self.predict, self.pool, self.design, pace=self.pace)
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.plan.seed)

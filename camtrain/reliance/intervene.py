@@ -1,7 +1,7 @@
 """Which image meets whose background, and the network asked: the same objects on many backgrounds."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -10,14 +10,15 @@ from torch import Tensor
 
 from camtrain.errors import BatchError
 from camtrain.reliance.history import Album
-from camtrain.reliance.records import Design, Effects, Pool, Predict, Progress
+from camtrain.reliance.records import Design, Effects, Pace, Pool, Predict
 from camtrain.swaps.compositing import blend, cutout, fill_with_texture
-from camtrain.swaps.looks import Look
+from camtrain.swaps.looks import Look, look_of
 from camtrain.tasks.answers import log_odds, probabilities
 
 __all__ = [
     "FRAME",
     "NEAR_OBJECT",
+    "Swap",
     "bordered",
     "choose_donors",
     "intervene",
@@ -32,17 +33,53 @@ FRAME = "frame"  # a ring along the border of the picture
 NEAR_OBJECT = "background close to the object"
 _RING = 1 / 12  # of the side
 
+
+@dataclass(frozen=True)
+class Swap:
+    """A cue's exchange: masks are grown by ``margin`` pixels around the object that is kept, and by ``lent_margin``
+    (None: twice as much) around the donor's object that is filled in, or off which a look is measured.
+    """
+
+    cue: str = "background"
+    margin: int = 1
+    lent_margin: int | None = None
+    infill: "Infill" = fill_with_texture
+
+    @property
+    def look(self) -> Look | None:
+        """What of the picture is exchanged where it is not the background."""
+        return look_of(self.cue)
+
+    @property
+    def lent(self) -> int:
+        """By how much the donor's mask grows."""
+        return 2 * self.margin if self.lent_margin is None else self.lent_margin
+
+    @property
+    def name(self) -> str:
+        """The look, or how holes are filled."""
+        if self.look is not None:
+            return self.look.name
+        function = getattr(self.infill, "func", self.infill)
+        name = getattr(function, "__name__", type(function).__name__).replace("_", " ")
+        return f"{name}, masks grown by {self.margin} px"
+
+
 Infill = Callable[[Tensor, Tensor], Tensor]  # donors' images and masks -> backgrounds without objects
 Mix = Callable[[Tensor, Tensor], Tensor]  # rows of the pool, rows of the lenders
 
 
 def predict_before(
-    predict: Predict, pool: Pool, design: Design, *, batch_size: int = 64, device: torch.device | str = "cpu"
+    predict: Predict,
+    pool: Pool,
+    design: Design,
+    *,
+    pace: Pace = Pace(),  # noqa: B008  frozen
 ) -> Float[Tensor, "N D"]:
     """The probability that each untouched image gets for each class it will meet."""
     before = torch.full(design.classes.shape, torch.nan, dtype=torch.float32)
-    for rows in _chunks(len(pool.labels), batch_size):
-        before[rows], _ = _read(predict, pool.images[rows].to(device), design.classes[rows])
+    for rows in _chunks(len(pool.labels), pace.batch_size):
+        before[rows], _ = _read(predict, pool.images[rows].to(pace.device), design.classes[rows])
     return before
 
 
@@ -50,53 +87,38 @@ def intervene(
     predict: Predict,
     pool: Pool,
     design: Design,
+    swap: Swap = Swap(),
     *,
     before: Float[Tensor, "N D"],
     lenders: Pool | None = None,
-    infill: Infill = fill_with_texture,
-    look: Look | None = None,
-    margin: int = 1,
-    lent_margin: int | None = None,
-    cue: str | None = None,
-    batch_size: int = 64,
-    device: torch.device | str = "cpu",
-    progress: Progress = lambda what, done, total: None,
+    pace: Pace = Pace(),  # noqa: B008  frozen
     album: Album | None = None,
 ) -> Effects:
-    """Every image of the pool on every background of its design, at most ``batch_size`` images at a time.
+    """Every image of the pool on every background of its design, or with the look of the donors'.
 
-    ``lenders`` is the pool that the design's donors index, the images' own by default. With a ``look`` images keep
-    their background, and it gets the look of the donors'.
-
-    ``predict`` maps images (B, C, H, W) on ``device`` to logits (B, classes). Masks are grown by ``margin``
-    pixels around the object that is kept, and by ``lent_margin`` (twice as much) around the donor's object that is
-    filled in, or off which a look is measured. ``cue`` names what is exchanged; by default it is the look's name, or
-    "background". ``progress`` hears of every forward. An ``album`` keeps what is composed for rounds of the same pools.
-    Costs ``design.forwards`` image forwards.
+    ``lenders`` is the pool that the design's donors index, the images' own by default. ``predict`` maps images
+    (B, C, H, W) on the pace's device to logits (B, classes). An ``album`` keeps what is composed for rounds of the same
+    pools. Costs ``design.forwards`` image forwards.
     """
-    name = _name(infill, margin) if look is None else look.name
 
     @cache  # an album may hold all of the pictures
     def mix() -> Mix:
-        if look is None:
-            return _onto_backgrounds(pool, lenders or pool, infill, margin, lent_margin, batch_size, device)
-        return _with_looks(pool, lenders or pool, look, margin, lent_margin, batch_size, device)
+        return _mix(pool, lenders or pool, swap, pace)
 
     album = Album(budget=0) if album is None else album
-    named = cue or ("background" if look is None else look.name)
-    arms_met = design.classes.shape[1]
-    after = torch.full((*design.classes.shape, arms_met), torch.nan, dtype=torch.float32)
+    after = torch.full((*design.classes.shape, design.classes.shape[1]), torch.nan, dtype=torch.float32)
     answers = torch.full_like(design.donors, -1)
     pairs = (design.donors >= 0).nonzero()
-    for chunk in _chunks(len(pairs), batch_size):
+    for chunk in _chunks(len(pairs), pace.batch_size):
         rows, arms = pairs[chunk].unbind(dim=1)
         donors = design.donors[rows, arms]
-        key = name, named, margin, lent_margin, *rows.tolist(), *donors.tolist()
-        pictures = album.get(key, lambda: mix()(rows, donors)).to(device)  # noqa: B023  called at once
+        key = swap.name, swap.cue, swap.margin, swap.lent_margin, *rows.tolist(), *donors.tolist()
+        pictures = album.get(key, lambda: mix()(rows, donors)).to(pace.device)  # noqa: B023  called at once
         after[rows, arms], answers[rows, arms] = _read(predict, pictures, design.classes[rows])
-        progress(name, len(rows), design.forwards)
-    exchanged = 1 - pool.grown(margin).clamp(min=0).mean(dim=(1, 2))
-    return Effects(name, design.labels, design.classes, design.donors, before, after, named, answers, exchanged)
+        pace.progress(swap.name, len(rows), design.forwards)
+    exchanged = 1 - pool.grown(swap.margin).clamp(min=0).mean(dim=(1, 2))
+    parts = design.labels, design.classes, design.donors, before, after
+    return Effects(swap.name, *parts, swap.cue, answers, exchanged)
 
 
 def intervened(
@@ -104,23 +126,14 @@ def intervened(
     image: int,
     lenders: Pool,
     donor: int,
-    *,
-    infill: Infill = fill_with_texture,
-    look: Look | None = None,
-    margin: int = 1,
-    lent_margin: int | None = None,
+    swap: Swap = Swap(),
 ) -> Float[Tensor, "C H W"]:
     """One image of the pool on one lender's background, or with its look, as `intervene` shows it to the model."""
     one, lent = (
         Pool(of.images[[row]], of.labels[[row]], of.masks[[row]]) for of, row in ((pool, image), (lenders, donor))
     )
-    device = pool.images.device
-    if look is None:
-        mix = _onto_backgrounds(one, lent, infill, margin, lent_margin, 1, device)
-    else:
-        mix = _with_looks(one, lent, look, margin, lent_margin, 1, device)
     first = torch.zeros(1, dtype=torch.int64)
-    return mix(first, first)[0]
+    return _mix(one, lent, swap, Pace(1, pool.images.device))(first, first)[0]
 
 
 def bordered(pool: Pool) -> Pool:
@@ -135,25 +148,19 @@ def bordered(pool: Pool) -> Pool:
     return replace(pool, masks=masks)
 
 
-def _name(infill: Infill, margin: int) -> str:
-    function = getattr(infill, "func", infill)
-    name = getattr(function, "__name__", type(function).__name__).replace("_", " ")
-    return f"{name}, masks grown by {margin} px"
+def _mix(pool: Pool, lenders: Pool, swap: Swap, pace: Pace) -> Mix:
+    """Images of the pool on lenders' backgrounds, or with their looks."""
+    return _onto_backgrounds(pool, lenders, swap, pace) if swap.look is None else _with_looks(pool, lenders, swap, pace)
 
 
-def _onto_backgrounds(
-    pool: Pool,
-    lenders: Pool,
-    infill: Infill,
-    margin: int,
-    lent_margin: int | None,
-    batch_size: int,
-    device: torch.device | str,
-) -> Mix:
-    """Images of the pool on lenders' backgrounds."""
-    grown = 2 * margin if lent_margin is None else lent_margin
-    backgrounds = _backgrounds(lenders, infill, grown, batch_size, device)
-    kept = cutout(pool.grown(margin), feather=min(margin, 1))
+def _onto_backgrounds(pool: Pool, lenders: Pool, swap: Swap, pace: Pace) -> Mix:
+    masks, device = lenders.grown(swap.lent), pace.device
+    parts = [
+        swap.infill(lenders.images[rows].to(device), masks[rows].to(device)).to(lenders.images.device)
+        for rows in _chunks(len(masks), pace.batch_size)
+    ]
+    backgrounds = torch.cat(parts) if parts else lenders.images
+    kept = cutout(pool.grown(swap.margin), feather=min(swap.margin, 1))
 
     def mix(rows: Tensor, donors: Tensor) -> Tensor:
         return blend(pool.images[rows].to(device), kept[rows].to(device), backgrounds[donors].to(device))
@@ -161,25 +168,18 @@ def _onto_backgrounds(
     return mix
 
 
-def _with_looks(
-    pool: Pool,
-    lenders: Pool,
-    look: Look,
-    margin: int,
-    lent_margin: int | None,
-    batch_size: int,
-    device: torch.device | str,
-) -> Mix:
-    """Images of the pool with lenders' looks."""
+def _with_looks(pool: Pool, lenders: Pool, swap: Swap, pace: Pace) -> Mix:
+    look, device = swap.look, pace.device
+    assert look is not None
 
     def measured(of: Pool) -> Tensor:
-        masks = of.grown(2 * margin if lent_margin is None else lent_margin)
-        parts = [look.measure(of.images[r].to(device), masks[r].to(device)) for r in _chunks(len(masks), batch_size)]
+        masks, size = of.grown(swap.lent), pace.batch_size
+        parts = [look.measure(of.images[r].to(device), masks[r].to(device)) for r in _chunks(len(masks), size)]
         return torch.cat(parts) if parts else of.images.new_zeros(0, 1)
 
     own = measured(pool)
     lent = own if lenders is pool else measured(lenders)
-    kept = cutout(pool.grown(margin), feather=min(margin, 1))
+    kept = cutout(pool.grown(swap.margin), feather=min(swap.margin, 1))
 
     def mix(rows: Tensor, donors: Tensor) -> Tensor:
         images = pool.images[rows].to(device)
@@ -187,19 +187,6 @@ def _with_looks(
         return changed if look.whole else blend(images, kept[rows].to(device), changed)
 
     return mix
-
-
-def _backgrounds(pool: Pool, infill: Infill, margin: int, batch_size: int, device: torch.device | str) -> Tensor:
-    if len(pool.images) == 0:
-        return pool.images
-    home = pool.images.device
-    masks = pool.grown(margin)
-    return torch.cat(
-        [
-            infill(pool.images[rows].to(device), masks[rows].to(device)).to(home)
-            for rows in _chunks(len(masks), batch_size)
-        ]
-    )
 
 
 def _chunks(length: int, size: int) -> list[slice]:

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from camtrain.reliance.examine import Findings, Shown
+from camtrain.reliance.examine import Findings
 from camtrain.reliance.instances import Instance, change_of, losses, wins
-from camtrain.reliance.intervene import FRAME, bordered, intervened
-from camtrain.reliance.records import STICKER, Effects, Pool, Predict, Progress, Verdict
+from camtrain.reliance.intervene import FRAME, Swap, bordered, intervened
+from camtrain.reliance.records import STICKER, Effects, Pace, Pool, Predict, Verdict
 from camtrain.reliance.stickers import Stickers
 from camtrain.reliance.windows import apart, containing, window_masks, windows
 from camtrain.swaps.looks import look_of
@@ -71,9 +71,7 @@ def gather_evidence(
     lenders: Pool,
     *,
     images: int = 12,
-    batch_size: int = 64,
-    device: torch.device | str = "cpu",
-    progress: Progress = lambda what, done, total: None,
+    pace: Pace = Pace(),  # noqa: B008  frozen
 ) -> Evidence:
     """Take windows of the background away from images on which a class's cue works, and see what goes with them.
 
@@ -88,7 +86,7 @@ def gather_evidence(
     if verdict.cue == STICKER and findings.stickers is not None:
         return _of_stickers(findings.stickers, verdict, images)
     seen = sightings(findings, verdict, pool, lenders, images)
-    search = _Search(predict, verdict, batch_size, device, progress)
+    search = _Search(predict, verdict, pace)
     height, width = pool.images.shape[-2:]
     fine, coarse = windows(height, width, SIDE), windows(height, width, COARSE)
     cued, bare = search.whole(seen)
@@ -166,22 +164,20 @@ class _Search:
 
     predict: Predict
     verdict: Verdict
-    batch_size: int
-    device: torch.device | str
-    progress: Progress
+    pace: Pace
     forwards: int = field(default=0)
 
     def scores(self, count: int, image_of: Callable[[int], Tensor], what: str) -> Tensor:
         """The log odds of the class for so many images, each made when its batch comes."""
         found = []
-        for start in range(0, count, self.batch_size):
-            rows = range(start, min(start + self.batch_size, count))
-            batch = torch.stack([image_of(row) for row in rows]).to(self.device)
+        for start in range(0, count, self.pace.batch_size):
+            rows = range(start, min(start + self.pace.batch_size, count))
+            batch = torch.stack([image_of(row) for row in rows]).to(self.pace.device)
             logits = self.predict(batch).float()
             classes = torch.full((len(batch),), self.verdict.class_index, device=logits.device)
             found.append(log_odds(logits, classes).cpu())
             self.forwards += len(batch)
-            self.progress(f"where the cue of {self.verdict.class_name} lies, {what}", len(batch), count)
+            self.pace.progress(f"where the cue of {self.verdict.class_name} lies, {what}", len(batch), count)
         return torch.cat(found) if found else torch.zeros(0)
 
     def whole(self, seen: Sequence[Sighting]) -> tuple[Tensor, Tensor]:
@@ -241,9 +237,11 @@ def _best(found: list[Instance], shows_cue: str, count: int) -> list[Instance]:
     return list(best.values())[:count]
 
 
-def _sighting(effects: Effects, one: Instance, shown: Shown, pool: Pool, lenders: Pool) -> Sighting:
+def _sighting(effects: Effects, one: Instance, shown: Swap, pool: Pool, lenders: Pool) -> Sighting:
+    plain = Swap(margin=shown.margin, lent_margin=shown.lent_margin)
+
     def on(donor: int) -> Tensor:
-        return intervened(pool, one.image, lenders, donor, margin=shown.margin, lent_margin=shown.lent_margin)
+        return intervened(pool, one.image, lenders, donor, plain)
 
     own, changed = pool.images[one.image], on(one.donor)
     cued, bare = (own, changed) if one.test == "necessity" else (changed, own)

@@ -13,7 +13,6 @@ from camtrain.reliance.intervene import FRAME, bordered, intervened
 from camtrain.reliance.places import Exemplars
 from camtrain.reliance.records import STICKER, Effects, Pool, Verdict
 from camtrain.render import region_strip, to_uint8
-from camtrain.swaps.looks import look_of
 
 MOST_EXAMPLES = 24
 MOST_WINDOWS = 8
@@ -86,11 +85,8 @@ def _pair(findings: Findings, instance: Instance, cue: str, pool: Pool, lenders:
     if cue == STICKER and findings.stickers is not None:
         image, changed = findings.stickers.changed(instance.image, instance.donor)
         return torch.stack([lenders.images[image], changed]), int(lenders.labels[image])
-    shown = findings.shown[cue]
     of, by = (bordered(pool), bordered(lenders)) if cue == FRAME else (pool, lenders)
-    changed = intervened(
-        of, instance.image, by, instance.donor, look=look_of(cue), margin=shown.margin, lent_margin=shown.lent_margin
-    )
+    changed = intervened(of, instance.image, by, instance.donor, findings.shown[cue])
     return torch.stack([pool.images[instance.image], changed]), int(pool.labels[instance.image])
 
 

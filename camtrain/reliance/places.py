@@ -15,7 +15,7 @@ from torch import Tensor
 from camtrain.reliance.examine import Findings
 from camtrain.reliance.instances import pictured
 from camtrain.reliance.locate import Evidence, gather_evidence, hottest, join_evidence, pointing
-from camtrain.reliance.records import Pool, Predict, Progress, Verdict
+from camtrain.reliance.records import Pace, Pool, Predict, Verdict
 from camtrain.reliance.windows import Fractions, fractions, place_name
 from camtrain.swaps.looks import look_of
 
@@ -70,10 +70,8 @@ def locate(
     lenders: Pool,
     *,
     images: int,
-    batch_size: int,
-    device: torch.device | str,
+    pace: Pace,
     gather: Gather,
-    progress: Progress,
 ) -> tuple[tuple[Verdict, ...], dict[int, Exemplars]]:
     """The verdicts with where the cues of reliant or suspect classes lie, and by class the windows that show it.
 
@@ -82,18 +80,7 @@ def locate(
     """
     regions, shown = [], {}
     for verdict in pictured(findings.verdicts)[: MOST_CLASSES if images else 0]:
-        search = partial(
-            gather_evidence,
-            predict,
-            findings,
-            verdict,
-            pool,
-            lenders,
-            images=images,
-            batch_size=batch_size,
-            device=device,
-            progress=progress,
-        )
+        search = partial(gather_evidence, predict, findings, verdict, pool, lenders, images=images, pace=pace)
         evidence = join_evidence(gather(search))
         regions.append(region_of(evidence))
         windows = exemplars(evidence, regions[-1])

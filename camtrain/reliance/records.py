@@ -18,6 +18,7 @@ __all__ = [
     "Design",
     "Effects",
     "Estimate",
+    "Pace",
     "Pool",
     "Predict",
     "Progress",
@@ -27,6 +28,20 @@ __all__ = [
 
 Predict = Callable[[Tensor], Tensor]  # images (B, C, H, W), as the network takes them -> logits (B, classes)
 Progress = Callable[[str, int, int], object]  # what is done, images in this forward, images in all
+
+
+def unheard(what: str, done: int, total: int) -> None:
+    """Progress that nobody hears of."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How forwards are made: so many images at a time, on this device, and who hears of them."""
+
+    batch_size: int = 64
+    device: torch.device | str = "cpu"
+    progress: Progress = unheard
+
 
 STICKER = "sticker"  # a small thing that wins its class wherever it lies
 

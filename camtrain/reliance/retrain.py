@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from camtrain.cam import evaluating
 from camtrain.cam.hooks import hooked
 from camtrain.errors import ConfigurationError
-from camtrain.reliance.intervene import choose_donors, intervene
-from camtrain.reliance.records import Design, Effects, Pool
-from camtrain.swaps.looks import LOOKS, Look, look_of
+from camtrain.reliance.intervene import Swap, choose_donors, intervene
+from camtrain.reliance.records import Design, Effects, Pace, Pool
+from camtrain.swaps.looks import LOOKS, look_of
 from camtrain.tasks import SingleLabel
 
 __all__ = ["Retrained", "find_head", "fit_logistic", "retrain_last_layer"]
@@ -58,8 +58,7 @@ def retrain_last_layer(
     arms: int = 8,
     margin: int = 0,
     strengths: Sequence[float] = STRENGTHS,
-    batch_size: int = 64,
-    device: torch.device | str = "cpu",
+    pace: Pace = Pace(),  # noqa: B008  frozen
     seed: int = 0,
 ) -> Retrained:
     """Fit the last layer anew, in place, on images whose cue says nothing of their class; nothing else changes.
@@ -83,15 +82,7 @@ def retrain_last_layer(
     for cue in cues:
         lent = None if lenders is None else lenders.labels
         design = choose_donors(pool.labels, classes, lenders=lent, arms=arms, generator=generator)
-        run = partial(
-            intervene,
-            pool=pool,
-            lenders=lenders,
-            look=_look(cue),
-            margin=margin,
-            batch_size=batch_size,
-            device=device,
-        )
+        run = partial(intervene, pool=pool, swap=_swap(cue, margin), lenders=lenders, pace=pace)
         parts.append(_swapped(model, layer, run, design))
     return _refit(name, layer, _joined(parts), strengths, generator)
 
@@ -126,11 +117,11 @@ def _every_class(pool: Pool, outputs: int, name: str) -> range:
     return range(outputs)
 
 
-def _look(cue: str) -> Look | None:
+def _swap(cue: str, margin: int) -> Swap:
     look = LOOKS.get(cue) or look_of(cue)
     if look is None and cue != "background":
         raise ConfigurationError(f"cues are some of background, {', '.join(LOOKS)}; got {cue!r}.")
-    return look
+    return Swap("background" if look is None else look.name, margin)
 
 
 def _swapped(model: nn.Module, layer: nn.Linear, run: Callable[..., Effects], design: Design) -> Swapped:

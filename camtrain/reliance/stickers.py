@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from scipy.special import bdtrc
 from torch import Tensor
 
-from camtrain.reliance.records import STICKER, Criteria, Effects, Pool, Predict, Progress
+from camtrain.reliance.records import STICKER, Criteria, Effects, Pace, Pool, Predict
 from camtrain.reliance.windows import apart, containing, windows
 from camtrain.segmenters import guess_masks
 from camtrain.swaps.compositing import dilate, fill_with_texture
@@ -116,10 +116,8 @@ def find_stickers(
     classes: Sequence[int],
     *,
     seed: int = 0,
-    batch_size: int = 64,
-    device: torch.device | str = "cpu",
     segment: Callable[[Tensor], Tensor] = guess_masks,
-    progress: Progress = lambda what, done, total: None,
+    pace: Pace = Pace(),  # noqa: B008  frozen
 ) -> Stickers:
     """The most telling window of images of every class, and what it wins on images of the others.
 
@@ -132,7 +130,7 @@ def find_stickers(
     39 forwards an image that is searched. Of fewer than two classes, and of images of a single row or column, nothing
     is searched.
     """
-    search = _Search(predict, pool, torch.Generator().manual_seed(seed), batch_size, device, segment, progress)
+    search = _Search(predict, pool, torch.Generator().manual_seed(seed), segment, pace)
     own = {c: search.shuffled((pool.labels == c).nonzero().flatten()) for c in classes}
     own = {c: rows for c, rows in own.items() if len(rows)}
     if len(own) < 2 or min(pool.images.shape[-2:]) < 2:
@@ -158,10 +156,8 @@ class _Search:
     predict: Predict
     pool: Pool
     generator: torch.Generator
-    batch_size: int
-    device: torch.device | str
     segment: Callable[[Tensor], Tensor]
-    progress: Progress
+    pace: Pace
 
     def __post_init__(self) -> None:
         height, width = self.pool.images.shape[-2:]
@@ -222,8 +218,8 @@ class _Search:
         for c in classes:
             donors, wins, _ = by_donor(effects, c)
             rows = donors[wins > WORKS]
-            for start in range(0, len(rows), self.batch_size):
-                part = rows[start : start + self.batch_size]
+            for start in range(0, len(rows), self.pace.batch_size):
+                part = rows[start : start + self.pace.batch_size]
                 known[part] = self._off(part)
         return known[effects.donors[:, 1]]
 
@@ -233,7 +229,7 @@ class _Search:
         for mask, row in zip(held, rows, strict=True):
             top, left, tall, wide = box_of(self.boxes[row])
             mask[top : top + tall, left : left + wide] = 1
-        found = self.segment(fill_with_texture(images, dilate(held, 1)).to(self.device)).float().cpu()
+        found = self.segment(fill_with_texture(images, dilate(held, 1)).to(self.pace.device)).float().cpu()
         known, old, new = found.amin(dim=(1, 2)) >= 0, (old > 0.5).float(), (found > 0.5).float()
         gap = max(1, round(GAP * min(images.shape[-2:])))
         apart_from = (dilate(held, gap) * new).sum(dim=(1, 2)) == 0
@@ -281,10 +277,10 @@ class _Search:
 
     def _logits(self, count: int, image_of: Callable[[int], Tensor], what: str) -> Tensor:
         found = []
-        for start in range(0, count, self.batch_size):
-            batch = torch.stack([image_of(n) for n in range(start, min(start + self.batch_size, count))])
-            found.append(self.predict(batch.to(self.device)).float().cpu())
-            self.progress(f"stickers, {what}", len(batch), count)
+        for start in range(0, count, self.pace.batch_size):
+            batch = torch.stack([image_of(n) for n in range(start, min(start + self.pace.batch_size, count))])
+            found.append(self.predict(batch.to(self.pace.device)).float().cpu())
+            self.pace.progress(f"stickers, {what}", len(batch), count)
         return torch.cat(found)
 
 

@@ -653,7 +653,7 @@ def test_arguments__that_cannot_be_meant_are_refused_at_once(arguments, error, m
     ("arguments", "error", "message"),
     [
         ({"layers": "net.layer5"}, LayerError, "No layer named 'net.layer5' in Foreign"),
-        ({"model": "nett"}, LayerError, "model='nett' is no part of Foreign, which holds 'net'"),
+        ({"model": "nett"}, ConfigurationError, "model='nett' is no submodule of Foreign, which has: net"),
         ({"layers": "net.6"}, LayerError, "cannot be read as a map"),
         ({"schedule": lambda progress: -1.0}, ConfigurationError, "finite factor of at least 0"),
     ],

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from camtrain.errors import BatchError
 from camtrain.reliance import (
+    Pace,
     choose_donors,
     intervene,
     intervened,
@@ -29,8 +30,8 @@ def design_of(pool, arms=8):
 def test_intervene__equals_one_image_at_a_time():
     pool = World(classes=3, images=4, seed=0).pool()
     design = design_of(pool)
-    before = predict_before(by_color, pool, design, batch_size=5)
-    effects = intervene(by_color, pool, design, before=before, margin=1, batch_size=7)
+    before = predict_before(by_color, pool, design, pace=Pace(5))
+    effects = intervene(by_color, pool, design, before=before, pace=Pace(7))
     for i in range(12):
         for a in range(3):
             d = int(design.donors[i, a])
@@ -49,15 +50,14 @@ def test_intervene__never_shows_more_than_a_batch_and_reports_every_forward():
         sizes.append(len(images))
         return by_color(images)
 
-    before = predict_before(predict, pool, design, batch_size=4)
+    before = predict_before(predict, pool, design, pace=Pace(4))
     sizes.clear()
     intervene(
         predict,
         pool,
         design,
         before=before,
-        batch_size=4,
-        progress=lambda what, done, total: told.append((done, total)),
+        pace=Pace(4, progress=lambda what, done, total: told.append((done, total))),
     )
     assert max(sizes) == 4
     assert sum(sizes) == design.forwards == 45

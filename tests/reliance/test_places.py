@@ -10,6 +10,7 @@ from camtrain.reliance import (
     Evidence,
     ExaminationPlan,
     Findings,
+    Pace,
     Pool,
     Verdict,
     examine,
@@ -163,7 +164,7 @@ def test_gather_evidence__costs_what_it_says():
         return reads_patches(images)
 
     pool, findings = corners(15, 0, moving=False)[0], found_in(15, moving=False)
-    evidence = gather_evidence(predict, findings, findings.verdicts[0], pool, pool, images=6, batch_size=16)
+    evidence = gather_evidence(predict, findings, findings.verdicts[0], pool, pool, images=6, pace=Pace(16))
     assert evidence.forwards == sum(seen)
     assert max(seen) <= 16
     assert 6 * 20 < sum(seen) <= 6 * 50

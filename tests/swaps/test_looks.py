@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from camtrain.reliance import Pool, choose_donors, examine, intervene
+from camtrain.reliance import Pool, Swap, choose_donors, examine, intervene
 from camtrain.swaps.looks import LOOKS, sharpen
 from tests.reliance.worlds import World, read_object
 
@@ -74,7 +74,7 @@ def test_intervene__gives_images_the_look_of_the_lenders():
         return shown.mean(dim=(2, 3))
 
     before = torch.full(design.classes.shape, 0.5)
-    intervene(predict, pool, design, before=before, lenders=lenders, look=LOOKS["brightness"])
+    intervene(predict, pool, design, Swap(LOOKS["brightness"].name), before=before, lenders=lenders)
     assert all(2.5 < level - images[:, :, :4].mean() < 3.5 for level in seen)
 
 
