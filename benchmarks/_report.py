@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from camtrain.records.run_info import versions
+from camtrain.records.folder import versions
 
 Row = Mapping[str, Any]
 

@@ -35,15 +35,14 @@ from camtrain.cam import find_layers, predicted_class
 from camtrain.checks import check_arguments
 from camtrain.data.batches import Batch, check_masks, read_batch
 from camtrain.explanation import DEFAULT_METHODS, resolve_methods
-from camtrain.monitoring.alarms import Alarms
-from camtrain.monitoring.drift import drift_scalars
+from camtrain.monitoring.drift import Alarms, drift_scalars
 from camtrain.monitoring.explainer import Explainer
 from camtrain.monitoring.gallery import Tile, Tiles
 from camtrain.monitoring.panels import Naming
 from camtrain.monitoring.table import Table, joined, scalars
 from camtrain.monitoring.validation_pass import Followed, Offer, ValidationPass, records_of
 from camtrain.records import Panel, Setup
-from camtrain.records.run_info import versions
+from camtrain.records.folder import versions
 from camtrain.sinks.base import PictureFormat
 from camtrain.sinks.run import Run
 from camtrain.tasks import Task, check_task

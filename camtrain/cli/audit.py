@@ -26,8 +26,8 @@ from camtrain.errors import ConfigurationError
 from camtrain.explanation import explain
 from camtrain.loading import device_of, load_model, model_names, read_names, zoo_names
 from camtrain.metrics.suite import CURVES, FAITHFUL, ON_MASKS, Suite, interval_of
-from camtrain.records import Curve, MetricRow, Metrics, VerdictRow, read_history
-from camtrain.records.run_info import write_run_info
+from camtrain.records import Curve, MetricRow, Metrics, Verdict, read_history
+from camtrain.records.folder import write_run_info
 from camtrain.reliance import Criteria
 from camtrain.report import REPORT_FILE, write_report
 from camtrain.report.summary import images_held, latest_verdicts, summary_of
@@ -231,10 +231,10 @@ def _tell(options: AuditOptions, columns: dict[str, list[Any]], metrics: Sequenc
     return RELIANT_FOUND if reliant and options.fail_on_reliant else 0
 
 
-def _to_decide(verdicts: Sequence[VerdictRow], held: Mapping[str, int]) -> list[tuple[str, str]]:
+def _to_decide(verdicts: Sequence[Verdict], held: Mapping[str, int]) -> list[tuple[str, str]]:
     """What would decide the classes that are undecided: images of the folder that were not judged, or more images.
 
-    >>> row = VerdictRow(0, "cat", "undecided", 0.1, 0.0, 0.2, 0.0, 0.2, 12)
+    >>> row = Verdict(0, "cat", "undecided", 0.1, 0.0, 0.2, 0.0, 0.2, 12)
     >>> _to_decide([row], {"cat": 24})
     [('to decide', 'cat has 24 images, of which 12 were judged: --images-per-class 24 --max-images 600')]
     """

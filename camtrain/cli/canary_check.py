@@ -25,9 +25,9 @@ from camtrain.data.transforms import IMAGENET_MEAN, IMAGENET_STD, eval_transform
 from camtrain.errors import ConfigurationError, DataError
 from camtrain.loading import load_model, model_names
 from camtrain.metrics import Interval, mean_interval
-from camtrain.records import VerdictRow, read_history
+from camtrain.records import Verdict, read_history
 from camtrain.reliance import Criteria
-from camtrain.report.formatting import signed
+from camtrain.report.charts import signed
 from camtrain.report.summary import latest_verdicts
 from camtrain.tasks import SingleLabel
 from camtrain.tasks.answers import probabilities
@@ -58,7 +58,7 @@ class Check:
 
     name: str
     planted: bool
-    verdict: VerdictRow | None
+    verdict: Verdict | None
     outcome: str
     alone: Interval | None
 
@@ -97,10 +97,10 @@ def read_truth(folder: Path) -> dict[str, Any]:
         raise DataError(f"{file} is not what camtrain canary writes: {error!r}. Plant the folder anew.") from error
 
 
-def outcome(kind: str, verdict: VerdictRow | None, *, planted: bool) -> str:
+def outcome(kind: str, verdict: Verdict | None, *, planted: bool) -> str:
     """What a verdict is worth, where the truth is known.
 
-    >>> outcome("tint", VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 40, "background tint"), planted=True)
+    >>> outcome("tint", Verdict(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 40, "background tint"), planted=True)
     'found'
     """
     if verdict is None:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from camtrain.cli.options import CompareOptions
 from camtrain.errors import DataError
+from camtrain.report.charts import signed
 from camtrain.report.comparison import (
     ComparedRun,
     comparison_of,
@@ -18,7 +19,6 @@ from camtrain.report.comparison import (
     verdicts_of,
     write_comparison,
 )
-from camtrain.report.formatting import signed
 
 
 def run(options: CompareOptions) -> int:

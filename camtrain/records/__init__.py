@@ -25,7 +25,7 @@ from camtrain.records.kinds import (
     Record,
     Scalars,
     Setup,
-    VerdictRow,
+    Verdict,
     Verdicts,
 )
 from camtrain.records.panels import Drift, Example, Gallery, Panel, Panels, Strip
@@ -35,6 +35,6 @@ __all__ = [
     "RIGHT_GROUNDED", "RIGHT_UNGROUNDED", "WRONG_GROUNDED", "WRONG_UNGROUNDED",
     "Alert", "Calibration", "ClassRow", "Classes", "ConfidenceBin", "Curve", "Document", "Drift", "Example",
     "FourCells", "Gallery", "Histograms", "History",
-    "MetricRow", "Metrics", "Panel", "Panels", "Record", "Scalars", "Setup", "Strip", "VerdictRow", "Verdicts",
+    "MetricRow", "Metrics", "Panel", "Panels", "Record", "Scalars", "Setup", "Strip", "Verdict", "Verdicts",
     "read_history",
 ]  # fmt: skip

@@ -27,7 +27,7 @@ from camtrain.records.kinds import (
     Record,
     Scalars,
     Setup,
-    VerdictRow,
+    Verdict,
     Verdicts,
 )
 from camtrain.records.panels import Example, Gallery, Panel, Panels, Strip
@@ -246,15 +246,15 @@ def _read_verdicts(history: History, line: Line) -> None:
     history.strips[line["epoch"]] = line.get("strips", [])
 
 
-def read_verdict(row: Line) -> VerdictRow:
+def read_verdict(row: Line) -> Verdict:
     """The row of a verdict's plain values.
 
-    >>> read_verdict(plain(asdict(VerdictRow(0, "boat", "undecided", nan, nan, nan, 0.0, nan, 2)))).effect
+    >>> read_verdict(plain(asdict(Verdict(0, "boat", "undecided", nan, nan, nan, 0.0, nan, 2)))).effect
     nan
     """
     numbers = ("effect", "low", "high", "placebo", "p_value", "placebo_flips")
     box = {"box": tuple(row["box"])} if row.get("box") else {}  # JSON has no tuples
-    return VerdictRow(**(row | box | {name: _number(row[name]) for name in numbers if name in row}))
+    return Verdict(**(row | box | {name: _number(row[name]) for name in numbers if name in row}))
 
 
 def _rows(records: Iterable[Any]) -> list[Line]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
-from camtrain.records.kinds import VerdictRow
+from camtrain.records.kinds import Verdict
 
 NAN = float("nan")
 
@@ -54,7 +54,7 @@ class History:
     scalars: dict[str, dict[Epoch, float]] = field(default_factory=dict)
     panels: dict[str, dict[Epoch, Pass]] = field(default_factory=dict)
     cells: dict[Epoch, dict[str, int]] = field(default_factory=dict)
-    verdicts: dict[Epoch, list[VerdictRow]] = field(default_factory=dict)
+    verdicts: dict[Epoch, list[Verdict]] = field(default_factory=dict)
     examples: dict[Epoch, list[Line]] = field(default_factory=dict)
     strips: dict[Epoch, list[Line]] = field(default_factory=dict)
     alerts: list[Line] = field(default_factory=list)

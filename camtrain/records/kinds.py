@@ -1,7 +1,7 @@
 """What the callbacks see, as plain frozen records: no Lightning, no logger, nothing that holds a model."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -58,16 +58,21 @@ class FourCells:
 
 
 @dataclass(frozen=True)
-class VerdictRow:
-    """One class's verdict; the fields are those of `camtrain.reliance.Verdict`.
+class Verdict:
+    """What is known about one class.
 
-    `verdict` is "reliant", "undecided" or "not reliant"; without masks "no evidence" instead of the last, and "suspect"
-    for a person to look at; `effect` and its interval `low`..`high` say what the
-    intervention changes beyond what the `placebo` does; `images` is how many were used. Of `transplants` images of
-    other classes `flips` become the class with its cue, and `placebo_flips` with that of a third class. `where` says in
-    which part of the picture the cue lies, and `box` is (left, top, width, height) in fractions, where it stays.
+    ``verdict`` is "reliant", "undecided" or "not reliant". Where masks are guesses, "no evidence" takes the place of
+    the last, and "suspect" stands for an effect that may come of a guess's mistakes: a person should look.
 
-    >>> VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.02, 0.001, 64).cue
+    ``effect`` in probability: what the class loses without its cue, or wins by it, whichever test decided,
+    with the interval [``low``, ``high``]. ``placebo`` is the loss on another background of the *same* class.
+    ``p_value`` is adjusted for the round's tests and classes, ``images`` the number of images of the class that were
+    judged. Of ``transplants`` images of other classes ``flips`` become this class when they are given its cue, and
+    ``placebo_flips`` when they are given that of a third class (NaN where there is none). ``where`` says in which part
+    of the picture the cue lies, empty where that was not asked or is not clear; ``box`` is (left, top, width, height)
+    in fractions of the frame, where it stays.
+
+    >>> Verdict(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.02, 0.001, 64).cue
     'background'
     """
 
@@ -88,16 +93,6 @@ class VerdictRow:
     where: str = ""
     box: tuple[float, float, float, float] | None = None
 
-    @classmethod
-    def of(cls, verdict: Any) -> "VerdictRow":
-        """The row of any object with these attributes; those it lacks keep their defaults.
-
-        >>> VerdictRow.of(VerdictRow(0, "boat", "undecided", 0.1, -0.1, 0.3, 0.0, 0.4, 8)).class_name
-        'boat'
-        """
-        names = [item.name for item in fields(cls)]
-        return cls(**{name: getattr(verdict, name) for name in names if hasattr(verdict, name)})
-
 
 @dataclass(frozen=True, eq=False)
 class Verdicts:
@@ -107,7 +102,7 @@ class Verdicts:
     0
     """
 
-    rows: tuple[VerdictRow, ...]
+    rows: tuple[Verdict, ...]
     epoch: int
     step: int
     examples: tuple[Example, ...] = ()
@@ -121,18 +116,18 @@ class Verdicts:
     @classmethod
     def of(
         cls,
-        verdicts: Iterable[Any],
+        verdicts: Iterable[Verdict],
         epoch: int,
         step: int,
         examples: Iterable[Example] = (),
         strips: Iterable[Strip] = (),
     ) -> "Verdicts":
-        """The record of a pass's verdicts, which may be `camtrain.reliance.Verdict` objects.
+        """The record of a pass's verdicts.
 
         >>> Verdicts.of([], epoch=2, step=20).epoch
         2
         """
-        return cls(tuple(map(VerdictRow.of, verdicts)), epoch, step, tuple(examples), tuple(strips))
+        return cls(tuple(verdicts), epoch, step, tuple(examples), tuple(strips))
 
 
 @dataclass(frozen=True)

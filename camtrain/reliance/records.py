@@ -1,6 +1,5 @@
 """What the stages of a detection hand to each other: a pool, a design, effects, estimates, verdicts."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from camtrain.errors import ConfigurationError
+from camtrain.records.kinds import Verdict
 from camtrain.swaps.compositing import dilate
 
 __all__ = [
@@ -158,40 +158,6 @@ class Estimate:
     p_value: float
     adjusted: float = 1.0
     cue: str = "background"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What is known about one class.
-
-    ``verdict`` is "reliant", "undecided" or "not reliant". Where masks are guesses, "no evidence" takes the place of
-    the last, and "suspect" stands for an effect that may come of a guess's mistakes: a person should look.
-
-    ``effect`` in probability: what the class loses without its cue, or wins by it, whichever test decided,
-    with the interval [``low``, ``high``]. ``placebo`` is the loss on another background of the *same* class.
-    ``p_value`` is adjusted for the round's tests and classes, ``images`` the number of images of the class that were
-    judged. Of ``transplants`` images of other classes ``flips`` become this class when they are given its cue, and
-    ``placebo_flips`` when they are given that of a third class (NaN where there is none). ``where`` says in which part
-    of the picture the cue lies, empty where that was not asked or is not clear; ``box`` is (left, top, width, height)
-    in fractions of the frame, where it stays.
-    """
-
-    class_index: int
-    class_name: str
-    verdict: Answer
-    effect: float
-    low: float
-    high: float
-    placebo: float
-    p_value: float
-    images: int
-    cue: str
-    note: str
-    transplants: int = 0
-    flips: int = 0
-    placebo_flips: float = math.nan
-    where: str = ""
-    box: tuple[float, float, float, float] | None = None
 
 
 def check_least(name: str, value: int, least: int) -> None:

@@ -9,12 +9,11 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from camtrain.records import HEATMAPS, History, VerdictRow, read_history
+from camtrain.records import HEATMAPS, History, Verdict, read_history
+from camtrain.records.folder import read_run_info
 from camtrain.records.history import Epoch
-from camtrain.records.run_info import read_run_info
 from camtrain.report import summary as story
-from camtrain.report.charts import Series, line_chart
-from camtrain.report.formatting import FILTERS, changed
+from camtrain.report.charts import FILTERS, Series, changed, line_chart
 from camtrain.report.pictures import Film, Frame, SavedPictures, films
 
 SIDE = 160
@@ -117,7 +116,7 @@ def unique_titles(runs: Sequence[ComparedRun]) -> list[str]:
     return [f"{t} ({titles[: i + 1].count(t)})" if titles.count(t) > 1 else t for i, t in enumerate(titles)]
 
 
-def verdicts_of(runs: Sequence[ComparedRun]) -> dict[str, list[VerdictRow | None]]:
+def verdicts_of(runs: Sequence[ComparedRun]) -> dict[str, list[Verdict | None]]:
     """By class, the last verdict in each run."""
     found = [
         {row.class_name: row for row in story.latest_verdicts(run.history, max(run.history.epochs, default=None))}

@@ -11,13 +11,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from camtrain.records import CELLS, HEATMAPS, MASKS_FILE, History, VerdictRow, read_history
+from camtrain.records import CELLS, HEATMAPS, MASKS_FILE, History, Verdict, read_history
+from camtrain.records.folder import flatten, read_run_info
 from camtrain.records.history import Epoch
-from camtrain.records.run_info import flatten, read_run_info
 from camtrain.reliance.remedies import advice_for
 from camtrain.report import summary as story
-from camtrain.report.charts import Series, Unit, area_chart, line_chart, reliability_chart
-from camtrain.report.formatting import FILTERS
+from camtrain.report.charts import FILTERS, Series, Unit, area_chart, line_chart, reliability_chart
 from camtrain.report.pictures import (
     FailureCase,
     GalleryPage,
@@ -65,8 +64,8 @@ class Chart:
 class ClassVerdict:
     """One class in the report: its verdict now and before alignment, with the examples of each."""
 
-    row: VerdictRow
-    earlier: VerdictRow | None
+    row: Verdict
+    earlier: Verdict | None
     examples: list[Intervention] = field(default_factory=list)
     earlier_examples: list[Intervention] = field(default_factory=list)
     place: Place | None = None
@@ -280,7 +279,7 @@ def mask_lines(masks: Mapping[str, Any]) -> list[str]:
     return lines + ([", ".join(odd + values) + "."] if odd or values else [])
 
 
-def effect_axis(rows: Sequence[VerdictRow]) -> EffectAxis:
+def effect_axis(rows: Sequence[Verdict]) -> EffectAxis:
     """A scale that holds zero and every interval."""
     values = [value for row in rows for value in (row.low, row.high, row.effect, row.placebo) if isfinite(value)]
     low, high = min([0.0, *values]), max([0.1, *values])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import inf, isnan
 from typing import Any, Literal
 
-from camtrain.records import CELLS, RIGHT_UNGROUNDED, FourCells, VerdictRow
+from camtrain.records import CELLS, RIGHT_UNGROUNDED, FourCells, Verdict
 from camtrain.records.history import NAN, Epoch, History
 
 FLAGGED = "reliance/flagged"
@@ -185,7 +185,7 @@ def images_held(history: History, epoch: Epoch | None) -> dict[str, int]:
     return {row["class_name"]: row["images"] for row in rows}
 
 
-def latest_verdicts(history: History, epoch: Epoch | None) -> list[VerdictRow]:
+def latest_verdicts(history: History, epoch: Epoch | None) -> list[Verdict]:
     """The verdicts of the last detection up to an epoch; empty where there is none."""
     passes = [at for at in history.verdicts if epoch is not None and at <= epoch]
     return history.verdicts[passes[-1]] if passes else []
@@ -194,7 +194,7 @@ def latest_verdicts(history: History, epoch: Epoch | None) -> list[VerdictRow]:
 def headline(history: History) -> str:
     """The run in a sentence or two: which classes lean on what, and what became of it.
 
-    >>> rows = [VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9)]
+    >>> rows = [Verdict(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9)]
     >>> headline(History(verdicts={0: rows}))
     '1 of 1 classes leans on its background: boat.'
     """
@@ -209,14 +209,14 @@ def headline(history: History) -> str:
     return f"Before alignment, {_lean(earlier, len(now), 'leaned', 'leaned')}. {_outcome(now)}"
 
 
-def effects_by_class(history: History, most: int = 6) -> dict[str, dict[Epoch, VerdictRow]]:
+def effects_by_class(history: History, most: int = 6) -> dict[str, dict[Epoch, Verdict]]:
     """By class and epoch what was measured, of the classes whose effect was the strongest in any round.
 
-    >>> rounds = {e: [VerdictRow(0, "boat", "reliant", e / 9, 0.0, 0.5, 0.0, 0.01, 9)] for e in (1, 2)}
+    >>> rounds = {e: [Verdict(0, "boat", "reliant", e / 9, 0.0, 0.5, 0.0, 0.01, 9)] for e in (1, 2)}
     >>> list(effects_by_class(History(verdicts=rounds))["boat"])
     [1, 2]
     """
-    found: dict[str, dict[Epoch, VerdictRow]] = {}
+    found: dict[str, dict[Epoch, Verdict]] = {}
     for epoch, rows in history.verdicts.items():
         for row in rows:
             if not isnan(row.effect):
@@ -225,12 +225,12 @@ def effects_by_class(history: History, most: int = 6) -> dict[str, dict[Epoch, V
     return {name: found[name] for name in strongest[:most]}
 
 
-def flagged(rows: Iterable[VerdictRow]) -> list[VerdictRow]:
+def flagged(rows: Iterable[Verdict]) -> list[Verdict]:
     """The rows of classes that are reliant, strongest effect first."""
     return sorted((row for row in rows if row.verdict == RELIANT), key=lambda row: -abs(row.effect))
 
 
-def _present(rows: Sequence[VerdictRow]) -> str:
+def _present(rows: Sequence[Verdict]) -> str:
     suspects = sum(row.verdict == SUSPECT for row in rows)
     if flagged(rows):
         return f"{_lean(flagged(rows), len(rows), 'leans', 'lean')}." + (
@@ -244,7 +244,7 @@ def _present(rows: Sequence[VerdictRow]) -> str:
     return "No class leans on its background."
 
 
-def _outcome(rows: Sequence[VerdictRow]) -> str:
+def _outcome(rows: Sequence[Verdict]) -> str:
     leaning, doubts = flagged(rows), _doubts(rows)
     if leaning:
         return f"Now {len(leaning)} {'does' if len(leaning) == 1 else 'do'}: {_named(leaning)}."
@@ -253,10 +253,10 @@ def _outcome(rows: Sequence[VerdictRow]) -> str:
     return f"Now none is found to, {doubts}." if doubts else "Now none does."
 
 
-def _doubts(rows: Sequence[VerdictRow], total: str = "") -> str:
+def _doubts(rows: Sequence[Verdict], total: str = "") -> str:
     """How many are suspect and undecided, `total` after the first number; empty for none.
 
-    >>> _doubts([VerdictRow(0, "boat", "suspect", 0.4, 0.3, 0.5, 0.0, 0.01, 9)], " of 1")
+    >>> _doubts([Verdict(0, "boat", "suspect", 0.4, 0.3, 0.5, 0.0, 0.01, 9)], " of 1")
     '1 of 1 suspect'
     """
     counts = {kind: sum(row.verdict == kind for row in rows) for kind in (SUSPECT, UNDECIDED)}
@@ -264,18 +264,18 @@ def _doubts(rows: Sequence[VerdictRow], total: str = "") -> str:
     return ", ".join(said).replace(" ", f"{total} ", 1) if said else ""
 
 
-def _lean(rows: Sequence[VerdictRow], classes: int, singular: str, plural: str) -> str:
+def _lean(rows: Sequence[Verdict], classes: int, singular: str, plural: str) -> str:
     verb, whose = (singular, "its") if len(rows) == 1 else (plural, "their")
     return f"{len(rows)} of {classes} classes {verb} on {whose} {_cue(rows)}: {_named(rows)}"
 
 
-def _named(rows: Sequence[VerdictRow]) -> str:
+def _named(rows: Sequence[Verdict]) -> str:
     names = [row.class_name for row in rows[:NAMES_SPELLED_OUT]]
     listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
     return listed if len(rows) <= NAMES_SPELLED_OUT else f"most of all {listed}"
 
 
-def _cue(rows: Sequence[VerdictRow]) -> str:
+def _cue(rows: Sequence[Verdict]) -> str:
     return " or ".join(dict.fromkeys(row.cue for row in rows)) or "background"
 
 

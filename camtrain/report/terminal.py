@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from camtrain.packages import is_a
-from camtrain.records import History, VerdictRow
+from camtrain.records import History, Verdict
 from camtrain.records.history import Epoch
 from camtrain.reliance.remedies import advice_for
-from camtrain.report.formatting import signed
+from camtrain.report.charts import signed
 from camtrain.report.summary import (
     RELIANT,
     EpochSpan,
@@ -106,7 +106,7 @@ def summary_table(history: History) -> Table:
 def advised(history: History, *, undecided: bool = True) -> list[Labeled]:
     """The first choice against each cue that a class is found to lean on, and what would decide what is `undecided`.
 
-    >>> advised(History(verdicts={0: [VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9)]}))
+    >>> advised(History(verdicts={0: [Verdict(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9)]}))
     [('to correct', "camtrain.callbacks.AttentionAlignment(start_when='reliance/flagged'); the report has the YAML")]
     """
     last = span(history).after
@@ -146,7 +146,7 @@ def _known(run: EpochSpan, before: str, after: str) -> tuple[str, ...]:
     return (after,) if run.before is None else (before, after)
 
 
-def _verdict(row: VerdictRow | None) -> str:
+def _verdict(row: Verdict | None) -> str:
     return NOTHING if row is None else f"{row.verdict} ({signed(row.effect)})"
 
 

@@ -13,7 +13,7 @@ from camtrain.records import (
     Record,
     Scalars,
     Strip,
-    VerdictRow,
+    Verdict,
     Verdicts,
     read_history,
 )
@@ -36,7 +36,7 @@ __all__ = [
     "Sink",
     "SinkGroup",
     "Strip",
-    "VerdictRow",
+    "Verdict",
     "Verdicts",
     "read_history",
 ]

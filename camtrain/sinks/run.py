@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from camtrain.records import MASKS_FILE, Document, Record, Scalars, VerdictRow, Verdicts, read_history
-from camtrain.records.run_info import read_run_info, write_run_info, write_verdicts
+from camtrain.records import MASKS_FILE, Document, Record, Scalars, Verdict, Verdicts, read_history
+from camtrain.records.folder import read_run_info, write_run_info, write_verdicts
 from camtrain.report import REPORT_FILE, write_report
 from camtrain.report.summary import latest_verdicts, summary_of
 from camtrain.report.terminal import advised, places, print_summary
-from camtrain.sinks.background import Background
-from camtrain.sinks.base import PictureFormat, SinkGroup, logger_sinks, shows_pictures
+from camtrain.sinks.base import Background, PictureFormat, SinkGroup, logger_sinks, shows_pictures
 from camtrain.sinks.files import FilesSink
 from camtrain.sinks.guard import guard
 
@@ -40,7 +39,7 @@ class Run:
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self.pictures: PictureFormat = "jpg"
-        self.verdicts: tuple[VerdictRow, ...] = ()  # the last ones, in every process
+        self.verdicts: tuple[Verdict, ...] = ()  # the last ones, in every process
         self.quiet = False  # whoever tells the end of a run in words of its own
         self._folder: Path | None = None
         self._groups: dict[Path, SinkGroup] = {}

@@ -8,7 +8,7 @@ import torch
 
 from camtrain.records import Alert, Histograms, Panel, Panels, Record, Scalars, Verdicts
 from camtrain.render import side_by_side
-from camtrain.report.formatting import number, signed
+from camtrain.report.charts import number, signed
 
 
 class TensorBoardSink:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import wandb
 from torch import Tensor
 
-from camtrain.records import Classes, ClassRow, Example, Panel, Strip, VerdictRow
+from camtrain.records import Classes, ClassRow, Example, Panel, Strip, Verdict
 from camtrain.records.images import Pixels, to_pixels
 from camtrain.render import side_by_side
 
@@ -92,9 +92,9 @@ def panel_table(
     return wandb.Table(columns=columns, data=rows[:ROWS_PER_TABLE])
 
 
-def verdict_table(rows: Sequence[VerdictRow], epoch: int) -> wandb.Table:
+def verdict_table(rows: Sequence[Verdict], epoch: int) -> wandb.Table:
     """A row for each class."""
-    names = [item.name for item in fields(VerdictRow) if item.name != "box"]
+    names = [item.name for item in fields(Verdict) if item.name != "box"]
     data = [[epoch, *(_number(getattr(row, name)) for name in names)] for row in rows]
     return wandb.Table(columns=["epoch", *names], data=data[:ROWS_PER_TABLE])
 

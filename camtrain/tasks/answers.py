@@ -1,7 +1,7 @@
 """What is in an answer, whatever the task: where it is in an output, how probable its classes are, what it costs."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,6 +58,16 @@ def answer_shape(output: Any) -> tuple[int, ...]:
     (3,)
     """
     return tuple(find_logits(output).shape[1:])
+
+
+def holds_boxes(output: Any) -> bool:
+    """Whether an output is a list of predictions with boxes.
+
+    >>> holds_boxes([{"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0)}])
+    True
+    """
+    listed = isinstance(output, Sequence) and not isinstance(output, str) and len(output) > 0
+    return listed and all(isinstance(each, Mapping) and {"boxes", "scores", "labels"} <= set(each) for each in output)
 
 
 def depends_on(tensor: Tensor, source: Tensor) -> bool:

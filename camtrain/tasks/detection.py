@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from camtrain.errors import BatchError
+from camtrain.tasks.answers import holds_boxes
 from camtrain.tasks.base import Asked, Task, Units
 from camtrain.tasks.classification import describe
 
@@ -118,16 +119,6 @@ class Detection(Task):
 
     def __repr__(self) -> str:
         return f"Detection(boxes_per_image={self.boxes_per_image}, overlap={self.overlap}, threshold={self.threshold})"
-
-
-def holds_boxes(output: Any) -> bool:
-    """Whether an output is a list of predictions with boxes.
-
-    >>> holds_boxes([{"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0)}])
-    True
-    """
-    listed = isinstance(output, Sequence) and not isinstance(output, str) and len(output) > 0
-    return listed and all(isinstance(each, Mapping) and {"boxes", "scores", "labels"} <= set(each) for each in output)
 
 
 def overlap_of(a: Float[Tensor, "N 4"], b: Float[Tensor, "M 4"]) -> Float[Tensor, "N M"]:

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from camtrain.cam import find_logits
 from camtrain.errors import BatchError, ConfigurationError
+from camtrain.tasks.answers import holds_boxes
 from camtrain.tasks.base import Asked, Task, are_unknown
 from camtrain.tasks.classification import Binary, MultiLabel, SingleLabel, describe
-from camtrain.tasks.detection import Detection, holds_boxes
+from camtrain.tasks.detection import Detection
 from camtrain.tasks.language import Captioning, QuestionAnswering
 from camtrain.tasks.regression import Regression
 from camtrain.tasks.segmentation import Segmentation

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from camtrain.callbacks import RunSummary
 from camtrain.report.summary import headline
 from camtrain.report.terminal import epoch_line, places, summary_table
-from camtrain.sinks import History, VerdictRow, Verdicts, read_history
+from camtrain.sinks import History, Verdict, Verdicts, read_history
 from camtrain.sinks.run import Run
 
 PLAN = {  # by epoch
@@ -61,7 +61,7 @@ class Verdicting(pl.Callback):
 
     def on_validation_end(self, trainer, pl_module):
         if not trainer.sanity_checking:
-            row = VerdictRow(
+            row = Verdict(
                 0, "boat", "not reliant" if trainer.current_epoch == 3 else "reliant", 0.4, 0.3, 0.5, 0.0, 0.001, 9
             )
             Run.of(trainer).write(Verdicts((row,), trainer.current_epoch, trainer.global_step))
@@ -222,7 +222,7 @@ def test_summary_table__shows_what_was_not_measured_as_such():
 
 
 def test_summary_table__counts_the_classes_it_leaves_out():
-    rows = [VerdictRow(i, f"class {i}", "undecided", 0.0, -0.1, 0.1, 0.0, 0.5, 9) for i in range(13)]
+    rows = [Verdict(i, f"class {i}", "undecided", 0.0, -0.1, 0.1, 0.0, 0.5, 9) for i in range(13)]
     table = summary_table(History(verdicts={0: rows}))
     assert table.row_count == 10
     assert table.caption == "and 3 classes more in the report"
@@ -231,8 +231,8 @@ def test_summary_table__counts_the_classes_it_leaves_out():
 def test_summary_table__shows_a_dash_for_an_effect_that_was_not_measured():
     nan = float("nan")
     rows = [
-        VerdictRow(0, "car", "undecided", nan, nan, nan, 0.0, nan, 2),
-        VerdictRow(1, "hen", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9),
+        Verdict(0, "car", "undecided", nan, nan, nan, 0.0, nan, 2),
+        Verdict(1, "hen", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9),
     ]
     said = printed(summary_table(History(verdicts={0: rows})))
     assert "undecided (–)" in said

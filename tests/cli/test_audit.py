@@ -24,7 +24,7 @@ from camtrain.metrics import insertion_deletion, inside_energy, mean_interval
 from camtrain.metrics.suite import FAITHFUL, ON_MASKS
 from camtrain.module import ImageClassifier
 from camtrain.networks import SmallResNet
-from camtrain.records import VerdictRow, read_history
+from camtrain.records import Verdict, read_history
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -138,9 +138,9 @@ def test_load_model__refuses_a_head_of_another_number_of_classes(tmp_path):
 
 def test_audit__can_fail_on_reliance(monkeypatch, photos, model, tmp_path):
     from camtrain.cli import audit as module
-    from camtrain.sinks import VerdictRow
+    from camtrain.sinks import Verdict
 
-    rows = [VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9)]
+    rows = [Verdict(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9)]
     monkeypatch.setattr(module, "latest_verdicts", lambda history, epoch: rows)
     words = ["audit", str(photos), *model, "--images", "images", "--out", str(tmp_path / "out"), "--device", "cpu"]
     with pytest.raises(SystemExit) as stopped:
@@ -404,8 +404,8 @@ def test_audit__judges_as_many_images_as_it_is_told(photos, model, names, tmp_pa
 
 
 def test_to_decide__names_the_words_that_judge_all_images():
-    rows = [VerdictRow(i, name, "undecided", 0.1, 0.0, 0.2, 0.0, 0.2, 60) for i, name in enumerate(("cat", "dog"))]
-    rows += [VerdictRow(2, "cow", "not reliant", 0.0, 0.0, 0.0, 0.0, 1.0, 60)]
+    rows = [Verdict(i, name, "undecided", 0.1, 0.0, 0.2, 0.0, 0.2, 60) for i, name in enumerate(("cat", "dog"))]
+    rows += [Verdict(2, "cow", "not reliant", 0.0, 0.0, 0.0, 0.0, 1.0, 60)]
     assert _to_decide(rows, {"cat": 500, "dog": 400, "cow": 70}) == [
         (
             "to decide",

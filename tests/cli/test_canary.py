@@ -13,7 +13,7 @@ from camtrain.data.canary import KINDS
 from camtrain.data.canary.planting import agreement
 from camtrain.module import ImageClassifier
 from camtrain.render.sheets import Pair, contact_sheet
-from camtrain.sinks import FilesSink, Scalars, VerdictRow, Verdicts
+from camtrain.sinks import FilesSink, Scalars, Verdict, Verdicts
 
 LAYOUT = ("--images", "images", "--masks", "masks")
 
@@ -207,7 +207,7 @@ def painted(cue):
 
 
 def verdict(index, name, answer, cue="frame"):
-    return VerdictRow(index, name, answer, 0.4, 0.3, 0.5, 0.0, 0.01, 40, cue, where="along the rim")
+    return Verdict(index, name, answer, 0.4, 0.3, 0.5, 0.0, 0.01, 40, cue, where="along the rim")
 
 
 @pytest.fixture

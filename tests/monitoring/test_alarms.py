@@ -1,6 +1,6 @@
 import pytest
 
-from camtrain.monitoring.alarms import Reading, troubles
+from camtrain.monitoring.drift import Reading, troubles
 
 NAN = float("nan")
 START = Reading(0.6, 0.5, 0.0)

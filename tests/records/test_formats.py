@@ -34,12 +34,12 @@ from camtrain.records import (
     Record,
     Scalars,
     Setup,
-    VerdictRow,
+    Verdict,
     Verdicts,
     read_history,
 )
+from camtrain.records.folder import read_run_info, read_verdicts, write_run_info, write_verdicts
 from camtrain.records.formats import READERS, WRITERS, line_of, read_line
-from camtrain.records.run_info import read_run_info, read_verdicts, write_run_info, write_verdicts
 from camtrain.report import write_report
 from camtrain.report.comparison import comparison_of, read_run
 from camtrain.report.summary import measures
@@ -90,8 +90,8 @@ def test_cells__come_back():
 
 def test_verdicts__come_back():
     rows = (
-        VerdictRow(0, "boat", "reliant", 0.41, 0.35, 0.47, 0.02, 1e-12, 64, flips=2, box=(0.1, 0.2, 0.3, 0.4)),
-        VerdictRow(1, "car", "undecided", math.nan, math.nan, math.nan, 0.0, math.nan, 2, note="too few"),
+        Verdict(0, "boat", "reliant", 0.41, 0.35, 0.47, 0.02, 1e-12, 64, flips=2, box=(0.1, 0.2, 0.3, 0.4)),
+        Verdict(1, "car", "undecided", math.nan, math.nan, math.nan, 0.0, math.nan, 2, note="too few"),
     )
     found = back(Verdicts(rows, 3, 30)).verdicts[3]
     assert repr([astuple(row) for row in found]) == repr([astuple(row) for row in rows])
@@ -153,7 +153,7 @@ def test_panels__come_back_with_names_of_their_pictures(make_panel):
 
 
 def test_verdicts_file__comes_back(tmp_path):
-    rows = [VerdictRow(1, "car", "undecided", math.nan, math.nan, math.nan, 0.0, math.nan, 2, box=(0.1, 0.2, 0.3, 0.4))]
+    rows = [Verdict(1, "car", "undecided", math.nan, math.nan, math.nan, 0.0, math.nan, 2, box=(0.1, 0.2, 0.3, 0.4))]
     write_verdicts(tmp_path, rows)
     assert repr(read_verdicts(tmp_path)) == repr(rows)
     assert read_verdicts(tmp_path / "elsewhere") == []

@@ -152,13 +152,13 @@ def test_examine__looks_again_with_every_arm_where_half_of_them_do_not_show_it(m
     asked: list[tuple[str, int, int | None]] = []
     swap = Round.swap
 
-    def noting(run, cue, margin, *, arms=None, **kwargs):
-        if margin > 1:
-            asked.append((cue, margin, arms))
+    def noting(run, exchange, *, arms=None, **kwargs):
+        found = swap(run, exchange, arms=arms, **kwargs)
+        if exchange.margin > 1:
+            asked.append((exchange.cue, exchange.margin, arms))
             if arms == 3:
-                found = swap(run, cue, margin, arms=arms, **kwargs)
                 return replace(found, after=torch.full_like(found.after, 0.5))
-        return swap(run, cue, margin, arms=arms, **kwargs)
+        return found
 
     monkeypatch.setattr(Round, "swap", noting)
     monkeypatch.setattr(ROUND, "overhang", unknown)

@@ -6,7 +6,6 @@ import yaml
 
 import camtrain.callbacks
 from camtrain.reliance import STICKER, Verdict, advice_for, remedies_of
-from camtrain.sinks import VerdictRow
 from camtrain.swaps.looks import LOOKS
 from tests.layout import ROOT
 
@@ -59,7 +58,7 @@ def test_remedies__of_sharpness_do_not_promise_what_masks_cannot_do():
     ],
 )
 def test_remedies__of_other_verdicts(verdict, names):
-    row = VerdictRow(0, "boat", verdict, 0.0, 0.0, 0.0, 0.0, 1.0, 9)
+    row = Verdict(0, "boat", verdict, 0.0, 0.0, 0.0, 0.0, 1.0, 9)
     assert [one.name for one in remedies_of(row)] == names
 
 
@@ -69,7 +68,7 @@ def test_remedies__lead_to_a_page_that_there_is():
 
 
 def undecided(name, judged):
-    return VerdictRow(0, name, "undecided", 0.1, 0.0, 0.2, 0.0, 0.2, judged)
+    return Verdict(0, name, "undecided", 0.1, 0.0, 0.2, 0.0, 0.2, judged)
 
 
 def test_advice__of_undecided_classes_names_what_the_validation_data_hold():

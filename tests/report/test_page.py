@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from camtrain.records import Gallery, Setup
+from camtrain.records.folder import write_run_info
 from camtrain.records.history import History, Pass
-from camtrain.records.run_info import write_run_info
 from camtrain.render.outlines import sheet_of
 from camtrain.report.charts import Series, area_chart, line_chart
 from camtrain.report.page import EffectAxis, class_verdicts, curves, write_report
@@ -21,7 +21,7 @@ from camtrain.sinks import (
     FourCells,
     Panels,
     Scalars,
-    VerdictRow,
+    Verdict,
     Verdicts,
     read_history,
 )
@@ -154,13 +154,13 @@ def test_report__colors_no_change_that_shows_as_none(tmp_path):
 
 def test_report__says_what_to_do_about_verdicts(tmp_path):
     from camtrain.report import write_report
-    from camtrain.sinks import FilesSink, VerdictRow, Verdicts
+    from camtrain.sinks import FilesSink, Verdict, Verdicts
 
     numbers = (0.4, 0.3, 0.5, 0.0, 0.01, 9)
     rows = [
-        VerdictRow(0, "boat", "reliant", *numbers, transplants=60, flips=42, placebo_flips=1.6),
-        VerdictRow(1, "car", "reliant", *numbers, cue="sharpness"),
-        VerdictRow(2, "hen", "not reliant", *numbers),
+        Verdict(0, "boat", "reliant", *numbers, transplants=60, flips=42, placebo_flips=1.6),
+        Verdict(1, "car", "reliant", *numbers, cue="sharpness"),
+        Verdict(2, "hen", "not reliant", *numbers),
     ]
     FilesSink(tmp_path).write(Verdicts(tuple(rows), 0, 0))
     html = write_report(tmp_path).read_text()
@@ -198,7 +198,7 @@ def test_report__of_one_round_draws_no_history(tmp_path, make_pass):
 
 def test_report__puts_suspects_behind_reliant_classes(tmp_path):
     kinds = ["no evidence", "undecided", "suspect", "reliant"]
-    rows = [VerdictRow(i, kind, kind, 0.1, 0.0, 0.2, 0.0, 0.1, 9) for i, kind in enumerate(kinds)]
+    rows = [Verdict(i, kind, kind, 0.1, 0.0, 0.2, 0.0, 0.1, 9) for i, kind in enumerate(kinds)]
     FilesSink(tmp_path).write(Verdicts(tuple(rows), 0, 0))
     found = class_verdicts(read_history(tmp_path), SavedPictures(tmp_path, 80))
     assert [one.row.verdict for one in found] == kinds[::-1]

@@ -3,14 +3,14 @@ from math import isnan
 import pytest
 
 from camtrain.report.summary import EpochSpan, alignment_start, find_scalar, headline, measures, span, value_at
-from camtrain.sinks import CELLS, History, VerdictRow
+from camtrain.sinks import CELLS, History, Verdict
 
 NAN = float("nan")
 
 
 def rows(*verdicts, effect=0.4):
     return [
-        VerdictRow(index, "abcdefgh"[index], verdict, effect - 0.01 * index, 0.3, 0.5, 0.0, 0.01, 9)
+        Verdict(index, "abcdefgh"[index], verdict, effect - 0.01 * index, 0.3, 0.5, 0.0, 0.01, 9)
         for index, verdict in enumerate(verdicts)
     ]
 

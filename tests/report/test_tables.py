@@ -4,7 +4,7 @@ import pytest
 
 from camtrain.report.summary import EpochSpan
 from camtrain.report.tables import MOST_CLASSES, MOST_CURVES, class_lines, energies_by_class, matrix
-from camtrain.sinks import CELLS, History, VerdictRow
+from camtrain.sinks import CELLS, History, Verdict
 
 
 def row(name, images, right, energy, lucky):
@@ -18,7 +18,7 @@ def history():
         "rows": [row("boat", 10, 8, 0.5, 2), row("car", 4, 2, 0.8, 1), row("hen", 2, 2, None, 0)],
         "confusion": [["boat", "boat", 8], ["boat", "car", 2], ["car", "car", 2], ["car", "boat", 2]],
     }
-    verdicts = [VerdictRow(1, "car", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9)]
+    verdicts = [Verdict(1, "car", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9)]
     return History(classes={0: first, 3: last}, verdicts={3: verdicts})
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from camtrain.records import CELLS, Classes, ClassRow, Document, Drift, Histograms, Setup, Strip
-from camtrain.sinks import FAILURES, HEATMAPS, Alert, Example, FourCells, Panel, Panels, Scalars, VerdictRow, Verdicts
+from camtrain.sinks import FAILURES, HEATMAPS, Alert, Example, FourCells, Panel, Panels, Scalars, Verdict, Verdicts
 
 CORNER = "bottom right corner, 25 % x 25 % (11 of 12 images)"
 
@@ -40,10 +40,8 @@ def panel(sample="s0", label=0, predicted=1, energy=0.2, cell=CELLS[3], mask=Tru
 def one_pass(epoch: int, step: int, verdict: str = "reliant", energy: float = 0.2):
     """Every kind of record, as the callbacks write them after a validation."""
     rows = (
-        VerdictRow(0, "boat", verdict, 0.41, 0.35, 0.47, 0.02, 0.001, 64, where=CORNER, box=(0.75, 0.75, 0.25, 0.25)),
-        VerdictRow(
-            1, "car", "undecided", float("nan"), float("nan"), float("nan"), 0.0, float("nan"), 2, note="too few"
-        ),
+        Verdict(0, "boat", verdict, 0.41, 0.35, 0.47, 0.02, 0.001, 64, where=CORNER, box=(0.75, 0.75, 0.25, 0.25)),
+        Verdict(1, "car", "undecided", float("nan"), float("nan"), float("nan"), 0.0, float("nan"), 2, note="too few"),
     )
     example = Example("boat", picture(1), picture(2), before=0.98, after=0.11, caption="background of s3")
     strips = (Strip("boat", picture(3, 24), CORNER, 9, 11), Strip("car", picture(4, 24)[:, :, :16], "moves", 5, 8))

@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from camtrain.sinks import HEATMAPS, FilesSink, Panels, Scalars, SinkGroup, read_history
-from camtrain.sinks.background import Background, pictures_in
+from camtrain.sinks.base import Background, pictures_in
 
 
 class Slow:
@@ -87,7 +87,7 @@ def test_background__raises_what_went_wrong_in_the_thread(tmp_path, pictures):
 
 
 def test_background__says_so_where_a_sink_does_not_come_back(pictures, monkeypatch):
-    monkeypatch.setattr("camtrain.sinks.background.PATIENCE", 0.01)
+    monkeypatch.setattr("camtrain.sinks.base.PATIENCE", 0.01)
     sink = Slow()
     background = Background(sink)
     background.write(pictures(0))

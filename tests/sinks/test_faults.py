@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from camtrain.sinks import FilesSink, Scalars, SinkGroup, read_history
-from camtrain.sinks.background import Background
+from camtrain.sinks.base import Background
 from camtrain.sinks.files import RESERVE_FILE, Appender
 from camtrain.sinks.guard import guard
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from camtrain.callbacks import ExplanationMonitor, RunSummary
 from camtrain.records import Alert, Scalars, read_history
-from camtrain.records.run_info import read_run_info
+from camtrain.records.folder import read_run_info
 from camtrain.sinks.run import Run, numbered
 from tests.callbacks.conftest import Foreign, tensors
 

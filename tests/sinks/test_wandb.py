@@ -2,7 +2,7 @@ import cv2
 import pytest
 from pytorch_lightning.loggers import WandbLogger
 
-from camtrain.sinks import CELLS, FAILURES, HEATMAPS, Alert, Panels, Scalars, VerdictRow
+from camtrain.sinks import CELLS, FAILURES, HEATMAPS, Alert, Panels, Scalars, Verdict
 from camtrain.sinks.wandb import WandbSink
 from camtrain.sinks.wandb_pictures import IMAGES_PER_LIST, ROWS_PER_TABLE, panel_masks, verdict_table
 
@@ -88,7 +88,7 @@ def test_wandb_sink__logs_fresh_tables_that_sort_and_group(two_passes):
     assert (row["verdict"], row["reason"], row["cell"]) == ("reliant", "surprise", CELLS[3])
     assert (row["shift_since_last"], row["rank_correlation_since_first"], row["flipped"]) == (0.125, None, False)
     assert dict(zip(table["columns"], table["data"][1], strict=True))["inside_energy/grad_cam"] is None  # NaN
-    assert verdicts[0]["columns"] == ["epoch", *(name for name in VerdictRow.__dataclass_fields__ if name != "box")]
+    assert verdicts[0]["columns"] == ["epoch", *(name for name in Verdict.__dataclass_fields__ if name != "box")]
     assert verdicts[0]["data"][0][1:6] == [0, "boat", "reliant", 0.41, 0.35]
     assert classes[0]["columns"] == ["epoch", "class", "verdict", "images", "accuracy", "inside_energy", *CELLS]
     assert classes[0]["data"][0] == [0, "boat", "reliant", 8, 0.75, 0.2, 4, 2, 1, 1]
@@ -133,14 +133,14 @@ def test_wandb_sink__shows_no_more_images_than_a_list_takes(offline_run, make_pa
 
 
 def test_verdict_table__has_the_transplants_of_a_cue():
-    row = VerdictRow(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9, transplants=60, flips=42)
+    row = Verdict(0, "boat", "reliant", 0.4, 0.3, 0.5, 0.0, 0.01, 9, transplants=60, flips=42)
     table = verdict_table([row], 0)
     told = dict(zip(table.columns, table.data[0], strict=True))
     assert (told["flips"], told["transplants"], told["placebo_flips"]) == (42, 60, None)
 
 
 def test_tables__hold_no_more_rows_than_are_shown():
-    rows = [VerdictRow(i, str(i), "undecided", 0.0, 0.0, 0.0, 0.0, 1.0, 1) for i in range(ROWS_PER_TABLE + 1)]
+    rows = [Verdict(i, str(i), "undecided", 0.0, 0.0, 0.0, 0.0, 1.0, 1) for i in range(ROWS_PER_TABLE + 1)]
     assert len(verdict_table(rows, 0).data) == ROWS_PER_TABLE
 
 
