@@ -36,7 +36,6 @@ from camtrain.reliance import (
     ExaminationPlan,
     Guesser,
     Pace,
-    Pool,
     PoolCensus,
     Pools,
     Progress,
@@ -52,13 +51,11 @@ from camtrain.reliance import (
     share_of_round,
     unmeasured,
 )
-from camtrain.reliance.pictures import alert, pictures
+from camtrain.reliance.pictures import Outcome, pictures, records_of_round
 from camtrain.reliance.places import LEAST
-from camtrain.sinks import Example, Record, Strip, Verdicts
 from camtrain.sinks.run import Run
 from camtrain.tasks import Task, check_task
 
-Part = tuple[tuple[Verdict, ...], tuple[Example, ...], tuple[Strip, ...]]  # of one choice
 MEMORY = 2**29  # bytes of composed pictures that the rounds of a fit keep for the next
 _LOOKED_AT = 4  # times as many training images as are kept, outside of `fit`
 _EAGERLY = "runs the validation steps that it judges eagerly: what a compiled network is given cannot be heard"
@@ -331,19 +328,19 @@ class RelianceDetector(Callback):
             self._history.examined(trainer.current_epoch, trainer.global_step)
         try:
             with untouched(trainer, pl_module), progress_bar(trainer, "Reliance") as progress:
-                parts = self._rounds(trainer, pl_module, progress)
+                outcomes = self._rounds(trainer, pl_module, progress)
         except Exception as error:
             self._give_up(error)
             self._history.lose()
             count = self._asking.classes or len(names_of(trainer, 0, self.dataloader_idx))
             self.verdicts = unmeasured(names_of(trainer, count, self.dataloader_idx) or ["all classes"], self._unread)
-            self._attempt(self._write, trainer, [(self.verdicts, (), ())], False)
+            self._attempt(self._write, trainer, [Outcome(self.verdicts)], False)
             return
-        self.verdicts = tuple(verdict for verdicts, _, _ in parts for verdict in verdicts)
+        self.verdicts = tuple(verdict for outcome in outcomes for verdict in outcome.verdicts)
         first = self._history.keep(self.verdicts, trainer.current_epoch)
-        self._attempt(self._write, trainer, parts, first)
+        self._attempt(self._write, trainer, outcomes, first)
 
-    def _rounds(self, trainer: Trainer, pl_module: LightningModule, progress: Progress) -> list[Part]:
+    def _rounds(self, trainer: Trainer, pl_module: LightningModule, progress: Progress) -> list[Outcome]:
         judged = self._asking.collecting.take()
         heard = everywhere(trainer, lambda: (sorted(judged), self._unread))
         choices = sorted({about for abouts, _ in heard for about in abouts})
@@ -363,32 +360,30 @@ class RelianceDetector(Callback):
         judged: Samples | None,
         criteria: Criteria,
         progress: Progress,
-    ) -> Part:
+    ) -> Outcome:
         """The images, the verdicts, where cues lie, and pictures, for one choice."""
+        gather, device = partial(everywhere, trainer), pl_module.device
         lent = (self._asking.collecting.lenders or {}).get(about)
-        gather = partial(everywhere, trainer)
-        guess = partial(self._guesser, device=pl_module.device, progress=progress)
+        guess = partial(self._guesser, device=device, progress=progress)
         pools = Pools.gathered(judged, lent, guess, gather, rank=trainer.global_rank)
         self._guesser.forget()
         census = PoolCensus.of(gather(lambda: Count.of(pools.judged, pools.training)), criteria.min_images)
         for key, text, warn in pools.remarks(census, self._asking.collecting, criteria, self.max_images):
             self._say_once(text, key=key, warn=warn)
-        pool = pools.judged or Pool.empty(census.size)
-        lenders = pools.training if census.training_lends else None
         task = self._asking.task
         names = names_of(trainer, max(about, census.classes[-1]) + 1, self.dataloader_idx)
-        names = names if task is None else task.names(names)
-        names = names if about < 0 else [f"no {names[about]}", names[about]]
-        plan = replace(self.plan, batch_size=pools.batch_size, device=pl_module.device, guessed=pools.guessed)
+        trial = pools.trial(census, names if task is None else task.names(names), about)
+        pace = Pace(pools.batch_size, device, progress)
         album = self.plan.album if trainer.state.fn == "fit" else Album(0)  # for further rounds
-        plan = replace(plan, segment=self._guesser.segment, album=album)
-        with self._asking.predicting(pool.images[:1].to(pl_module.device), about) as predict:
+        plan = replace(self.plan, batch_size=pace.batch_size, device=device, guessed=pools.guessed, album=album)
+        plan = replace(plan, segment=self._guesser.segment)
+        with self._asking.predicting(trial.pool.images[:1].to(device), about) as predict:
             findings = examine(
                 predict,
-                pool,
-                names,
-                census.classes,
-                lenders=lenders,
+                trial.pool,
+                trial.names,
+                trial.classes,
+                lenders=pools.training if census.training_lends else None,
                 criteria=criteria,
                 plan=plan,
                 gather=lambda compute: concatenate(gather(compute)),
@@ -397,28 +392,15 @@ class RelianceDetector(Callback):
             of_value = task is not None and task.form == "value"
             if about >= 0 or of_value:
                 findings = replace(findings, verdicts=of_label(findings.verdicts))
-            located = None
-            if self.regions and not self._asking.frames:
-                located = self._attempt(
-                    locate,
-                    predict,
-                    findings,
-                    pool,
-                    lenders or pool,
-                    images=-(-self.regions // trainer.world_size),
-                    pace=Pace(pools.batch_size, pl_module.device, progress),
-                    gather=gather,
-                )
-        verdicts, windows = located or (findings.verdicts, {})
+            images = 0 if self._asking.frames else -(-self.regions // trainer.world_size)
+            search = partial(self._attempt, locate, predict, findings, trial, images=images, pace=pace, gather=gather)
+            verdicts, windows = (search() if images else None) or (findings.verdicts, {})
         findings = replace(findings, verdicts=verdicts)
-        show = self._asking.shown_by(denormalizer_of(trainer))
-        count = self.num_examples if Run.of(trainer).writes else None
-        shown = self._attempt(pictures, findings, pool, lenders or pool, names, windows, show, count) or ((), ())
-        if of_value:
-            verdicts = tuple(map(in_spreads, verdicts))
-        if about >= 0:
-            verdicts = tuple(replace(each, class_index=about, class_name=names[1]) for each in verdicts)
-        return verdicts, *shown
+        shown = None
+        if Run.of(trainer).writes:
+            show = self._asking.shown_by(denormalizer_of(trainer))
+            shown = self._attempt(pictures, findings, trial, windows, show, self.num_examples)
+        return Outcome(trial.named(tuple(map(in_spreads, verdicts)) if of_value else verdicts), *shown or ())
 
     def _collect_lenders(self, trainer: Trainer, pl_module: LightningModule, progress: Progress) -> None:
         """Training images that lend in `validate` and `test`, each process its part; failing that the judged ones."""
@@ -433,12 +415,5 @@ class RelianceDetector(Callback):
             stage = "test" if trainer.testing else "validate"
             self._say_once(_NOT_READ.format(error=f"{type(error).__name__}: {error}", stage=stage), warn=True)
 
-    def _write(self, trainer: Trainer, parts: Sequence[Part], first: bool) -> None:
-        """The verdicts with pictures, and an alert where they hold the first flag of the run."""
-        epoch, step = trainer.current_epoch, trainer.global_step
-        shown = [example for _, pairs, _ in parts for example in pairs]
-        placed = [strip for _, _, rows in parts for strip in rows]
-        records: list[Record] = [Verdicts.of(self.verdicts, epoch, step, shown, placed)]
-        if first:
-            records.append(alert(self.verdicts, epoch, step))
-        Run.of(trainer).write(*records)
+    def _write(self, trainer: Trainer, outcomes: Sequence[Outcome], first: bool) -> None:
+        Run.of(trainer).write(*records_of_round(outcomes, trainer.current_epoch, trainer.global_step, first=first))

@@ -1,50 +1,60 @@
 """What a round leaves to look at: examples before and after, strips of windows, and the words of an alert."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, zip_longest
 
 import torch
 from torch import Tensor
 
-from camtrain.records import Alert, Example, Strip
+from camtrain.records import Alert, Example, Record, Strip, Verdicts
 from camtrain.reliance.examine import Findings
 from camtrain.reliance.instances import Instance, flagged, illustrate, pictured, sentence, transplanted
 from camtrain.reliance.intervene import FRAME, bordered, intervened
 from camtrain.reliance.places import Exemplars
-from camtrain.reliance.records import STICKER, Effects, Pool, Verdict
+from camtrain.reliance.records import STICKER, Effects, Pool, Trial, Verdict
 from camtrain.render import region_strip, to_uint8
 
 MOST_EXAMPLES = 24
 MOST_WINDOWS = 8
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """The verdicts of a round on one choice, with examples, and strips that show where cues lie."""
+
+    verdicts: tuple[Verdict, ...]
+    examples: tuple[Example, ...] = ()
+    strips: tuple[Strip, ...] = ()
+
+
 def pictures(
     findings: Findings,
-    pool: Pool,
-    lenders: Pool,
-    names: Sequence[str],
+    trial: Trial,
     windows: Mapping[int, Exemplars],
     denormalize: Callable[[Tensor], Tensor] | None,
-    count: int | None,
+    count: int,
 ) -> tuple[tuple[Example, ...], tuple[Strip, ...]]:
-    """The examples and strips of a round; none without a count, as in a process that writes nothing."""
-    if count is None:
-        return (), ()
-    pairs = examples(findings, pool, lenders, names, denormalize, count)
+    """The examples and strips of a round."""
+    pairs = examples(findings, trial, denormalize, count)
     return pairs, strips(findings.verdicts, windows, denormalize)
 
 
+def records_of_round(outcomes: Sequence[Outcome], epoch: int, step: int, *, first: bool) -> list[Record]:
+    """The verdicts with pictures, and an alert where they hold the first flag of the run."""
+    verdicts = [verdict for outcome in outcomes for verdict in outcome.verdicts]
+    shown = chain.from_iterable(outcome.examples for outcome in outcomes)
+    placed = chain.from_iterable(outcome.strips for outcome in outcomes)
+    records: list[Record] = [Verdicts.of(verdicts, epoch, step, shown, placed)]
+    return [*records, alert(verdicts, epoch, step)] if first else records
+
+
 def examples(
-    findings: Findings,
-    pool: Pool,
-    lenders: Pool,
-    names: Sequence[str],
-    denormalize: Callable[[Tensor], Tensor] | None,
-    count: int,
+    findings: Findings, trial: Trial, denormalize: Callable[[Tensor], Tensor] | None, count: int
 ) -> tuple[Example, ...]:
     """Of each flagged or suspect class, `count` images that the intervention changes most, and as many transplants."""
     shown = [
-        _example(findings, instance, verdict.cue, pool, lenders, names, denormalize)
+        _example(findings, instance, verdict.cue, trial, denormalize)
         for verdict in pictured(findings.verdicts)
         for instance in _instances(findings.effects[verdict.cue], verdict.class_index, count)
     ]
@@ -61,14 +71,13 @@ def _example(
     findings: Findings,
     instance: Instance,
     cue: str,
-    pool: Pool,
-    lenders: Pool,
-    names: Sequence[str],
+    trial: Trial,
     denormalize: Callable[[Tensor], Tensor] | None,
 ) -> Example:
-    pair, label = _pair(findings, instance, cue, pool, lenders)
+    names = trial.names
+    pair, label = _pair(findings, instance, cue, trial.pool, trial.lenders)
     original, swapped = to_uint8(pair if denormalize is None else denormalize(pair))
-    held, lent = names[label], names[int(lenders.labels[instance.donor])]
+    held, lent = names[label], names[int(trial.lenders.labels[instance.donor])]
     given = f"{held} on a background of {lent}" if cue == "background" else f"{held} with the {cue} of {lent}"
     return Example(
         names[instance.class_index],

@@ -15,7 +15,7 @@ from torch import Tensor
 from camtrain.reliance.examine import Findings
 from camtrain.reliance.instances import pictured
 from camtrain.reliance.locate import Evidence, gather_evidence, hottest, join_evidence, pointing
-from camtrain.reliance.records import Pace, Pool, Predict, Verdict
+from camtrain.reliance.records import Pace, Predict, Trial, Verdict
 from camtrain.reliance.windows import Fractions, fractions, place_name
 from camtrain.swaps.looks import look_of
 
@@ -66,8 +66,7 @@ class Exemplars:
 def locate(
     predict: Predict,
     findings: Findings,
-    pool: Pool,
-    lenders: Pool,
+    trial: Trial,
     *,
     images: int,
     pace: Pace,
@@ -80,7 +79,8 @@ def locate(
     """
     regions, shown = [], {}
     for verdict in pictured(findings.verdicts)[: MOST_CLASSES if images else 0]:
-        search = partial(gather_evidence, predict, findings, verdict, pool, lenders, images=images, pace=pace)
+        of = verdict, trial.pool, trial.lenders
+        search = partial(gather_evidence, predict, findings, *of, images=images, pace=pace)
         evidence = join_evidence(gather(search))
         regions.append(region_of(evidence))
         windows = exemplars(evidence, regions[-1])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from camtrain.data.batches import Adapter, Batch, check_masks, read_batch
 from camtrain.errors import BatchError, CamtrainError, ConfigurationError
-from camtrain.reliance.records import Criteria, Pool
+from camtrain.reliance.records import Criteria, Pool, Trial
 from camtrain.segmenters import key_of
 from camtrain.swaps.compositing import solid
 from camtrain.tasks import View
@@ -334,6 +334,13 @@ class Pools:
             few = f"{usable} are usable, and each class needs {criteria.min_images}, of the judged images' size"
             told.append(("lending", _LEND_NOTHING.format(why=collecting.unreadable or few), False))
         return told
+
+    def trial(self, census: "PoolCensus", names: Sequence[str], about: int) -> Trial:
+        """Who is judged, and who lends. The choice about a label is between its absence and its presence."""
+        pool = self.judged or Pool.empty(census.size)
+        lenders = self.training if census.training_lends and self.training is not None else pool
+        named = names if about < 0 else [f"no {names[about]}", names[about]]
+        return Trial(pool, lenders, census.classes, named, about)
 
     def keys(self) -> list[bytes]:
         """What tells the judged images apart: a sampler gives some to two processes, to fill up its share."""

@@ -1,7 +1,7 @@
 """What the stages of a detection hand to each other: a pool, a design, effects, estimates, verdicts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -22,6 +22,7 @@ __all__ = [
     "Pool",
     "Predict",
     "Progress",
+    "Trial",
     "Verdict",
     "concatenate",
 ]
@@ -68,6 +69,26 @@ class Pool:
     def empty(cls, size: Sequence[int]) -> "Pool":
         """No image of that size (C, H, W)."""
         return cls(torch.zeros(0, *size), torch.zeros(0, dtype=torch.int64), torch.zeros(0, *size[1:]))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One choice of a network on trial: the images that are judged, those that lend, and its classes with their names.
+
+    ``about`` is the label whose presence is the choice, -1 where there is but one choice.
+    """
+
+    pool: Pool
+    lenders: Pool
+    classes: tuple[int, ...]
+    names: Sequence[str]
+    about: int = -1
+
+    def named(self, verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
+        """Verdicts on the presence of a label, by that label."""
+        if self.about < 0:
+            return tuple(verdicts)
+        return tuple(replace(each, class_index=self.about, class_name=self.names[1]) for each in verdicts)
 
 
 @dataclass(frozen=True)
