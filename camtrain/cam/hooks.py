@@ -50,6 +50,15 @@ def replace_first(output: Any, tensor: Tensor) -> Any:
     return replace_at(output, tensor)
 
 
+def is_step(module: nn.Module) -> bool:
+    """Whether a call of the module is Lightning's way through a wrapper, as DDP, to one of its steps.
+
+    In `fit` the strategy calls the wrapper, and the forward that this reaches is for once the step: its arguments are a
+    batch and a number. Its own forward runs within, if the step calls it.
+    """
+    return getattr(module.forward, "__name__", "") == "wrapped_forward"
+
+
 class Hooks:
     """Hooks of a life that no block encloses; `remove` takes them all away. A copy of their owner has none.
 

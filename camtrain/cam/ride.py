@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from camtrain.cam.capture import Capture, Targets, differentiate
-from camtrain.cam.hooks import Hooks
+from camtrain.cam.hooks import Hooks, is_step
 from camtrain.cam.layers import Layer
 from camtrain.cam.outputs import answers, find_logits
 from camtrain.cam.ownership import Belongings, usable_in_autograd
@@ -119,8 +119,8 @@ class Ride:
         return captures
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.root is not None and not self._done:
-            return None  # within the root
+        if (self.root is not None and not self._done) or is_step(module):
+            return None  # within the root, or not yet at it
         own = any(_is_same(tensor, self._images) for tensor in pytree.tree_leaves((args, kwargs)))
         if self._done and (self._took_own or not own):
             return None

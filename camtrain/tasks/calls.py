@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from camtrain.cam.hooks import Hooks
+from camtrain.cam.hooks import Hooks, is_step
 from camtrain.errors import ConfigurationError
 
 __all__ = ["Question", "Questions", "call_on", "keeps_places", "learned_from", "undo_values"]
@@ -92,7 +92,7 @@ class Questions:
         self._made, self._open = [], []
 
     def _enter(self, module: nn.Module, args: Any) -> None:
-        self._open.append(getattr(module.forward, "__name__", "") != "wrapped_forward")
+        self._open.append(not is_step(module))
 
 
 def call_on(calls: Sequence[Question], images: Shaped[Tensor, "B C *S"], network: nn.Module | None) -> Question:
