@@ -219,13 +219,12 @@ def described(runs: list[Run], device: str) -> dict[str, Any]:
 
 
 def settings(options: argparse.Namespace) -> list[dict[str, Any]]:
-    correlations = (1.0,) if options.quick else (1.0, 0.95)
     return [
         {"task": task, "correlation": 0.0 if way == "clean" else c, "seed": seed, "way": way, "epochs": options.epochs}
         for task in options.tasks
         for seed in range(options.first_seed, options.first_seed + options.seeds)
-        for c in correlations
-        for way in WAYS
+        for c in options.correlations or ((1.0,) if options.quick else (1.0, 0.95))
+        for way in options.ways
         if way != "clean" or c == 1.0
     ]
 
@@ -234,18 +233,19 @@ def main() -> None:
     made = parser(__doc__)
     made.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     made.add_argument("--epochs", type=int, default=EPOCHS)
+    made.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    made.add_argument("--correlations", nargs="+", type=float, metavar="C", help="default 1 0.95, quick 1")
     made.add_argument("--first-seed", type=int, default=0, metavar="N")
     options = made.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     ledger = Ledger(options.json, lambda runs: described(runs, options.device))
-    runs = []
     for setting in settings(options):
-        runs.append(one := ledger.once(setting, lambda setting=setting: run(setting, options.device)))
+        one = ledger.once(setting, lambda setting=setting: run(setting, options.device))
         said = ", ".join(f"{name} {each[0]} {each[1]:.2f}" for name, each in one["verdicts"].items())
         value = "-" if one["metric"] is None else f"{one['metric']:.1f}"
         print(*setting.values(), value, said, one["refused"][:100], f"({one['seconds']:.0f} s)", flush=True)
-    found = described(runs, options.device)
+    found = described(ledger.runs, options.device)
     shown = [{name: "-" if value is None else value for name, value in row.items()} for row in found["rows"]]
     options.json = None  # the ledger has written it
     report(shown, found["summary"], options, "A shortcut in every task: found, and closed")

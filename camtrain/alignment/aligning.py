@@ -18,7 +18,9 @@ from camtrain.alignment.batch import (
     asked_of,
     check_alignable,
     count,
+    have_masks_each,
     have_soft_labels,
+    united,
     with_object_masks,
 )
 from camtrain.alignment.budget import Plan
@@ -147,6 +149,8 @@ class Alignment:
             self.subject = asked_of(batch, self.task)
             if batch.images.ndim == 5 and self.twins.on and self.twins.blend.jitter:
                 raise ConfigurationError("jitter moves an object in an image; in the frames of a clip leave it at 0.")
+            if have_masks_each(batch) and self.twins.on and self.twins.blend.jitter:
+                raise ConfigurationError("jitter moves one object an image; with a mask for each label leave it at 0.")
             notes = [_SOFT_LABELS if have_soft_labels(batch) else "", self.twins.look(batch)]
         batch = with_object_masks(batch, forbidden=self.mask_kind == "forbidden", kind=self.subject.kind)
         return batch, [note for note in (*notes, self.twins.accept(batch, self.subject.kind)) if note]
@@ -160,6 +164,8 @@ class Alignment:
         """
         if self.module is None or self.network is None:
             raise ConfigurationError("An alignment needs a network before its first step: call attach(network).")
+        each = batch.masks if have_masks_each(batch) and batch.labels is not None else None
+        batch = batch if each is None else replace(batch, masks=united(each, batch.labels))
         earlier = self._step
         self.close()
         self.learn()
@@ -174,6 +180,7 @@ class Alignment:
             again=earlier is not None,
             subject=self.subject,
         )
+        step.masks_each = each
         self._given = batch
         step.plan = earlier.plan if earlier else self.twins.plan(step)
         step.census = self._count(batch, step.plan)

@@ -326,6 +326,30 @@ def with_object_masks(batch: Batch, *, forbidden: bool = False, kind: Kind = "cl
     return replace(batch, masks=masks, labels=labels)
 
 
+def have_masks_each(batch: Batch) -> bool:
+    """Whether masks are `(B, C, *S)`, one for each of several labels.
+
+    >>> have_masks_each(Batch(torch.zeros(1, 1, 1, 2), torch.ones(1, 3), torch.zeros(1, 3, 1, 2)))
+    True
+    """
+    return batch.masks is not None and batch.masks.ndim == batch.images.ndim
+
+
+def united(masks: Tensor, labels: Tensor) -> Tensor:
+    """Of masks `(B, C, *S)`, one for each label, those of an image: the objects of all labels that are present.
+
+    All -1 where no label is present, or the object of one is not known: it may lie anywhere.
+
+    >>> masks = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]], [[-1.0, -1.0]]]])
+    >>> united(masks, torch.tensor([[1, 1, 0]])), united(masks, torch.tensor([[1, 0, 1]]))
+    (tensor([[[1., 1.]]]), tensor([[[-1., -1.]]]))
+    """
+    present = (labels > 0.5).to(masks.device).view(*labels.shape, *[1] * (masks.ndim - 2))
+    objects = torch.where(present, masks, 0.0).amax(dim=1)
+    unknown = (torch.where(present, masks, 0.0) < 0).flatten(2).any(dim=2).any(dim=1) | ~present.flatten(1).any(dim=1)
+    return torch.where(unknown.view(-1, *[1] * (objects.ndim - 1)), -1.0, objects)
+
+
 def can_ask_twins(batch: Batch, kind: Kind = "classes") -> str:
     """Why twins of a batch cannot be asked for by default: it wants images or clips, and a label or a value for each.
 
@@ -337,7 +361,7 @@ def can_ask_twins(batch: Batch, kind: Kind = "classes") -> str:
         return f"the images are neither (B, C, H, W) nor clips (B, C, T, H, W) but {tuple(batch.images.shape)}"
     if labels is None:
         return "the batch holds no labels; give them as the second of a tuple, or as 'label'"
-    if kind == "several":
+    if kind == "several" and not have_masks_each(batch):
         shape = tuple(labels.shape)
         return f"labels {shape} are several an image, of which the mask may outline some; twins=1 asks for them"
     return ""

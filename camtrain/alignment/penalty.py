@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -108,12 +109,20 @@ class Penalty:
         layers = step.read_layers()
         # the first step is strict: what is tolerated has no gradient, and it is to tell whether there is any
         loss = self.loss or AlignmentLoss(tolerance=step.plan.tolerance if step.number else 0.0)
+        target = self._target(step)
+        if step.masks_each is not None and batch.masks is not None and self.target is log_probability:
+            drawn = drawn_labels(step.masks_each, batch.labels, step.generator)
+            rows = torch.arange(len(batch), device=drawn.device)
+            masks = torch.where(batch.masks < 0, -1.0, step.masks_each[rows, drawn])
+            batch, target = replace(batch, masks=masks), _evidence_for(drawn)
+        elif step.deal is not None:
+            batch = replace(batch, masks=step.deal.masks)
         result.outside = outside = penalize(
             call,
             layers,
-            batch if step.deal is None else replace(batch, masks=step.deal.masks),
+            batch,
             method=self.method,
-            target=self._target(step),
+            target=target,
             loss=loss,
             annotated=census.annotated,
             second_order=self.second_order,
@@ -159,6 +168,22 @@ class Penalty:
             Scalar("penalty", step.mean(outside.value if outside else None, share), images),
             Scalar("dead_maps", step.mean(outside.dead if outside else None, share), images),
         ]
+
+
+def drawn_labels(masks: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    """One label of each image, drawn among those that are present, `(B,)`; any where none is."""
+    present = (labels > 0.5).float()
+    shares = torch.where(present.any(dim=1, keepdim=True), present, 1.0).cpu()
+    return torch.multinomial(shares, 1, generator=generator).squeeze(1).to(masks.device)
+
+
+def _evidence_for(drawn: Tensor) -> Callable[..., Tensor]:
+    """A target: `log sigmoid` of the logit of each image's own label."""
+
+    def target(logits: Tensor, labels: Tensor | None) -> Tensor:
+        return F.logsigmoid(logits.gather(1, drawn.to(logits.device).unsqueeze(1)).squeeze(1))
+
+    return target
 
 
 def _value(logits: Tensor, labels: Tensor | None) -> Tensor:

@@ -12,6 +12,7 @@ from camtrain.alignment.batch import kind_of
 from camtrain.callbacks import AttentionAlignment
 from camtrain.data.batches import Batch
 from camtrain.errors import ConfigurationError
+from camtrain.losses import AlignmentLoss
 from camtrain.swaps import Blend, blend_twins
 from camtrain.tasks import Detection, Regression, SingleLabel
 from tests.callbacks.modules import Foreign, fit, mapping, network, samples
@@ -235,3 +236,57 @@ def test_task__of_ones_own_is_asked_by_both_terms(make_trainer):
     _, logged = trained(make_trainer, network, F.cross_entropy, lambda labels: labels, callback)
     assert 0 < logged["alignment/twins"] < 1  # a share, where a cross-entropy would be near log 3
     assert logged["alignment/penalty"] > 0
+
+
+class Crossed(nn.Module):
+    """Each label's evidence lies in one channel: that of the other label's object where `crossed`."""
+
+    def __init__(self, crossed):
+        super().__init__()
+        self.features = nn.Conv2d(3, 3, 1, bias=False)
+        nn.init.eye_(self.features.weight.data.view(3, 3))
+        self.order = [1, 0] if crossed else [0, 1]
+
+    def forward(self, images):
+        return self.features(images).mean((2, 3))[:, self.order]
+
+
+def two_objects():
+    images, masks = torch.zeros(4, 3, 8, 8), torch.zeros(4, 2, 8, 8)
+    masks[:, 0, :4, :4] = masks[:, 1, 4:, 4:] = 1
+    images[:, :2] = masks
+    return images, torch.ones(4, 2), masks
+
+
+@pytest.mark.filterwarnings("ignore:The alignment penalty of the first step")  # all evidence is on one side
+@pytest.mark.parametrize(("crossed", "outside"), [(True, 1.0), (False, 0.0)])
+def test_multi_label__evidence_of_a_label_belongs_on_its_own_object(crossed, outside):
+    images, labels, masks = two_objects()
+    net = Crossed(crossed)
+    alignment = Alignment(Penalty(1.0, loss=AlignmentLoss()), layers="features").attach(net)
+    batch, notes = alignment.read(Batch(images, labels, masks))
+    step = alignment.begin(batch)
+    step.add(F.binary_cross_entropy_with_logits(net(images), labels))
+    assert step.outcome.outside.value.item() == pytest.approx(outside, abs=1e-5)
+    assert notes == []
+    alignment.close()
+    one_mask = Batch(images, labels, masks.amax(1))  # says nothing of which object is whose
+    alignment = Alignment(Penalty(1.0, loss=AlignmentLoss()), layers="features").attach(net)
+    step = alignment.begin(alignment.read(one_mask)[0])
+    step.add(F.binary_cross_entropy_with_logits(net(images), labels))
+    assert step.outcome.outside.value.item() == pytest.approx(0.0, abs=1e-5)
+    alignment.close()
+
+
+def test_multi_label__twins_are_made_by_default_where_each_label_has_its_mask():
+    images, labels, masks = two_objects()
+    masks[1, 0] = -1  # its object may lie anywhere: no twin, no penalty
+    alignment = Alignment(Penalty(1.0), Twins()).attach(Crossed(False))
+    batch, _ = alignment.read(Batch(images, labels, masks))
+    step = alignment.begin(batch)
+    assert alignment.twins.on
+    assert not alignment.twins.refuses
+    assert step.counts.number("annotated") == 3
+    alignment.close()
+    with pytest.raises(ConfigurationError, match="one object an image"):
+        Alignment(None, Twins(blend=Blend(jitter=0.1))).attach(Crossed(False)).read(batch)
