@@ -246,14 +246,16 @@ def _put(samples: dict[int, Samples], batch: Batch, views: Sequence[View], new: 
 
 
 def masks_about(masks: Tensor, view: View, axes: int) -> Float[Tensor, "B H W"]:
-    """The masks of one choice, from one for each label: that label's, and where it is absent those of all others.
+    """The masks of one choice, from one for each label: the objects of all labels, which stay with the image.
 
-    What of other labels lies beside a label that is present belongs to its background.
+    So no background holds an object, whether the label is present in its image or not: backgrounds of the two would
+    differ by the objects, which are easily taken for each other. -1 where the label is present and its object unknown.
     """
     if masks.ndim < axes or view.labels is None:
         return masks
-    present = (view.labels == 1).view(-1, *[1] * (masks.ndim - 2))
-    return torch.where(present, masks[:, view.about], masks.amax(dim=1))
+    own = masks[:, view.about]
+    lost = (view.labels == 1) & (own < 0).flatten(1).all(dim=1)
+    return torch.where(lost.view(-1, *[1] * (own.ndim - 1)), own, masks.amax(dim=1))
 
 
 def as_given(batch: Batch, images: Float[Tensor, "B C H W"]) -> Batch:

@@ -139,11 +139,12 @@ def test_collecting__a_batch_without_labels_is_refused():
         Collecting().read({"image": torch.rand(4, 3, 8, 8)})
 
 
-def test_masks_about__a_label_are_its_own_where_it_is_present_and_all_others_where_it_is_not():
-    masks = torch.zeros(2, 2, 1, 2)
-    masks[0, 1, 0, 0] = masks[1, 0, 0, 1] = 1
-    view = View(torch.zeros(2, 2), torch.tensor([1, 0]), about=1)
-    assert masks_about(masks, view, axes=4).tolist() == [[[1.0, 0.0]], [[0.0, 1.0]]]
+def test_masks_about__a_label_are_the_objects_of_all_labels_unless_its_own_is_unknown():
+    masks = torch.zeros(3, 2, 1, 2)
+    masks[0, 1, 0, 0] = masks[0, 0, 0, 1] = masks[1, 0, 0, 1] = 1
+    masks[2, 1] = -1
+    view = View(torch.zeros(3, 2), torch.tensor([1, 0, 1]), about=1)
+    assert masks_about(masks, view, axes=4).tolist() == [[[1.0, 1.0]], [[0.0, 1.0]], [[-1.0, -1.0]]]
 
 
 def test_samples__of_which_none_is_annotated_are_known_by_their_size():
