@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -30,6 +29,7 @@ from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, GradientError
 from camtrain.losses import AlignmentLoss
 from camtrain.tasks.answers import graph_of
+from camtrain.tasks.classification import likelihood_of_present
 
 _HALF_SCALE = 1024.0  # float16 gradients of a confident answer, or at a feature map, would vanish below 6e-8
 _NO_EFFECT = (
@@ -114,7 +114,7 @@ class Penalty:
             drawn = drawn_labels(step.masks_each, batch.labels, step.generator)
             rows = torch.arange(len(batch), device=drawn.device)
             masks = torch.where(batch.masks < 0, -1.0, step.masks_each[rows, drawn])
-            batch, target = replace(batch, masks=masks), _evidence_for(drawn)
+            batch, target = replace(batch, masks=masks), partial(likelihood_of_present, chosen=drawn)
         elif step.deal is not None:
             batch = replace(batch, masks=step.deal.masks)
         result.outside = outside = penalize(
@@ -175,15 +175,6 @@ def drawn_labels(masks: Tensor, labels: Tensor, generator: torch.Generator) -> T
     present = (labels > 0.5).float()
     shares = torch.where(present.any(dim=1, keepdim=True), present, 1.0).cpu()
     return torch.multinomial(shares, 1, generator=generator).squeeze(1).to(masks.device)
-
-
-def _evidence_for(drawn: Tensor) -> Callable[..., Tensor]:
-    """A target: `log sigmoid` of the logit of each image's own label."""
-
-    def target(logits: Tensor, labels: Tensor | None) -> Tensor:
-        return F.logsigmoid(logits.gather(1, drawn.to(logits.device).unsqueeze(1)).squeeze(1))
-
-    return target
 
 
 def _value(logits: Tensor, labels: Tensor | None) -> Tensor:

@@ -16,7 +16,6 @@ from camtrain.cam import (
     can_ride,
     capture,
     find_layers,
-    find_logits,
     predicted_class,
     resolve_layers,
     true_class,
@@ -265,8 +264,7 @@ class Explainer:
         def rounds(output: Any) -> list[Target]:
             if self.target is not predicted_class:
                 return [self.target]
-            read = output if task.whole_output else find_logits(output)
-            return [_scoring(units.scores, task.whole_output) for units in task.units(read, batch)]
+            return [_scoring(units.scores, task.whole_output) for units in task.units(output, batch)]
 
         labels = batch.labels if isinstance(batch.labels, Tensor) else None
         if not self.walks and not self._late:

@@ -180,6 +180,17 @@ class MultiLabel(Task):
         return f"MultiLabel(units_per_image={self.units_per_image})"
 
 
+def likelihood_of_present(
+    logits: Float[Tensor, "B C"], labels: Any = None, *, chosen: Int[Tensor, " B"]
+) -> Float[Tensor, " B"]:
+    """`log sigmoid` of the logit of one label of each image, a target of several labels.
+
+    >>> likelihood_of_present(torch.tensor([[0.0, 9.0]]), chosen=torch.tensor([0])).exp()
+    tensor([0.5000])
+    """
+    return F.logsigmoid(in_float(logits).gather(1, chosen.to(logits.device).unsqueeze(1)).squeeze(1))
+
+
 def class_indices(labels: Any, count: int) -> Int[Tensor, " B"]:
     """Class indices `(B,)`, -1 for those that are none; a column `(B, 1)` is taken. BatchError for others.
 
