@@ -27,7 +27,6 @@ READS = {
 }  # fmt: skip
 READERS = {
     "camtrain.explanation",  # hands the engine's logits to a target
-    "camtrain.monitoring.explainer",  # the same
     "camtrain.module",  # networks of their own, with a loss
     "camtrain.cli.audit",
     "camtrain.reliance.retrain",  # fits a head of its own

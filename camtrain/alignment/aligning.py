@@ -178,9 +178,8 @@ class Alignment:
             seed=((self.seed * 1_000_003 + self.steps) * 1_009 + self.processes.rank) % 2**63,
             processes=self.processes,
             again=earlier is not None,
-            subject=self.subject,
+            subject=replace(self.subject, masks=each),
         )
-        step.masks_each = each
         self._given = batch
         step.plan = earlier.plan if earlier else self.twins.plan(step)
         step.census = self._count(batch, step.plan)

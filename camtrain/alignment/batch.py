@@ -238,10 +238,11 @@ _OF_TASK: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Subject:
-    """What the labels are of, and the task that reads answers where these are not of a class."""
+    """What the labels are of, the task that reads answers where these are not of a class, and masks for each label."""
 
     kind: Kind = "classes"
     task: Task | None = None
+    masks: Tensor | None = None
 
 
 def asked_of(batch: Batch, task: str | Task = "auto") -> Subject:

@@ -110,10 +110,10 @@ class Penalty:
         # the first step is strict: what is tolerated has no gradient, and it is to tell whether there is any
         loss = self.loss or AlignmentLoss(tolerance=step.plan.tolerance if step.number else 0.0)
         target = self._target(step)
-        if step.masks_each is not None and batch.masks is not None and self.target is log_probability:
-            drawn = drawn_labels(step.masks_each, batch.labels, step.generator)
+        if step.subject.masks is not None and batch.masks is not None and self.target is log_probability:
+            drawn = drawn_labels(step.subject.masks, batch.labels, step.generator)
             rows = torch.arange(len(batch), device=drawn.device)
-            masks = torch.where(batch.masks < 0, -1.0, step.masks_each[rows, drawn])
+            masks = torch.where(batch.masks < 0, -1.0, step.subject.masks[rows, drawn])
             batch, target = replace(batch, masks=masks), partial(likelihood_of_present, chosen=drawn)
         elif step.deal is not None:
             batch = replace(batch, masks=step.deal.masks)

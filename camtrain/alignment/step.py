@@ -111,7 +111,6 @@ class Step:
         self.module, self.network, self.batch = module, network, batch
         self.number, self.scale, self.processes = number, scale, processes
         self.subject = subject
-        self.masks_each: Tensor | None = None  # (B, C, *S), of several labels one each
         self.again = again  # an optimizer asks for the loss of this batch once more
         self.generator = torch.Generator().manual_seed(seed)
         self.repeats = bool(network.takes_own)  # every backward pass of a manual step may have terms of its own
