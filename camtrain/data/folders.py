@@ -33,6 +33,8 @@ from camtrain.data.transforms import JointTransform, transform_pair
 from camtrain.errors import ConfigurationError, DataError, MaskError
 
 LABELS_FROM = ("auto", "folders", "annotations")
+INVERT = "invert them, or set verify: headers where that is meant"
+CHOOSE = "set mask_values: [0] where the object is black, or to its value where that is meant"
 
 
 class SampleDataset(Dataset[dict[str, Any]]):
@@ -129,10 +131,23 @@ class SampleDataset(Dataset[dict[str, Any]]):
     def _require_the_object(self) -> None:
         """Refuse values that no mask has: they are a mistake in the configuration."""
         masks = [look.mask for look in self.looks if look.mask is not None]
-        if masks and self.mask_rule.values is not None and all(mask.covered == 0 for mask in masks):
+        by_class = isinstance(self.mask_rule.values, Mapping)
+        groups: dict[str, list[MaskFacts]] = {}
+        for look in self.looks:
+            if look.mask is not None and look.sample.mask is not None:
+                groups.setdefault(self.class_names[look.sample.label] if by_class else "", []).append(look.mask)
+        for name, group in groups.items() if self.mask_rule.values is not None else ():
+            if all(mask.covered == 0 for mask in group):
+                raise MaskError(
+                    f"mask_values {self.mask_rule.of_class(name)} are in none of {len(group)} masks"
+                    f"{f' of {name}' if name else ''}. Correct them: camtrain masks shows the values of the files."
+                )
+        doubtful = [look.sample.mask for look in self.looks if look.mask is not None and look.mask.corners]
+        plain = self.mask_rule.values is None and masks and self.looks[0].sample.regions is None
+        if plain and 2 * len(doubtful) > len(masks):
             raise MaskError(
-                f"mask_values {self.mask_rule.values} are in none of {len(masks)} masks. Correct them: camtrain masks "
-                "shows the values that the files have."
+                f"{len(doubtful)} of {len(masks)} masks, the first {doubtful[0]}, fill all four corners, as "
+                f"backgrounds do: {INVERT if self.mask_rule.soft else CHOOSE}."
             )
         if len(masks) > 1 and all(mask.covered == 0 and mask.unknown < 1 for mask in masks):
             raise MaskError(

@@ -212,13 +212,15 @@ def read_index(
     pairs = [", ".join(_group_name(column, row, group_columns) for column in group_columns) for row in rows]
     groups = sorted_names(pairs) if group_columns else []
     _say_columns(index, {**place, "split": split_column, "group": ", ".join(group_columns)})
-    samples, seen = [], dict[str, str]()
+    samples, seen = [], dict[str, tuple[object, ...]]()
     for number, (row, name, found_in, pair) in enumerate(zip(rows, names, splits, pairs, strict=True)):
         file = _cell(row, place["image"] or "", index, number)
-        if seen.setdefault(file, name) != name:
-            raise DataError(f"{index} gives {file} the labels {seen[file]!r} and {name!r}. Keep one row for an image.")
+        listed = row.get(place["mask"] or "")
+        facts = {"labels": name, "masks": listed, "splits": found_in}
+        for kind, one, other in zip(facts, seen.setdefault(file, (*facts.values(),)), facts.values(), strict=True):
+            if one != other:
+                raise DataError(f"{index} gives {file} the {kind} {one!r} and {other!r}. Keep one row for an image.")
         if split in (None, found_in):
-            listed = row.get(place["mask"] or "")
             masks = (find_mask.named(listed, bases),) if listed else find_mask(Path(file))
             group = groups.index(pair) if groups else None
             tail = _first_and_more(masks, group, found_in, file)

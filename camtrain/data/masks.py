@@ -112,6 +112,7 @@ class MaskFacts:
         covered: share of the pixels that is the object.
         unknown: share that is unknown.
         touches: the object reaches the border.
+        corners: it fills all four corners and not the whole, as the background does.
         cut: the file has values in between, which were cut at half.
         values: share of the pixels of each value met, the most frequent first.
     """
@@ -120,6 +121,7 @@ class MaskFacts:
     covered: float
     unknown: float = 0.0
     touches: bool = False
+    corners: bool = False
     cut: bool = False
     values: tuple[tuple[Value, float], ...] = ()
 
@@ -159,7 +161,9 @@ def mask_facts(mask: NDArray[np.float32], cut: bool = False, values: Sequence[tu
     edges = (inside[:1], inside[-1:], inside[:, :1], inside[:, -1:])
     covered = float(np.count_nonzero(inside)) / pixels
     height, width = mask.shape
-    return MaskFacts((height, width), covered, unknown, any(edge.any() for edge in edges), cut, tuple(values))
+    corners = bool(inside.size and inside[[0, 0, -1, -1], [0, -1, 0, -1]].all()) and covered + unknown < FULL
+    touches = any(edge.any() for edge in edges)
+    return MaskFacts((height, width), covered, unknown, touches, corners, cut, tuple(values))
 
 
 def odd_about(facts: MaskFacts, usual: float = 0.0) -> tuple[str, float]:
@@ -173,6 +177,8 @@ def odd_about(facts: MaskFacts, usual: float = 0.0) -> tuple[str, float]:
     share = f"{facts.covered:.0%} of the frame" if facts.covered >= 0.01 else f"{facts.covered:.2%} of the frame"
     if facts.covered + facts.unknown >= FULL:
         return f"{share}: hardly any background", 4.0 + facts.covered
+    if facts.corners:
+        return f"{share}, all corners: the background?", 3.8
     times = facts.covered / usual if usual else 1.0
     odd = abs(math.log(times))
     if odd > math.log(FAR):
@@ -406,6 +412,8 @@ def _degrees(pixels: _Pixels, rule: MaskRule) -> NDArray[np.float32]:
 
 def _refusal(pixels: _Pixels, why: str) -> MaskError:
     shares = _shares(pixels.values, pixels.colored)
+    if pixels.values.dtype.kind == "f" and "soft mask" not in why:
+        why += " (fractions cannot be named: save kinds as whole numbers, or set soft_masks: true for degrees)"
     shown = ", ".join(f"{value} ({_percent(share)})" for value, share in shares[:MOST_VALUES])
     more = f" and {len(shares) - MOST_VALUES} more" if len(shares) > MOST_VALUES else ""
     values = [value for value, _ in shares]

@@ -172,6 +172,11 @@ def _(root):
     return masks(root, (255 - OBJECT * 255).astype(np.uint8))(mask_values=[0])
 
 
+@row("dark object on white, nothing said", refused=r"2 of 2 masks.*four corners.*mask_values: \[0\]")
+def _(root):
+    return masks(root, (255 - OBJECT * 255).astype(np.uint8))()
+
+
 @row("ones everywhere", refused=r"255 \(100%\).*mask_values: \[255\]")
 def _(root):
     return masks(root, np.full(SIZE, 255, np.uint8))()
@@ -340,6 +345,11 @@ def _(root):
     return coco(root, [], bbox=[0.25, 0.25, 0.5, 0.5])
 
 
+@row("COCO boxes of corners", refused=r"\[6, 2, 12, 6\], reaches beyond.*subtract")
+def _(root):
+    return coco(root, [], bbox=[6, 2, 12, 6])
+
+
 @row("COCO, a file for each split")
 def _(root):
     for split in ("train", "valid"):
@@ -449,6 +459,11 @@ def _(root):
     return yolo(root, "1 0.5 0.5 0.5 0.5\n")
 
 
+@row("YOLO boxes of corners", refused="center, width and height; .*reaches beyond the image")
+def _(root):
+    return yolo(root, "1 0.25 0.25 0.75 0.75\n")
+
+
 @row("YOLO polygons")
 def _(root):
     return yolo(root, "1 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75\n")
@@ -527,6 +542,11 @@ def _(root):
     return MaskedImageFolder(root, "images", annotations="gaze.csv")
 
 
+@row("x, y, width, height", refused="may be boxes or gaze.*save boxes as COCO")
+def _(root):
+    return table(root, "image,x,y,width,height\n0.png,3,2,6,4\n")
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_formats__count_the_object_as_the_table_says(tmp_path, name):
     build, inside, unknown, refused = ROWS[name]
@@ -545,3 +565,17 @@ def test_formats__are_the_rows_of_the_documentation():
     lines = (ROOT / "docs/data.md").read_text().splitlines()
     named = [match.group(1) for line in lines if (match := re.match(r"\| ([^|]+?) \|", line))]
     assert [name for name in named if name not in ("format", "---")] == list(ROWS)
+
+
+def test_mask_values__of_a_class_are_in_its_masks(tmp_path):
+    with pytest.raises(MaskError, match=r"\(13,\) are in none of 1 masks of dog"):
+        masks(tmp_path, LABELS)(mask_values={"cat": 8, "dog": 13})
+
+
+def test_formats__with_two_images_of_one_id_are_refused(tmp_path):
+    coco(tmp_path, [CORNERS])
+    content = json.loads((tmp_path / "instances.json").read_text())
+    content["images"] *= 2
+    write(tmp_path / "instances.json", json.dumps(content))
+    with pytest.raises(DataError, match=r"instances\.json gives several images the id 5"):
+        MaskedImageFolder(tmp_path, "images", annotations="instances.json")

@@ -166,6 +166,7 @@ def test_index__finds_files_by_stem(flat):
     ("text", "words", "message"),
     [
         ("file,label\n0.png,cat\n0.png,dog\n", {}, r"gives 0\.png the labels 'cat' and 'dog'"),
+        ("file,label,mask\n0.png,cat,a.png\n0.png,cat,b.png\n", {}, r"gives 0\.png the masks 'a.png' and 'b.png'"),
         ("file,label\n0.png,\n", {}, "Row 2 .* nothing in the column 'label'"),
         ("file,label,split\n0.png,cat,train\n1.png,cat,\n", {}, r"got \[''\]"),
         ("file,label,split\n0.png,cat,0\n1.png,cat,1\n", {}, r"got \['0', '1'\]"),

@@ -14,6 +14,7 @@ from camtrain.data.shapes import Array, Box, Covered, Runs, Shape, read_points, 
 from camtrain.errors import CamtrainError, DataError, MaskError
 
 Record = Mapping[str, Any]
+BEYOND = 0.1  # of a side, that a careless box may reach beyond its image
 _NEEDED = {
     "images": ("id", "file_name", "height", "width"),
     "annotations": ("image_id", "category_id"),
@@ -79,6 +80,10 @@ def read_coco_annotations(path: Path, boxes: bool = False) -> Annotations:
     content = read_coco(path)
     names = _category_names(content, path)
     regions: dict[str, list[Region]] = {str(record["id"]): [] for record in content["images"]}
+    if len(regions) < len(content["images"]):
+        ids = [str(record["id"]) for record in content["images"]]
+        twice = next(key for key in ids if ids.count(key) > 1)
+        raise DataError(f"{path} gives several images the id {twice}. Give each its own.")
     sizes = {str(record["id"]): _size_of(record, path) for record in content["images"]}
     left_out: Counter[str] = Counter()
     for annotation in content["annotations"]:
@@ -118,7 +123,7 @@ def shape_of(annotation: Record, size: tuple[int, int], boxes: bool = False) -> 
     """
     segmentation, name = annotation.get("segmentation"), f"annotation {annotation.get('id')}"
     if boxes or not segmentation:
-        return _box(annotation)
+        return _box(annotation, size)
     if isinstance(segmentation, list):
         parts = [segmentation] if isinstance(segmentation[0], int | float) else segmentation
         polygons = tuple(points for part in parts if len(points := read_points(part, name)) > 2)
@@ -165,7 +170,7 @@ def counts_of(code: Any) -> Array:
     return np.array(counts, np.int64)
 
 
-def _box(annotation: Record) -> Box | None:
+def _box(annotation: Record, size: tuple[int, int]) -> Box | None:
     box = annotation.get("bbox")
     if not isinstance(box, Sequence) or len(box) != 4:
         raise DataError(
@@ -173,6 +178,12 @@ def _box(annotation: Record) -> Box | None:
             f"bbox {box}. Complete or remove it."
         )
     x, y, width, height = (number(value, f"bbox of annotation {annotation.get('id')}") for value in box)
+    may_be_corners = 0 <= x < width and 0 <= y < height
+    if may_be_corners and (x + width > (1 + BEYOND) * size[1] or y + height > (1 + BEYOND) * size[0]):
+        raise MaskError(
+            f"A bbox is [x, y, width, height]; that of annotation {annotation.get('id')}, {list(box)}, reaches beyond "
+            f"its image of {size[1]}x{size[0]}. Where the numbers are corners, subtract the first from the last."
+        )
     return Box(x, y, x + width, y + height) if width > 0 and height > 0 else None
 
 

@@ -34,6 +34,12 @@ def read_table(path: Path) -> Annotations:
         return _run_lengths(path, rows, image, runs, category)
     if image and "predictionstring" in plain:
         return _prediction_strings(path, rows, image, plain["predictionstring"])
+    sides = [plain[name] for name in ("width", "height", "w", "h") if name in plain]
+    if image and "x" in plain and "y" in plain and len(sides) == 2:
+        raise DataError(
+            f"{path} has the columns x, y, {', '.join(sides)}, which may be boxes or gaze on images of a size: save "
+            "boxes as COCO, or leave the size out."
+        )
     if image and "x" in plain and "y" in plain:
         return _points(path, rows, image, plain["x"], plain["y"])
     raise DataError(

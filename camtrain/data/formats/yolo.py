@@ -13,6 +13,8 @@ from camtrain.data.shapes import Box, Polygon, Shape
 from camtrain.data.subsets import SPLITS
 from camtrain.errors import DataError, MaskError
 
+BEYOND = 0.1  # of a side, that a careless box may reach beyond its image
+
 
 def read_yolo(path: Path) -> Annotations:
     """The images of all splits that `data.yaml` names, in the order of its `names`."""
@@ -87,5 +89,10 @@ def _shape(cells: list[str], keypoints: bool) -> Shape:
         )
     if len(values) == 4:
         x, y, width, height = values
+        if min(x - width / 2, y - height / 2) < -BEYOND or max(x + width / 2, y + height / 2) > 1 + BEYOND:
+            raise MaskError(
+                f"A box is its center, width and height; {values} reaches beyond the image. Convert corners, where "
+                "these are some."
+            )
         return Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2, shares=True)
     return Polygon(np.reshape(values, (-1, 2)), shares=True)
