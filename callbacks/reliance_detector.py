@@ -51,6 +51,7 @@ from camtrain.reliance import (
     share_of_round,
     unmeasured,
 )
+from camtrain.reliance.judgement import accepted, fair_cues
 from camtrain.reliance.pictures import Outcome, pictures, records_of_round
 from camtrain.reliance.places import LEAST
 from camtrain.sinks.run import Run
@@ -111,6 +112,7 @@ class RelianceDetector(Callback):
         batch_adapter: reads a batch of another shape: returns (images, labels, masks), a mapping or a `Batch`.
         model: the submodule that maps images to logits, or its dotted name, where the step calls several.
         dataloader_idx: which validation dataloader to read, where there are several.
+        judgement: the file in which a report saved what a person called fair evidence: that is not flagged, but `fair`.
         seed: of donors and bootstrap; the same in every round, so that rounds compare.
 
     Raises:
@@ -147,27 +149,25 @@ class RelianceDetector(Callback):
         dataloader_idx: int = 0,
         seed: int = 0,
         task: str | Task = "auto",
+        judgement: str | None = None,
     ) -> None:
         check_arguments(**locals())
-        self.criteria = Criteria(alpha=alpha, tau=tau, limit=limit)
+        self.criteria = Criteria(alpha=alpha, tau=tau, limit=limit, fair=fair_cues(judgement))
         self.plan = ExaminationPlan(donor_classes, tuple(looks), stickers=stickers, seed=seed, album=Album(MEMORY))
-        least = self.criteria.min_images
         check_least("images_per_class", images_per_class, self.criteria.min_images)
         check_least("max_images", max_images, 2 * self.criteria.min_images)
         check_least("regions", regions or LEAST, LEAST)
         check_task(task)
         self.every_n_epochs, self.start_epoch, self.spend_alpha = every_n_epochs, start_epoch, spend_alpha
         self.images_per_class, self.max_images, self.classes = images_per_class, max_images, classes
-        self.num_examples, self.regions = num_examples, regions
-        self.model, self.dataloader_idx = model, dataloader_idx
+        self.num_examples, self.regions, self.model, self.dataloader_idx = num_examples, regions, model, dataloader_idx
         self.verdicts: tuple[Verdict, ...] = ()
         self._guesser = Guesser(segmenter)
         self._asking = Asking(batch_adapter, task, lend=lend_from_training)
         self._unread = ""  # why this pass cannot be judged
         self._run: tuple[int, int | None] | None = None  # the module and the Trainer of the fit
         self._history = VerdictHistory()
-        self._attempt = Attempt("RelianceDetector")
-        self._say_once = SayOnce("RelianceDetector")
+        self._attempt, self._say_once = Attempt("RelianceDetector"), SayOnce("RelianceDetector")
 
     # Lightning's hooks: a guard and one verb each.
 
@@ -400,7 +400,8 @@ class RelianceDetector(Callback):
         if Run.of(trainer).writes:
             show = self._asking.shown_by(denormalizer_of(trainer))
             shown = self._attempt(pictures, findings, trial, windows, show, self.num_examples)
-        return Outcome(trial.named(tuple(map(in_spreads, verdicts)) if of_value else verdicts), *shown or ())
+        verdicts = trial.named(tuple(map(in_spreads, verdicts)) if of_value else verdicts)
+        return Outcome(accepted(verdicts, criteria.fair), *shown or ())
 
     def _collect_lenders(self, trainer: Trainer, pl_module: LightningModule, progress: Progress) -> None:
         """Training images that lend in `validate` and `test`, each process its part; failing that the judged ones."""

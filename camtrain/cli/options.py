@@ -381,6 +381,29 @@ class MasksOptions(DataOptions):
         whole(1, show=self.show)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ApplyOptions(Options):
+    """Turn what a person judged in a report into callbacks: correct what is spurious, flag no more what is fair.
+
+    Writes a fragment of configuration that goes on top of the one that the run was trained with.
+
+    Args:
+        judgement: The file that the report saved.
+        out: The fragment to write.
+        detector: Have a RelianceDetector in it; without one where the training has its own, which takes the file too.
+        json: Print the callbacks as JSON.
+    """
+
+    judgement: Path
+    out: Path = Path("corrections.yaml")
+    detector: bool = True
+    json: bool = False
+
+    positional = "judgement"
+    example = """camtrain apply judgement.json --out corrections.yaml
+         camtrain fit --config yours.yaml --config corrections.yaml"""
+
+
 COMMANDS: dict[str, type[Options]] = {
     "audit": AuditOptions,
     "explain": ExplainOptions,
@@ -388,6 +411,7 @@ COMMANDS: dict[str, type[Options]] = {
     "film": FilmOptions,
     "canary": CanaryOptions,
     "masks": MasksOptions,
+    "apply": ApplyOptions,
 }
 
 

@@ -62,7 +62,8 @@ class Verdict:
     """What is known about one class.
 
     ``verdict`` is "reliant", "undecided" or "not reliant". Where masks are guesses, "no evidence" takes the place of
-    the last, and "suspect" stands for an effect that may come of a guess's mistakes: a person should look.
+    the last, and "suspect" stands for an effect that may come of a guess's mistakes: a person should look. "fair" is an
+    effect whose cue a person has called fair evidence.
 
     ``effect`` in probability: what the class loses without its cue, or wins by it, whichever test decided,
     with the interval [``low``, ``high``]. ``placebo`` is the loss on another background of the *same* class.

@@ -46,7 +46,7 @@ class Pace:
 
 STICKER = "sticker"  # a small thing that wins its class wherever it lies
 
-Answer = Literal["reliant", "suspect", "undecided", "not reliant", "no evidence"]
+Answer = Literal["reliant", "suspect", "undecided", "not reliant", "no evidence", "fair"]
 Test = Literal["necessity", "sufficiency"]
 
 
@@ -143,7 +143,8 @@ class Criteria:
 
     ``alpha``: error rate over all classes, tests and cues of one round, see `adjust_families`. ``tau``: an effect up to
     this is nothing. ``limit``: "not reliant" asks for an upper bound below this. ``min_images``: fewer decide nothing.
-    ``share``: the part of ``alpha`` that one round of several may spend on flags.
+    ``share``: the part of ``alpha`` that one round of several may spend on flags. ``fair``: the classes and cues that a
+    person has called fair evidence.
     """
 
     alpha: float = 0.05
@@ -152,6 +153,7 @@ class Criteria:
     min_images: int = 10
     resamples: int = 1000
     share: float = 1.0
+    fair: frozenset[tuple[str, str]] = frozenset()
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:

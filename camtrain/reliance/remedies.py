@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from camtrain.reliance.records import STICKER, Criteria
 from camtrain.swaps.looks import LOOKS, look_of
 
-__all__ = ["Advice", "Remedy", "advice_for", "remedies_of"]
+__all__ = ["Advice", "Remedy", "advice_for", "correction", "remedies_of"]
 
 _ORDER = {"reliant": 0, "suspect": 1, "undecided": 2}
 REGIONS = ("region", "frame", STICKER)  # cues that have a place of their own beside the object
@@ -88,6 +88,17 @@ def remedies_of(verdict: Judged, images: int | None = None) -> tuple[Remedy, ...
     if images is None or not isinstance(verdict, Named):
         return (_judge_more(120, "The note says how many more would decide."),)
     return (_possible({verdict.class_name: (verdict.images, images)}),)
+
+
+def correction(cue: str) -> Remedy:
+    """The first choice against a cue that a person has called spurious: a place of its own needs no masks.
+
+    >>> print(correction("background tint").python)
+    camtrain.callbacks.CueRandomization(cue='tint')
+    >>> print(correction("region 1").python)
+    camtrain.callbacks.AttentionAlignment(start_when='reliance/flagged', segmenter='found')
+    """
+    return _FOUND if cue.startswith(REGIONS) else _against(cue)[0]
 
 
 def advice_for(verdicts: Iterable[Named], images: Mapping[str, int] | None = None) -> tuple[Advice, ...]:
@@ -181,6 +192,13 @@ _ALIGN = _remedy(
     "percent of the images will do, and segmenter='auto' makes them where there are none.",
     "AttentionAlignment",
     start_when="reliance/flagged",
+)
+_FOUND = _remedy(
+    "align attention away from it",
+    "Penalize evidence in the places that the detector finds.",
+    "AttentionAlignment",
+    start_when="reliance/flagged",
+    segmenter="found",
 )
 _FORBID = _remedy(
     "align attention away from it",

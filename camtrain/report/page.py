@@ -45,7 +45,7 @@ REPORT_FILE = "report.html"
 LIMIT = 14_000_000  # bytes
 SIDES = (224, 160, 112, 80)  # of pictures in pixels, smaller ones where the page would exceed the limit
 CELL_COLORS = dict(zip(CELLS, ("--grounded", "--lucky", "--honest", "--lost"), strict=True))
-CLASSES_IN_FULL, UNMEASURED_IN_FULL = 24, 3
+CLASSES_IN_FULL, UNMEASURED_IN_FULL = 24, 6
 CLASSES_OF_AN_AUDIT = 2000
 CELLS_ENOUGH = 7  # a side of a heatmap that can follow an object
 
@@ -69,6 +69,11 @@ class ClassVerdict:
     examples: list[Intervention] = field(default_factory=list)
     earlier_examples: list[Intervention] = field(default_factory=list)
     place: Place | None = None
+
+    @property
+    def judgeable(self) -> bool:
+        """Does it flag a cue, which a person can call fair or spurious."""
+        return self.row.verdict in (story.RELIANT, story.SUSPECT, story.FAIR)
 
     @property
     def pictured(self) -> bool:
@@ -222,9 +227,10 @@ def class_verdicts(history: History, pictures: SavedPictures) -> list[ClassVerdi
 
 
 def verdicts_in_full(verdicts: Sequence[ClassVerdict]) -> int:
-    """How many of the verdicts, the first ones, are shown in full: of those that measured nothing only a few."""
+    """How many of the verdicts, the first ones, are shown in full: none of many that measured nothing."""
     measured = sum(isfinite(one.row.effect) or one.earlier is not None for one in verdicts)
-    return min(CLASSES_IN_FULL, measured or UNMEASURED_IN_FULL)
+    few = len(verdicts) - measured <= UNMEASURED_IN_FULL
+    return min(CLASSES_IN_FULL, len(verdicts) if few else measured)
 
 
 def _answers(history: History) -> dict[str, Any] | None:

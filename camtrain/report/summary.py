@@ -16,7 +16,7 @@ ALIGNMENT_ACTIVE, ALIGNMENT_WEIGHT = "alignment/active", "alignment/weight"
 RELIANT = "reliant"
 SUSPECT = "suspect"
 UNDECIDED = "undecided"
-NO_EVIDENCE = "no evidence"
+NO_EVIDENCE, FAIR = "no evidence", "fair"
 NAMES_SPELLED_OUT = 4
 
 Unit = Literal["share", "ratio", "count"]  # shown as percent, with two digits, as a whole number
@@ -202,6 +202,12 @@ def headline(history: History) -> str:
     now = latest_verdicts(history, run.after)
     if not now:
         return "What the network looks at."
+    fair = [row for row in now if row.verdict == FAIR]
+    accepted = f" Judged fair evidence: {_cue(fair)} of {_named(fair)}." if fair else ""
+    return _story(history, run, now) + accepted
+
+
+def _story(history: History, run: EpochSpan, now: Sequence[Verdict]) -> str:
     before = latest_verdicts(history, run.before) if run.aligned else now
     earlier = [] if before is now else flagged(before)
     if not earlier:

@@ -471,6 +471,21 @@ def test_detector__outside_fit_reads_training_images_that_lend(make_trainer, lea
     assert data.asked == 1
 
 
+def test_detector__flags_no_more_what_a_person_called_fair(make_trainer, leaning, tmp_path):
+    plain = RelianceDetector(images_per_class=20)
+    make_trainer(callbacks=[plain]).validate(leaning, datamodule=Balanced(), verbose=False)
+    fair = [{"class_name": each.class_name, "cue": each.cue, "judgement": "fair"} for each in plain.verdicts[:2]]
+    (tmp_path / "judgement.json").write_text(json.dumps({"judgements": fair}))
+    detector = RelianceDetector(images_per_class=20, judgement=str(tmp_path / "judgement.json"))
+    trainer = make_trainer(callbacks=[detector])
+    trainer.validate(leaning, datamodule=Balanced(), verbose=False)
+    assert said(detector) == ["fair", "fair", "reliant"]
+    assert [each.effect for each in detector.verdicts] == [each.effect for each in plain.verdicts]
+    assert trainer.callback_metrics["reliance/flagged"] == 1
+    page = next(Run.of(trainer).folder.rglob("report.html")).read_text()
+    assert "Judged fair evidence: " in page
+
+
 def test_detector__outside_fit_says_where_training_images_cannot_be_read(make_trainer, leaning):
     detector = RelianceDetector(images_per_class=20)
     with pytest.warns(

@@ -4,7 +4,10 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import yaml
 
+from camtrain.cli import main
+from camtrain.reliance.judgement import Judgement, read_judgements
 from camtrain.report import write_report
 from camtrain.sinks import FAILURES, FilesSink, Panels
 
@@ -116,7 +119,7 @@ def test_gallery__orders_filters_and_turns_pages(audit):
     assert len(tiles(audit)) == 26
     audit.fill("[name=text]", "cats/01")
     assert tiles(audit) == ["010.jpg", "015.jpg"]
-    audit.click("#gallery button[type=reset]")
+    audit.click("#gallery form button")
     assert len(tiles(audit)) == 60
 
 
@@ -132,6 +135,24 @@ def test_audit__puts_accuracy_calibration_and_classes_on_the_first_screen(audit)
         box = audit.locator(f"#answers {part}").bounding_box()
         assert box["y"] + min(box["height"], 200) < 800
     assert audit.locator("#confusion").bounding_box()["y"] < 800
+
+
+def test_report__takes_a_persons_judgement_and_apply_reads_it(opened, tmp_path):
+    page = opened()
+    assert not page.is_visible("#judgement")
+    page.click(".verdict .judge [data-judgement=spurious]")
+    assert page.locator(".places .judge [data-judgement=spurious]").first.get_attribute("aria-pressed") == "true"
+    with page.expect_download() as download:
+        page.click("#judgement [data-do=save]")
+    download.value.save_as(tmp_path / "judgement.json")
+    assert read_judgements(tmp_path / "judgement.json") == (Judgement("boat", "background", "spurious"),)
+    main(["apply", str(tmp_path / "judgement.json"), "--out", str(tmp_path / "c.yaml")])
+    (detector, remedy) = yaml.safe_load((tmp_path / "c.yaml").read_text())["trainer"]["callbacks+"]
+    assert detector["init_args"] == {"judgement": str(tmp_path / "judgement.json")}
+    assert remedy["class_path"] == "camtrain.callbacks.AttentionAlignment"
+    page.click(".places .judge [data-judgement=spurious] >> nth=0")  # a second click takes it back
+    assert not page.is_visible("#judgement")
+    assert page.errors == []
 
 
 def test_report__fits_a_phone(opened):

@@ -74,7 +74,7 @@
   };
   form.addEventListener("input", () => { page = 0; show(); });
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(() => { page = 0; show(); }));
+  reset.addEventListener("click", () => { form.reset(); page = 0; show(); });
   for (const button of pages.querySelectorAll("button")) button.addEventListener("click", () => { page += Number(button.dataset.step); show(); section.scrollIntoView({ behavior: "auto" }); });
   for (const button of document.querySelectorAll("#answers [data-class]")) button.addEventListener("click", () => filter({ true: button.dataset.class }));
   for (const button of document.querySelectorAll("#answers .matrix button")) button.addEventListener("click", () => filter({ true: button.dataset.true, said: button.dataset.said }));
