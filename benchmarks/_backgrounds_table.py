@@ -22,6 +22,8 @@ KEYS = {  # in the summary
     "ours_1": "ours_1pct",
     "ours_no_masks": "ours_no_masks",
     "ours_segmenter": "ours_segmenter",
+    "given_5": "given_5pct",
+    "given_1": "given_1pct",
     "tuned": "tuned",
 }
 
