@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from camtrain.errors import MaskError
+from camtrain.errors import ConfigurationError, MaskError
 from camtrain.reliance import (
     Criteria,
     ExaminationPlan,
@@ -306,3 +306,9 @@ def test_examine_guessed__costs_what_it_says():
     pool = scenes(0)
     examine(predict, pool, list("abcd"), range(4), plan=ExaminationPlan(guessed=True, arms=4, stickers=False))
     assert sum(asked) == len(pool.labels) * (1 + 4 + 3 * 4 + 2 * 2)
+
+
+def test_guesser__guesses_by_default_and_refuses_ways_that_need_a_finding():
+    assert Guesser("guess").outlines.segmenter is guess_masks
+    with pytest.raises(ConfigurationError, match="got 'found'"):
+        Guesser("found")
