@@ -20,6 +20,7 @@ from camtrain.sinks import read_history
 from camtrain.sinks.files import FilesSink
 from camtrain.sinks.run import Run
 from camtrain.swaps import dilate
+from camtrain.tasks import SingleLabel, View
 
 COLORS = torch.tensor([[1.0, 0.1, 0.1], [0.1, 1.0, 0.1], [0.1, 0.1, 1.0]])
 GRAYS = torch.tensor([0.1, 0.4, 0.7])
@@ -713,27 +714,19 @@ def test_detector__judges_nothing_where_the_step_moves_the_images(make_trainer):
     assert {row["verdict"] for row in rows} == {"undecided"}
 
 
-class Valued(Net):
-    """Tells a value."""
+class Choiceless(SingleLabel):
+    """A task without a choice that a background could sway."""
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return F.mse_loss(self(batch[0]), batch[1])
+    name = "choiceless"
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self(batch[0])
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.net(images)[:, 0]
+    def views(self, output: Any, labels: Any) -> list[View]:
+        return []
 
 
 def test_detector__says_that_it_has_no_test_for_a_task(make_trainer):
-    train, val = (
-        DataLoader(TensorDataset(rows.tensors[0], rows.tensors[1] + 0.5, rows.tensors[2]), 24)
-        for rows in (drawn(72, "background"), drawn(72, "background", 1))
-    )
-    detector = RelianceDetector(images_per_class=20)
-    with pytest.warns(UserWarning, match="regression makes no choice between classes"):
-        trainer, _ = fit(make_trainer, detector, module=Valued(), data=(train, val), max_epochs=1)
+    detector = RelianceDetector(images_per_class=20, task=Choiceless())
+    with pytest.warns(UserWarning, match="choiceless makes no choice between classes"):
+        trainer, _ = fit(make_trainer, detector, max_epochs=1)
     assert said(detector) == ["undecided"]
     assert trainer.callback_metrics["reliance/flagged"].isnan()
 
