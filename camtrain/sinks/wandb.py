@@ -11,9 +11,7 @@ from camtrain.records import (
     Alert,
     Classes,
     Document,
-    FourCells,
     Histograms,
-    Metrics,
     Panels,
     Record,
     Scalars,
@@ -91,14 +89,7 @@ class WandbSink:
 
     @singledispatchmethod
     def _payload(self, record: Record) -> Payload:
-        raise TypeError(f"WandbSink cannot log a {type(record).__name__}.")
-
-    @_payload.register(Alert)
-    @_payload.register(FourCells)
-    @_payload.register(Setup)
-    @_payload.register(Document)
-    @_payload.register(Metrics)
-    def _(self, record: Alert | FourCells | Setup | Document | Metrics) -> Payload:
+        """Nothing of a kind of record that has no place in a row."""
         return {}
 
     @_payload.register
