@@ -67,7 +67,7 @@ def measured(build: Path, folder: Path, epochs: int) -> dict[str, float]:
 
 def main(options: argparse.Namespace) -> None:
     """Make the photographs, check the other build out, read in turn."""
-    count, rounds = (60, 5) if options.quick else (2000, 7)
+    count, rounds = (60, 5) if options.quick else (options.images, 7)
     with tempfile.TemporaryDirectory() as place:
         other, folder = Path(place) / "other", Path(place) / "data"
         subprocess.run(["git", "worktree", "add", "--detach", str(other), options.rev], cwd=ROOT, check=True)
@@ -93,4 +93,5 @@ def main(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     arguments = parser(__doc__)
     arguments.add_argument("--rev", default="384f25f", help="the build to compare with (default %(default)s)")
+    arguments.add_argument("--images", type=int, default=2000)
     main(arguments.parse_args())

@@ -108,9 +108,8 @@ def examine(specimen: Specimen, repeats: int) -> dict[str, Any]:
     with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         try:
-            torch.manual_seed(0)
-            net, inputs = specimen.build().eval(), specimen.inputs(2)
-            awaken(net)
+            inputs = specimen.inputs(2)
+            net = awake(specimen, inputs)
             with torch.no_grad():
                 net(inputs)
         except Exception as error:  # whatever a foreign constructor or forward raises
@@ -121,8 +120,33 @@ def examine(specimen: Specimen, repeats: int) -> dict[str, Any]:
     return row
 
 
-def awaken(net: nn.Module) -> None:
-    """Give numbers to heads and gates that start at zero, behind which nothing can be seen."""
+def awake(specimen: Specimen, inputs: Tensor) -> nn.Module:
+    """A network with random weights that shows something and that float32 can compute.
+
+    Where branches are multiplied (StarNet) larger weights explode: the weights are then as its constructor left them.
+    """
+    for gain in (True, False):
+        torch.manual_seed(0)
+        net = specimen.build().eval()
+        awaken(net, gain)
+        if _is_tame(net, inputs):
+            break
+    return net
+
+
+def _is_tame(net: nn.Module, inputs: Tensor) -> bool:
+    """Does float32 compute what float64 does; yes where that cannot be asked."""
+    with torch.no_grad():
+        ours = find_logits(net(inputs)).double()
+        try:
+            truth = find_logits(copy.deepcopy(net).double()(inputs.double()))
+        except Exception:  # a foreign network that computes in one precision alone
+            return True
+    return bool((ours - truth).abs().max() <= TOLERANCE * truth.abs().max())
+
+
+def awaken(net: nn.Module, gain: bool = True) -> None:
+    """Give numbers to heads and gates that start at zero, behind which nothing can be seen, and `gain` to weights."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -130,11 +154,12 @@ def awaken(net: nn.Module) -> None:
                 parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
             elif parameter.ndim == 1 and parameter.abs().max() <= 1e-4 and parameter.any():
                 parameter.fill_(0.1)  # layer scale
-        for module in net.modules():  # as small as some start, attention looks at everything alike, and maps underflow
+        # As small as some start, attention looks at everything alike, and maps underflow.
+        for module in net.modules() if gain else ():
             weight = getattr(module, "weight", None)
             if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and isinstance(weight, Tensor):
-                gain = 1.0 if isinstance(module, nn.Linear) else 2.0  # a rectifier halves what goes through
-                wanted = (gain / weight[0].numel()) ** 0.5
+                power = 1.0 if isinstance(module, nn.Linear) else 2.0  # a rectifier halves what goes through
+                wanted = (power / weight[0].numel()) ** 0.5
                 if weight.std() < 0.5 * wanted:
                     weight.mul_(wanted / weight.std().clamp_min(1e-12))
 
