@@ -89,6 +89,30 @@ def test_families__in_the_docs_are_those_that_were_measured(name):
     assert f"{summary['models']} networks, {summary['right']} right" in text
 
 
+class Exploding(nn.Module):
+    """Two branches multiplied time and again, as StarNet's: what is large becomes larger than float32 can count."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, bias=False)
+        self.conv.weight.data.fill_(0.01)
+        self.conv.weight.data[:, :, 0, 0] *= -1
+
+    def forward(self, x):
+        value = self.conv(x)
+        for _ in range(6):
+            value = value * value.flip(1)
+        return (3 + value).cos().mean((2, 3))
+
+
+@pytest.mark.parametrize(("build", "grows"), [(Exploding, False), (plain, True)], ids=["exploding", "plain"])
+def test_awake__enlarges_weights_where_float32_can_count(build, grows):
+    net = zoo.awake(specimen(build), 9 * specimen(build).inputs(2))
+    torch.manual_seed(0)
+    before, after = (next(module.parameters()).abs().sum() for module in (build(), net))
+    assert bool(after > 1.01 * before) is grows
+
+
 def test_disturbed__changes_its_part_alone():
     image = torch.zeros(1, 3, 6, 6)
     changed = zoo.disturbed(image, (2, 3), (1, 2), (3, 3))
