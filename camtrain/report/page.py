@@ -108,10 +108,12 @@ class EffectAxis:
         return [round(index * step, 2) for index in range(first, last + 1)]
 
 
-def write_report(folder: str | Path, path: Path | None = None, *, files: Mapping[str, str] | None = None) -> Path:
+def write_report(
+    folder: str | Path, path: Path | None = None, *, files: Mapping[str, str] | None = None, side: int = SIDES[0]
+) -> Path:
     """Write `report.html` from what `FilesSink` left in the folder, and return its path, by default in that folder.
 
-    `files` are links to what lies beside the report, by what they are called.
+    `files` are links to what lies beside the report, by what they are called; pictures are no larger than `side`.
 
     The file holds its pictures and style, opens from the disk and sends no request. Sections without records are
     left out; pictures get smaller where the file would exceed 14 MB. An empty folder gives a page that says so.
@@ -124,8 +126,8 @@ def write_report(folder: str | Path, path: Path | None = None, *, files: Mapping
     history = read_history(folder)
     gallery = gallery_page(history, folder)
     info = read_run_info(folder) | {"files": files or {}}
-    for side in SIDES:
-        page = render(history, SavedPictures(folder, side), info, _title(folder), gallery).encode()
+    for most in SIDES:
+        page = render(history, SavedPictures(folder, min(side, most)), info, _title(folder), gallery).encode()
         if len(page) <= LIMIT:
             break
     return _replace(path or folder / REPORT_FILE, page)
