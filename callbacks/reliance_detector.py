@@ -51,7 +51,7 @@ from camtrain.reliance import (
     share_of_round,
     unmeasured,
 )
-from camtrain.reliance.judgement import accepted, fair_cues
+from camtrain.reliance.history import accepted, fair_cues
 from camtrain.reliance.pictures import Outcome, pictures, records_of_round
 from camtrain.reliance.places import LEAST
 from camtrain.sinks.run import Run

@@ -8,7 +8,7 @@ import yaml
 from rich.console import Console
 
 from camtrain.cli.options import ApplyOptions
-from camtrain.reliance.judgement import FAIR, SPURIOUS, Judgement, read_judgements
+from camtrain.reliance.history import FAIR, SPURIOUS, Judgement, read_judgements
 from camtrain.reliance.remedies import correction
 
 HEAD = """# What a person judged: {summary}.

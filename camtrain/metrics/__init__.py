@@ -19,12 +19,15 @@ from camtrain.metrics.faithfulness import (
     Win,
 )
 from camtrain.metrics.functional.accuracy import (
+    Interval,
     Reliability,
     background_gap,
     group_accuracy,
+    mean_interval,
     noise_in_region,
     relative_foreground_sensitivity,
     reliability,
+    share_interval,
     worst_group_accuracy,
 )
 from camtrain.metrics.functional.curves import Curves, blur, insertion_deletion
@@ -47,7 +50,6 @@ from camtrain.metrics.functional.faithfulness import (
     rank_correlation,
     win,
 )
-from camtrain.metrics.functional.intervals import Interval, mean_interval, share_interval
 from camtrain.metrics.functional.localization import (
     average_precision,
     binarize,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from camtrain.errors import BatchError, ConfigurationError
 from camtrain.metrics.base import ImageMetric
-from camtrain.metrics.functional.intervals import Interval, check_level, mean_interval, share_interval
+from camtrain.metrics.functional.accuracy import Interval, check_level, mean_interval, share_interval
 
 
 class DefinedMean(ImageMetric):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from camtrain.cam import occlusion_map
 from camtrain.errors import ConfigurationError
 from camtrain.explanation import Explanation
+from camtrain.metrics.functional.accuracy import Interval, mean_interval, share_interval
 from camtrain.metrics.functional.curves import Curves, insertion_deletion
 from camtrain.metrics.functional.evidence import inside_energy, pointing_game
 from camtrain.metrics.functional.faithfulness import (
@@ -17,7 +18,6 @@ from camtrain.metrics.functional.faithfulness import (
     confidence_increase,
     rank_correlation,
 )
-from camtrain.metrics.functional.intervals import Interval, mean_interval, share_interval
 from camtrain.metrics.functional.localization import average_precision, heatmap_iou, localization_error
 from camtrain.metrics.functional.probing import masked_confidences
 from camtrain.metrics.functional.road import PERCENTILES, road

@@ -12,8 +12,7 @@ from camtrain.monitoring.drift import Traces
 from camtrain.monitoring.explained import Explained
 from camtrain.monitoring.explainer import Explainer
 from camtrain.monitoring.gallery import Tile, Tiles, gallery
-from camtrain.monitoring.masks import MaskLook
-from camtrain.monitoring.panels import Naming, panels
+from camtrain.monitoring.panels import MaskLook, Naming, panels
 from camtrain.monitoring.selection import (
     Candidates,
     Case,

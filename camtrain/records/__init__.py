@@ -1,7 +1,7 @@
 """What is kept of a run: the records, and the writer and the reader of each format side by side."""
 
 from camtrain.records.folder import read_history
-from camtrain.records.history import History
+from camtrain.records.formats import History
 from camtrain.records.kinds import (
     CELLS,
     FAILURES,

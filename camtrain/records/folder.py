@@ -8,8 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from camtrain.records.formats import parse, plain, read_line, read_verdict
-from camtrain.records.history import Epoch, History, Line, Moment
+from camtrain.records.formats import Epoch, History, Line, Moment, parse, plain, read_line, read_verdict
 from camtrain.records.kinds import Verdict
 
 SCALARS_FILE = "scalars.jsonl"

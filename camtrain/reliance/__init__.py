@@ -19,8 +19,7 @@ from camtrain.reliance.estimate import (
     sufficiency,
 )
 from camtrain.reliance.examine import ExaminationPlan, Findings, examine, guess_margins, margins
-from camtrain.reliance.guess import Guesser
-from camtrain.reliance.history import Album, VerdictHistory
+from camtrain.reliance.history import Album, Guesser, VerdictHistory
 from camtrain.reliance.instances import (
     Instance,
     Transplant,

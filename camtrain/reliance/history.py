@@ -1,15 +1,20 @@
-"""What the rounds of a run have said so far, and what they composed."""
+"""What is kept from round to round: what was said, what was guessed and composed, and what a person judged."""
 
 import hashlib
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import asdict, dataclass, field
+import json
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite, nan
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from camtrain.reliance.records import Pool, Verdict
+from camtrain.errors import ConfigurationError
+from camtrain.reliance.pool import usable
+from camtrain.reliance.records import Pool, Progress, Verdict
+from camtrain.segmenters import Outlines, Segmenter, segmented
 
 
 def _nothing() -> dict[str, float]:
@@ -122,3 +127,101 @@ class Album:
             self._kept[key] = made.detach().to("cpu", dtype)
             self.bytes += size
         return made
+
+
+FAIR, SPURIOUS = "fair", "spurious"
+FLAGS = ("reliant", "suspect")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A person's word on one class's cue."""
+
+    class_name: str
+    cue: str
+    judgement: str
+
+
+def read_judgements(path: str | Path) -> tuple[Judgement, ...]:
+    """What a report's "save" wrote: `{"judgements": [{"class_name": ..., "cue": ..., "judgement": "fair"}]}`.
+
+    ConfigurationError for a file that is not there, or is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigurationError(f"There is no file of judgements {path}: mark cues in a report, and save them there.")
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["judgements"]
+        judgements = tuple(Judgement(*(str(row[name]) for name in ("class_name", "cue", "judgement"))) for row in rows)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{path} is no file of judgements, as a report saves them ({error!r}).") from error
+    for each in judgements:
+        if each.judgement not in (FAIR, SPURIOUS):
+            raise ConfigurationError(f"{path}: a judgement is {FAIR!r} or {SPURIOUS!r}, got {each.judgement!r}.")
+    return judgements
+
+
+def fair_cues(path: str | Path | None) -> frozenset[tuple[str, str]]:
+    """The classes and cues that a file of judgements calls fair; none without a file."""
+    judgements = () if path is None else read_judgements(path)
+    return frozenset((each.class_name, each.cue) for each in judgements if each.judgement == FAIR)
+
+
+def accepted(verdicts: Sequence[Verdict], fair: Iterable[tuple[str, str]]) -> tuple[Verdict, ...]:
+    """The verdicts; one that flags what a person called fair is "fair", with all that was measured.
+
+    >>> boat = Verdict(0, "boat", "reliant", 0.3, 0.2, 0.4, 0.0, 0.001, 30, "background", "")
+    >>> accepted([boat], {("boat", "background")})[0].verdict
+    'fair'
+    """
+    known = set(fair)
+    return tuple(
+        replace(each, verdict="fair") if each.verdict in FLAGS and (each.class_name, each.cue) in known else each
+        for each in verdicts
+    )
+
+
+class Guesser:
+    """Masks for pools that have none, by ``segmenter`` or `guess_masks`; an image is not segmented twice.
+
+    What a segmenter is, and what it must return, is told at `Outlines`.
+
+    >>> guesser = Guesser(lambda images: (images[:, 0] > 0.5).float())
+    >>> images = torch.zeros(1, 3, 4, 4)
+    >>> images[..., 1:3, 1:3] = 1
+    >>> guesser(Pool(images, torch.tensor([0]), torch.full((1, 4, 4), -1.0))).masks.sum().item()
+    4.0
+    """
+
+    def __init__(self, segmenter: Segmenter | str | None = None) -> None:
+        if isinstance(segmenter, str) and segmenter != "guess":
+            raise ConfigurationError(
+                f"Who looks for cues makes masks by a function or by segmenter='guess' (None is the same); got "
+                f"{segmenter!r}, which AttentionAlignment takes."
+            )
+        given = None if isinstance(segmenter, str) else segmenter
+        self.is_given = given is not None  # by the user
+        self.outlines = Outlines(given)
+
+    def __call__(
+        self,
+        pool: Pool,
+        *,
+        batch_size: int = 64,
+        device: torch.device | str = "cpu",
+        progress: Progress = lambda what, done, total: None,
+    ) -> Pool:
+        """The pool with masks, without the images of which nothing usable was found."""
+        if not len(pool.images):
+            return pool
+        masks = self.outlines.of(pool.images, batch_size=batch_size, device=device, progress=progress)
+        fit = usable(masks)
+        return Pool(pool.images[fit], pool.labels[fit], masks[fit])
+
+    def forget(self) -> None:
+        """Drop what was not asked for since the last time."""
+        self.outlines.forget()
+
+    def segment(self, images: torch.Tensor) -> torch.Tensor:
+        """The segmenter's masks, checked."""
+        return segmented(self.outlines.segmenter, images)

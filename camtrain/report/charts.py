@@ -7,7 +7,7 @@ from io import StringIO
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
-from camtrain.records.history import Epoch
+from camtrain.records.formats import Epoch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from camtrain.records import HEATMAPS, History, Verdict, read_history
 from camtrain.records.folder import read_run_info
-from camtrain.records.history import Epoch
+from camtrain.records.formats import Epoch
 from camtrain.report import summary as story
 from camtrain.report.charts import FILTERS, Series, changed, line_chart
 from camtrain.report.pictures import Film, Frame, SavedPictures, films

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from camtrain.records import CELLS, HEATMAPS, MASKS_FILE, History, Verdict, read_history
 from camtrain.records.folder import flatten, read_run_info
-from camtrain.records.history import Epoch
+from camtrain.records.formats import Epoch
 from camtrain.reliance.remedies import advice_for
 from camtrain.report import summary as story
 from camtrain.report.charts import FILTERS, Series, Unit, area_chart, line_chart, reliability_chart

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from camtrain.records import CELLS, FAILURES, HEATMAPS
-from camtrain.records.history import Epoch, History, Line, Pass
+from camtrain.records.formats import Epoch, History, Line, Pass
 from camtrain.records.images import data_uri, jpeg, read_mask, read_pixels, to_pixels
 from camtrain.records.panels import TILES_ACROSS, TILES_DOWN
 from camtrain.render import draw_contours

@@ -6,7 +6,7 @@ from math import inf, isnan
 from typing import Any, Literal
 
 from camtrain.records import CELLS, RIGHT_UNGROUNDED, FourCells, Verdict
-from camtrain.records.history import NAN, Epoch, History
+from camtrain.records.formats import NAN, Epoch, History
 
 FLAGGED = "reliance/flagged"
 CHANCE, CEILING = "cam/inside_energy_chance", "cam/inside_energy_ceiling/"

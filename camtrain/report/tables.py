@@ -8,7 +8,7 @@ from math import isfinite
 from markupsafe import Markup
 
 from camtrain.records import RIGHT_UNGROUNDED
-from camtrain.records.history import NAN, Epoch, History, Line
+from camtrain.records.formats import NAN, Epoch, History, Line
 from camtrain.report import summary as story
 from camtrain.report.charts import Band, band_chart
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from camtrain.packages import is_a
 from camtrain.records import History, Verdict
-from camtrain.records.history import Epoch
+from camtrain.records.formats import Epoch
 from camtrain.reliance.remedies import advice_for
 from camtrain.report.charts import signed
 from camtrain.report.summary import (

@@ -26,8 +26,7 @@ from camtrain.records import (
     Verdicts,
 )
 from camtrain.records.folder import RECORDS_FILE, SCALARS_FILE
-from camtrain.records.formats import line_of
-from camtrain.records.history import Line
+from camtrain.records.formats import Line, line_of
 from camtrain.records.images import jpeg, mask_png, png, to_pixels
 
 

@@ -1,8 +1,7 @@
 import torch
 
 from camtrain.data.batches import Batch
-from camtrain.monitoring.masks import MaskLook
-from camtrain.monitoring.panels import Naming
+from camtrain.monitoring.panels import MaskLook, Naming
 from camtrain.render.outlines import FOG, LINE
 
 NAMING = Naming(["cat"])

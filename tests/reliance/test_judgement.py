@@ -4,7 +4,7 @@ import pytest
 
 from camtrain.errors import ConfigurationError
 from camtrain.reliance import Verdict
-from camtrain.reliance.judgement import accepted, fair_cues, read_judgements
+from camtrain.reliance.history import accepted, fair_cues, read_judgements
 
 
 def write(path, *rows):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from camtrain.cli import main
-from camtrain.reliance.judgement import Judgement, read_judgements
+from camtrain.reliance.history import Judgement, read_judgements
 from camtrain.report import write_report
 from camtrain.sinks import FAILURES, FilesSink, Panels
 
