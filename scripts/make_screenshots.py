@@ -1,4 +1,4 @@
-"""Pictures of a report for the documentation: python scripts/make_screenshots.py runs/demo/RUN/camtrain
+"""Pictures of a report for the documentation, and the report itself: scripts/make_screenshots.py runs/demo/RUN/camtrain
 
 Needs playwright and Chromium (Debian: apt install chromium).
 """
@@ -13,6 +13,7 @@ from playwright.sync_api import sync_playwright
 from camtrain.report import write_report
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "images"
+SAMPLE = "sample-report.html"
 SECTIONS = {"verdicts": 735, "films": 640, "classes": 420, "confusion": 420, "failures": 780}  # most rows
 
 
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=TARGET)
     parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("google-chrome"))
     options = parser.parse_args()
+    write_report(options.run, options.out.parent / SAMPLE, side=80)
     report = write_report(options.run)
     options.out.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
