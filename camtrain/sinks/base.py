@@ -84,26 +84,29 @@ class SinkGroup:
 PictureFormat = Literal["jpg", "png"]
 
 
-def logger_sinks(loggers: Iterable[Any], pictures: PictureFormat = "jpg") -> list[Sink]:
-    """A sink for each logger that shows pictures; the others get their scalars from Lightning."""
-    sinks = (sink_of(logger, pictures) for logger in loggers)
+def logger_sinks(loggers: Iterable[Any], pictures: PictureFormat = "jpg", prefix: str = "") -> list[Sink]:
+    """A sink for each logger that shows pictures; the others get their scalars from Lightning.
+
+    ``prefix`` goes before each name that a logger shows, as "test/", so that a test stands apart from the validations.
+    """
+    sinks = (sink_of(logger, pictures, prefix) for logger in loggers)
     return [sink for sink in sinks if sink is not None]
 
 
-def sink_of(logger: Any, pictures: PictureFormat = "jpg") -> Sink | None:
+def sink_of(logger: Any, pictures: PictureFormat = "jpg", prefix: str = "") -> Sink | None:
     """The sink for a logger of either package, None for one that shows no pictures."""
     if is_a(logger, "WandbLogger"):
         from camtrain.sinks.wandb import WandbSink
 
-        return WandbSink(logger, pictures)
+        return WandbSink(logger, pictures, prefix)
     if is_a(logger, "TensorBoardLogger"):
         from camtrain.sinks.tensorboard import TensorBoardSink
 
-        return TensorBoardSink(logger)
+        return TensorBoardSink(logger, prefix)
     if shows_pictures(logger):
         from camtrain.sinks.pictures import PictureSink
 
-        return PictureSink(logger)
+        return PictureSink(logger, prefix)
     return None
 
 

@@ -37,10 +37,12 @@ class PictureSink:
 
     Args:
         logger: of a kind that `outlet_of` knows.
+        prefix: goes before each name, as "test/".
     """
 
-    def __init__(self, logger: Any) -> None:
+    def __init__(self, logger: Any, prefix: str = "") -> None:
         self.logger = logger
+        self.prefix = prefix
 
     def write(self, *records: Record) -> None:
         """Send the pictures of one pass, and what Lightning has not logged."""
@@ -49,12 +51,12 @@ class PictureSink:
             return
         for record in records:
             for name, pixels, caption in pictures_of(record):
-                outlet.picture(name, pixels, record.step, caption)
+                outlet.picture(f"{self.prefix}{name}", pixels, record.step, caption)
             if isinstance(record, Document) and outlet.file is not None:
                 for path in record.paths:
                     outlet.file(path)
             if isinstance(record, Scalars) and not record.logged:
-                self.logger.log_metrics(dict(record.values), record.step)
+                self.logger.log_metrics({f"{self.prefix}{k}": value for k, value in record.values.items()}, record.step)
 
     def close(self) -> None:
         """The logger is its owner's."""

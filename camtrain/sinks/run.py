@@ -221,8 +221,9 @@ class Run:
         if place not in self._groups:
             if not read_run_info(place):
                 write_run_info(place, {}, title=self.title)
+            prefix = "test/" if self.trainer.testing else ""
             files = FilesSink(place, starts=True, pictures=self.pictures)
-            sinks = [files, *logger_sinks(self.trainer.loggers, self.pictures)]
+            sinks = [files, *logger_sinks(self.trainer.loggers, self.pictures, prefix)]
             self._groups[place] = SinkGroup(map(Background, sinks))
         return self._groups[place]
 

@@ -16,10 +16,12 @@ class TensorBoardSink:
 
     Args:
         logger: has a `SummaryWriter` as its `experiment`, as Lightning's `TensorBoardLogger`.
+        prefix: goes before each name, as "test/".
     """
 
-    def __init__(self, logger: Any) -> None:
+    def __init__(self, logger: Any, prefix: str = "") -> None:
         self.logger = logger
+        self.prefix = prefix
 
     def write(self, *records: Record) -> None:
         """Add the records of one pass."""
@@ -37,12 +39,12 @@ class TensorBoardSink:
     @_add.register
     def _(self, record: Scalars, writer: Any) -> None:
         for name, value in {} if record.logged else record.values.items():
-            writer.add_scalar(name, value, record.step)
+            writer.add_scalar(f"{self.prefix}{name}", value, record.step)
 
     @_add.register
     def _(self, record: Panels, writer: Any) -> None:
         for panel in record.panels:
-            writer.add_image(f"{record.key}/{panel.sample}", _joined(panel), record.step)
+            writer.add_image(f"{self.prefix}{record.key}/{panel.sample}", _joined(panel), record.step)
 
     @_add.register
     def _(self, record: Histograms, writer: Any) -> None:
@@ -52,12 +54,20 @@ class TensorBoardSink:
             middles = [(low + high) / 2 for low, high in pairwise(edges)]
             sums = [sum(c * m**power for c, m in zip(counts, middles, strict=True)) for power in (1, 2)]
             writer.add_histogram_raw(
-                name, 0.0, 1.0, total, sums[0], sums[1], edges[1:], list(counts), global_step=record.step
+                f"{self.prefix}{name}",
+                0.0,
+                1.0,
+                total,
+                sums[0],
+                sums[1],
+                edges[1:],
+                list(counts),
+                global_step=record.step,
             )
 
     @_add.register
     def _(self, record: Alert, writer: Any) -> None:
-        writer.add_text("camtrain/alerts", f"**{record.title}** {record.text}", record.step)
+        writer.add_text(f"{self.prefix}camtrain/alerts", f"**{record.title}** {record.text}", record.step)
 
     @_add.register
     def _(self, record: Verdicts, writer: Any) -> None:
@@ -67,12 +77,12 @@ class TensorBoardSink:
             f"| {row.images} |"
             for row in record.rows
         ]
-        writer.add_text("reliance/verdicts", "\n".join(lines), record.step)
+        writer.add_text(f"{self.prefix}reliance/verdicts", "\n".join(lines), record.step)
         for example in record.examples:
             pair = side_by_side([torch.stack([item.cpu()]) for item in (example.original, example.intervened)])[0]
-            writer.add_image(f"reliance/examples/{example.class_name}", pair, record.step)
+            writer.add_image(f"{self.prefix}reliance/examples/{example.class_name}", pair, record.step)
         for strip in record.strips:
-            writer.add_image(f"reliance/regions/{strip.class_name}", strip.picture.cpu(), record.step)
+            writer.add_image(f"{self.prefix}reliance/regions/{strip.class_name}", strip.picture.cpu(), record.step)
 
 
 def _joined(panel: Panel) -> Any:

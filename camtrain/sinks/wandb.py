@@ -1,5 +1,6 @@
 """Records to Weights & Biases."""
 
+from collections.abc import Mapping
 from functools import singledispatchmethod
 from typing import Any
 
@@ -46,11 +47,13 @@ class WandbSink:
     Args:
         logger: has the run as its `experiment`, as Lightning's `WandbLogger`.
         pictures: "jpg", or "png" at about twenty times the cost.
+        prefix: goes before each name, as "test/".
     """
 
-    def __init__(self, logger: Any, pictures: str = "jpg") -> None:
+    def __init__(self, logger: Any, pictures: str = "jpg", prefix: str = "") -> None:
         self.logger = logger
         self.pictures = pictures
+        self.prefix = prefix
         self._verdicts: dict[str, str] = {}
         self._defined = False
 
@@ -65,7 +68,7 @@ class WandbSink:
                 self._verdicts = {row.class_name: row.verdict for row in record.rows}
         payload: Payload = {}
         for record in records:
-            payload |= self._payload(record)
+            payload |= self._named(self._payload(record))
         if payload:
             last = records[-1]
             run.log(payload | {"trainer/global_step": last.step, "epoch": last.epoch})
@@ -75,6 +78,9 @@ class WandbSink:
     def close(self) -> None:
         """The run is the logger's, which finishes it."""
 
+    def _named(self, values: Mapping[str, Any]) -> Payload:
+        return {f"{self.prefix}{name}": value for name, value in values.items()}
+
     def _define(self, run: Any) -> None:
         """Numbers are drawn over steps, which tell an epoch's passes apart; lines that lie at zero are not drawn."""
         if self._defined:
@@ -83,9 +89,9 @@ class WandbSink:
         run.define_metric("epoch")
         run.define_metric("trainer/global_step")
         for names in NAMES:
-            run.define_metric(names, step_metric="trainer/global_step", step_sync=True)
+            run.define_metric(f"{self.prefix}{names}", step_metric="trainer/global_step", step_sync=True)
         for names in UNREMARKABLE:
-            run.define_metric(names, step_metric="trainer/global_step", step_sync=True, hidden=True)
+            run.define_metric(f"{self.prefix}{names}", step_metric="trainer/global_step", step_sync=True, hidden=True)
 
     @singledispatchmethod
     def _payload(self, record: Record) -> Payload:
@@ -130,7 +136,11 @@ class WandbSink:
     @_act.register
     def _(self, record: Alert, run: Any) -> None:
         where = str(run.url) if run.url else f"offline run {run.id}"
-        run.alert(record.title[:TITLE_LENGTH], f"{record.text}\nPictures: {FAILURES}_table in {where}", level="WARN")
+        run.alert(
+            record.title[:TITLE_LENGTH],
+            f"{record.text}\nPictures: {self.prefix}{FAILURES}_table in {where}",
+            level="WARN",
+        )
 
     @_act.register
     def _(self, record: Setup, run: Any) -> None:
@@ -138,8 +148,10 @@ class WandbSink:
 
     @_act.register
     def _(self, record: Document, run: Any) -> None:
-        run.summary.update(dict(record.summary))
-        artifact = wandb.Artifact(f"{record.name}-{run.id}", type=f"camtrain-{record.name}")
+        run.summary.update(self._named(record.summary))
+        artifact = wandb.Artifact(
+            f"{self.prefix.replace('/', '-')}{record.name}-{run.id}", type=f"camtrain-{record.name}"
+        )
         for path in record.paths:
             artifact.add_file(str(path), name=path.name)
         if record.paths:

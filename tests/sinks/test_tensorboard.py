@@ -61,14 +61,17 @@ def test_monitor__feeds_several_loggers_at_once(tmp_path, make_trainer, wandb_of
     online = WandbLogger(project="p", save_dir=wandb_offline)
     trainer = make_trainer(logger=[csv, board, online], callbacks=[ExplanationMonitor(num_probes=2)], max_epochs=2)
     trainer.fit(ImageClassifier("camtrain.networks.SmallResNet", 2, model_kwargs={"width": 4}), loader, loader)
+    trainer.test(dataloaders=loader, ckpt_path=None, verbose=False)
     folder = online.experiment.sync_dir
     online.experiment.finish()
     assert "cam/drift/shift_since_first" in (tmp_path / "csv" / "v" / "metrics.csv").read_text()
     found = read(board.log_dir)
-    assert len(found.Images(f"{HEATMAPS}/val-0")) == 2
+    assert len(found.Images(f"{HEATMAPS}/val-0")) == 2  # and the test's apart
+    assert [len(found.Images(tag)) for tag in found.Tags()["images"] if tag.startswith(f"test/{HEATMAPS}/")] == [1, 1]
     assert "cam/inside_energy/grad_cam" in found.Tags()["scalars"]
     run = read_run(folder)
     assert [row[HEATMAPS]["count"] for row in run["history"] if HEATMAPS in row] == [2, 2]
+    assert [row[f"test/{HEATMAPS}"]["count"] for row in run["history"] if f"test/{HEATMAPS}" in row] == [2]
     assert all("masks" in str(row[HEATMAPS]) for row in run["history"] if HEATMAPS in row)
     assert "report" in str([kind for _, kind, _ in run["artifacts"]])
     assert run["config"]["camtrain"]["methods"] == ["grad_cam", "grad_cam_plus_plus"]
