@@ -60,8 +60,9 @@ def test_monitor__feeds_several_loggers_at_once(tmp_path, make_trainer, wandb_of
     csv, board = CSVLogger(tmp_path, "csv", "v"), TensorBoardLogger(tmp_path, "tb", "v")
     online = WandbLogger(project="p", save_dir=wandb_offline)
     trainer = make_trainer(logger=[csv, board, online], callbacks=[ExplanationMonitor(num_probes=2)], max_epochs=2)
-    trainer.fit(ImageClassifier("camtrain.networks.SmallResNet", 2, model_kwargs={"width": 4}), loader, loader)
-    trainer.test(dataloaders=loader, ckpt_path=None, verbose=False)
+    module = ImageClassifier("camtrain.networks.SmallResNet", 2, model_kwargs={"width": 4})
+    trainer.fit(module, loader, loader)
+    trainer.test(module, loader, verbose=False)
     folder = online.experiment.sync_dir
     online.experiment.finish()
     assert "cam/drift/shift_since_first" in (tmp_path / "csv" / "v" / "metrics.csv").read_text()
