@@ -52,6 +52,7 @@ from camtrain.reliance import (
     unmeasured,
 )
 from camtrain.reliance.history import accepted, fair_cues
+from camtrain.reliance.language import judge_questions
 from camtrain.reliance.pictures import Outcome, pictures, records_of_round
 from camtrain.reliance.places import LEAST
 from camtrain.sinks.run import Run
@@ -341,6 +342,8 @@ class RelianceDetector(Callback):
         self._attempt(self._write, trainer, outcomes, first)
 
     def _rounds(self, trainer: Trainer, pl_module: LightningModule, progress: Progress) -> list[Outcome]:
+        if self._asking.about_questions:
+            return [Outcome(self._questions(trainer))]
         judged = self._asking.collecting.take()
         heard = everywhere(trainer, lambda: (sorted(judged), self._unread))
         choices = sorted({about for abouts, _ in heard for about in abouts})
@@ -351,6 +354,15 @@ class RelianceDetector(Callback):
         share = share_of_round(self._history.rounds + 1) if self.spend_alpha else 1.0
         criteria = replace(self.criteria, share=share / len(choices))
         return [self._round(trainer, pl_module, about, judged.get(about), criteria, progress) for about in choices]
+
+    def _questions(self, trainer: Trainer) -> tuple[Verdict, ...]:
+        """Whether answers come from the picture, or from the question."""
+        parts = everywhere(trainer, self._asking.take_answered)
+        answered = [one for part in parts for one in part]
+        if not answered:
+            raise CamtrainError(self._unread or "no validation batch was seen")
+        share = share_of_round(self._history.rounds + 1) if self.spend_alpha else 1.0
+        return judge_questions(answered, replace(self.criteria, share=share), seed=self.plan.seed)
 
     def _round(
         self,

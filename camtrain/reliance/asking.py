@@ -1,6 +1,6 @@
 """What a step asks the network, kept to be judged or to lend, and the network asked again in the same way."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,9 +14,10 @@ from camtrain.cam import Ride
 from camtrain.cam.passes import quickened
 from camtrain.data.batches import Adapter, Batch
 from camtrain.errors import CamtrainError, ConfigurationError
+from camtrain.reliance.language import Answered
 from camtrain.reliance.pool import Collecting, Samples, as_given
 from camtrain.reliance.records import Predict, Progress
-from camtrain.tasks import Task, View, resolve_task
+from camtrain.tasks import QuestionAnswering, Task, View, resolve_task
 from camtrain.tasks.answers import answer_shape
 from camtrain.tasks.calls import Question, Questions, call_on, undo_values
 
@@ -43,6 +44,7 @@ class Asking:
         self._named = task
         self._shape: tuple[int, ...] | None = None  # of the answer to an image, once it is known
         self.frames = 0  # of a clip
+        self.answered: list[Answered] = []  # to questions
 
     def anew(self) -> "Asking":
         """As it was when nothing had been heard."""
@@ -65,14 +67,31 @@ class Asking:
 
     def keep(self, batch: Batch, network: nn.Module | None, new: NewSamples) -> None:
         """What is wanted of a batch whose step is over. CamtrainError where it is not known what was asked."""
+        if self.about_questions:
+            answered = self._answered(batch, network)
+            self.answered += answered if self.collecting.judges else []
+            return
         given, views = self._heard(batch, network)
         self.collecting.add(given, views, lambda: new(len(views)))
+
+    @property
+    def about_questions(self) -> bool:
+        """Whether what is judged is how answers hang on a question beside the images, not on their backgrounds."""
+        return self._named == QuestionAnswering.name or isinstance(self._named, QuestionAnswering)
+
+    def take_answered(self) -> list[Answered]:
+        """What was answered in the pass, which is over."""
+        self.collecting.take()
+        answered, self.answered = self.answered, []
+        return answered
 
     def lend(self, batch: Any, network: nn.Module | None, new: NewSamples) -> None:
         """The same of a training batch, which may have any shape, and whose step need not be heard.
 
         Where it cannot be read, the images that are judged lend.
         """
+        if self.about_questions:
+            self.collecting.lend_nothing("questions are judged, not backgrounds")
         if self.collecting.lends:
             try:
                 read = self.read(batch)
@@ -128,6 +147,20 @@ class Asking:
 
             yield predict
 
+    def _answered(self, batch: Batch, network: nn.Module | None) -> list[Answered]:
+        """Which question each image was asked, and what of it was answered. CamtrainError where that is not known."""
+        calls = self._calls.take()
+        self.call, known = None, self.call
+        call = call_on(calls, batch.images, network if known is None else known.module, alone=False)
+        self.task = resolve_task(self._named, call.output, batch)
+        (view,) = self.task.views(call.output, batch.labels)
+        beside = [t for t in call.tensors if t is not call.images and t.ndim and len(t) == len(batch)]
+        if not beside or view.labels is None:
+            raise ConfigurationError("the network is given no question beside each image: name another task")
+        self.call = replace(call, output=None, args=(), kwargs={})
+        rows = zip(view.logits.argmax(dim=1).tolist(), view.labels.tolist(), strict=True)
+        return [Answered(_asked_in(beside, row), *pair) for row, pair in enumerate(rows)]
+
     def _unheard(self, batch: Batch) -> tuple[Batch, list[View]]:
         """The batch as it is, with no answer. CamtrainError where the steps that were heard change images."""
         if self.undo is not None or self.task is None or self._shape is None:
@@ -162,6 +195,12 @@ class Asking:
             raise ConfigurationError("the step changes clips before the network sees them: change them in the data set")
         self.undo = _undo(batch.images, call.images)
         return as_given(batch, call.images), views
+
+
+def _asked_in(beside: Sequence[Tensor], row: int) -> str:
+    """What tells a question: its number, or its words."""
+    numbers = [f"{value:g}" for tensor in beside for value in tensor[row].detach().flatten().tolist()]
+    return f"question {' '.join(numbers[:24])}"
 
 
 def strips(batch: Batch) -> Batch:

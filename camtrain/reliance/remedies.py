@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from camtrain.reliance.language import QUESTION
 from camtrain.reliance.records import STICKER, Criteria
 from camtrain.swaps.looks import LOOKS, look_of
 
@@ -129,6 +130,8 @@ def advice_for(verdicts: Iterable[Named], images: Mapping[str, int] | None = Non
 
 
 def _against(cue: str) -> tuple[Remedy, ...]:
+    if cue == QUESTION:  # no callback of ours changes questions
+        return ()
     key = next((name for name, look in LOOKS.items() if look is look_of(cue)), "background")
     randomize, retrain = _randomize(key), _retrain(key)
     if key == "sharpness":  # no mask holds it

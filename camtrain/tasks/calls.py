@@ -95,12 +95,15 @@ class Questions:
         self._open.append(not is_step(module))
 
 
-def call_on(calls: Sequence[Question], images: Shaped[Tensor, "B C *S"], network: nn.Module | None) -> Question:
+def call_on(
+    calls: Sequence[Question], images: Shaped[Tensor, "B C *S"], network: nn.Module | None, *, alone: bool = True
+) -> Question:
     """The call that asked the network about a batch's images: about these, or about what the step made of them.
 
     Values may be changed, as from bytes or by a normalization, and the size; not places: of an image that was cropped
     or mirrored the mask would not be that of the batch. ``network`` is preferred, and where the step does not call it,
-    the one module that was given images and whose answer went into no other.
+    the one module that was given images and whose answer went into no other. It may be given more than images where
+    they need not be `alone`.
 
     Raises:
         ConfigurationError: where no call, or calls of several modules, asked about the batch's images.
@@ -118,7 +121,7 @@ def call_on(calls: Sequence[Question], images: Shaped[Tensor, "B C *S"], network
         raise ConfigurationError(f"the step {what}, so that it is not known what their masks belong to. {_REMEDY}")
     call = own[-1]
     others = [tensor for tensor in call.tensors if tensor is not call.images]
-    if others:
+    if others and alone:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in others[:3])
         raise ConfigurationError(f"the step gives {type(call.module).__name__} more than images ({shapes}). {_REMEDY}")
     return call

@@ -128,3 +128,36 @@ def test_strips__are_frames_side_by_side_with_their_masks():
     assert torch.equal(strip.images[:, :, :, 6:12], clips[:, :, 1])
     assert torch.equal(strip.masks[:, :, 6:12], masks[:, 1])
     assert torch.equal(as_clips(strip.images, 4), clips)
+
+
+class Questioned(pl.LightningModule):
+    """Answers by the question alone, or by which of three brightnesses the object has."""
+
+    def __init__(self, by_question):
+        super().__init__()
+        self.by_question, self.unused = by_question, nn.Parameter(torch.zeros(1))
+
+    def forward(self, images, questions):
+        answer = questions if self.by_question else (images[:, 0, 5:11, 3:7].mean((1, 2)) * 3).long().clamp(max=2)
+        return nn.functional.one_hot(answer, 3) * 9.0
+
+    def validation_step(self, batch, batch_idx):
+        self(batch["image"], batch["question"])
+
+
+@pytest.mark.parametrize(("by_question", "flagged"), [(True, 2), (False, 0)])
+def test_detector__tells_whether_answers_come_from_the_question(by_question, flagged, tmp_path):
+    images, *_ = pictures()
+    labels = (images[:, 0, 5:11, 3:7].mean((1, 2)) * 3).long().clamp(max=2)
+    data = [{"image": i, "label": y, "question": k % 2} for k, (i, y) in enumerate(zip(images, labels, strict=True))]
+    detector = RelianceDetector(task="question_answering")
+    trainer = pl.Trainer(
+        logger=False, callbacks=[detector], accelerator="cpu", enable_progress_bar=False, default_root_dir=tmp_path,
+        enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        trainer.validate(Questioned(by_question), DataLoader(data, 24), verbose=False)
+    assert [each.class_name for each in detector.verdicts] == ["question 0", "question 1"]
+    assert {each.cue for each in detector.verdicts} == {"question"}
+    assert trainer.callback_metrics["reliance/flagged"] == flagged

@@ -1,0 +1,116 @@
+"""Do answers come from the picture at all, or from the question: by how alike they are over pictures."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.special import stdtr, stdtrit
+from torch import Tensor
+
+from camtrain.reliance.estimate import holm
+from camtrain.reliance.records import Answer, Criteria, Verdict
+
+__all__ = ["QUESTION", "Answered", "agreement", "judge_questions"]
+
+QUESTION = "question"
+_MOST = 40  # questions, those that are asked most often
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One question about one picture: which question, what was answered, what is true (-1 where that is not known)."""
+
+    question: str
+    answer: int
+    truth: int
+
+
+def agreement(values: Int[Tensor, " N"], weights: Float[Tensor, "R N"] | None = None) -> Float[Tensor, " R"]:
+    """How likely two different ones of some values are alike; for each row of weights (how often each is drawn).
+
+    >>> agreement(torch.tensor([0, 0, 1])).item()
+    0.3333333333333333
+    """
+    weights = torch.ones(1, len(values), dtype=torch.float64) if weights is None else weights
+    counts = torch.stack([weights[:, values == value].sum(dim=1) for value in sorted(set(values.tolist()))], dim=1)
+    total = weights.sum(dim=1)
+    return (counts.square().sum(dim=1) - weights.square().sum(dim=1)) / (
+        total.square() - weights.square().sum(dim=1)
+    ).clamp(min=1)
+
+
+def judge_questions(answered: Sequence[Answered], criteria: Criteria, *, seed: int = 0) -> tuple[Verdict, ...]:
+    """One verdict for each question that is asked often: does its answer stay when the picture is another one?
+
+    The effect is how much more often the answers to it agree over pictures than what is true of them does, or than
+    answers to other questions agree with them (a network that answers everything alike leans on no question).
+    ``reliant``: the effect exceeds tau, over images, with Holm's correction over questions. ``not reliant``: its upper
+    bound lies below ``criteria.limit``, and the answers are right more often than the best constant one would be. What
+    one answer is true of whatever the picture is undecided, and so is a question without others to compare with.
+
+    >>> same = [Answered("what", 0, truth) for truth in (0, 1, 2) * 20]
+    >>> other = [Answered("where", 1, truth) for truth in (0, 1, 2) * 20]
+    >>> [one.verdict for one in judge_questions(same + other, Criteria())]
+    ['reliant', 'reliant']
+    """
+    known = [one for one in answered if one.truth >= 0]
+    names = [one.question for one in known]
+    order = sorted(dict.fromkeys(names), key=lambda name: -names.count(name))[:_MOST]
+    answers, truths = (torch.tensor([getattr(one, field) for one in known]) for field in ("answer", "truth"))
+    found, generator = [], torch.Generator().manual_seed(seed)
+    for name in order:
+        rows = torch.tensor([other == name for other in names])
+        found.append(_effects(answers, truths, rows, criteria, generator))
+    judged = [index for index, each in enumerate(found) if not math.isnan(each[3])]
+    adjusted = dict(zip(judged, holm([found[index][3] for index in judged]), strict=True))
+    return tuple(
+        _verdict(index, name, found[index], adjusted.get(index, math.nan), criteria) for index, name in enumerate(order)
+    )
+
+
+_Found = tuple[float, float, float, float, int, float, float, float]  # see `_effects`
+
+
+def _effects(
+    answers: Tensor, truths: Tensor, rows: Bool[Tensor, " N"], criteria: Criteria, generator: torch.Generator
+) -> _Found:
+    """Effect, bounds, p-value, images, and the agreement of answers and truths and the accuracy beyond a constant's."""
+    said, true, others = answers[rows], truths[rows], answers[~rows]
+    count = len(said)
+    flat = count < criteria.min_images or len(set(true.tolist())) < 2 or len(others) < criteria.min_images
+    gain = float((said == true).double().mean()) - float(true.bincount().max() / max(count, 1))
+    if flat:
+        return math.nan, math.nan, math.nan, math.nan, count, math.nan, math.nan, gain
+    drawn = torch.randint(count, (criteria.resamples, count), generator=generator)
+    weights = torch.zeros(criteria.resamples, count, dtype=torch.float64)
+    weights.scatter_add_(1, drawn, torch.ones_like(weights))
+    weights = torch.cat([torch.ones(1, count, dtype=torch.float64), weights])
+    shared = torch.stack([(others == value).double().mean() for value in said.tolist()])
+    across = (weights * shared).sum(dim=1) / weights.sum(dim=1)
+    own, truth = agreement(said, weights), agreement(true, weights)
+    samples = own - torch.maximum(truth, across)
+    effect, error = float(samples[0]), float(samples[1:].std(correction=0))
+    half = float(stdtrit(count - 1, 1 - criteria.alpha / 2)) * error
+    if error == 0:
+        p_value = 0.0 if effect > criteria.tau else 1.0
+    else:
+        p_value = float(stdtr(count - 1, -(effect - criteria.tau) / error))
+    low, high = max(-1.0, effect - half), min(1.0, effect + half)
+    return effect, low, high, p_value, count, float(own[0]), float(truth[0]), gain
+
+
+def _verdict(index: int, name: str, found: _Found, adjusted: float, criteria: Criteria) -> Verdict:
+    effect, low, high, _, count, own, truth, gain = found
+    said = f"answers agree in {100 * own:.0f} % of pairs of pictures, the truth in {100 * truth:.0f} %"
+    verdict: Answer = "undecided"
+    if math.isnan(effect):
+        said = f"{count} pictures: too few, or one answer is true of all, or no other question to compare with"
+    elif adjusted <= criteria.share * criteria.alpha:
+        verdict = "reliant"
+    elif high < criteria.limit and gain > criteria.limit:
+        verdict = "not reliant"
+    elif gain <= criteria.limit:
+        said += "; no better yet than one answer to all"
+    return Verdict(index, name, verdict, effect, low, high, truth, adjusted, count, QUESTION, said)
