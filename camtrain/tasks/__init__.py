@@ -1,7 +1,7 @@
 """What a network was asked and what it answered: the one reader of outputs for all that stands above it."""
 
 from camtrain.tasks.base import Asked, Task, Units, View
-from camtrain.tasks.classification import Binary, MultiLabel, SingleLabel
+from camtrain.tasks.classification import Binary, MultiLabel, SingleLabel, judged
 from camtrain.tasks.detection import Detection
 from camtrain.tasks.language import Captioning, QuestionAnswering
 from camtrain.tasks.regression import Regression
@@ -23,5 +23,6 @@ __all__ = [
     "Units",
     "View",
     "check_task",
+    "judged",
     "resolve_task",
 ]
