@@ -48,7 +48,6 @@ from camtrain.reliance import (
     in_spreads,
     locate,
     of_label,
-    share_of_round,
     unmeasured,
 )
 from camtrain.reliance.history import accepted, fair_cues
@@ -343,7 +342,8 @@ class RelianceDetector(Callback):
 
     def _rounds(self, trainer: Trainer, pl_module: LightningModule, progress: Progress) -> list[Outcome]:
         if self._asking.about_questions:
-            return [Outcome(self._questions(trainer))]
+            criteria = self._history.spend(self.criteria, 1, self.spend_alpha)
+            return [Outcome(judge_questions(everywhere(trainer, self._asking.take_answered), criteria, self._unread))]
         judged = self._asking.collecting.take()
         heard = everywhere(trainer, lambda: (sorted(judged), self._unread))
         choices = sorted({about for abouts, _ in heard for about in abouts})
@@ -351,18 +351,8 @@ class RelianceDetector(Callback):
             raise CamtrainError(next((why for _, why in heard if why), "no validation batch was seen"))
         if trainer.state.fn != "fit":
             self._collect_lenders(trainer, pl_module, progress)
-        share = share_of_round(self._history.rounds + 1) if self.spend_alpha else 1.0
-        criteria = replace(self.criteria, share=share / len(choices))
+        criteria = self._history.spend(self.criteria, len(choices), self.spend_alpha)
         return [self._round(trainer, pl_module, about, judged.get(about), criteria, progress) for about in choices]
-
-    def _questions(self, trainer: Trainer) -> tuple[Verdict, ...]:
-        """Whether answers come from the picture, or from the question."""
-        parts = everywhere(trainer, self._asking.take_answered)
-        answered = [one for part in parts for one in part]
-        if not answered:
-            raise CamtrainError(self._unread or "no validation batch was seen")
-        share = share_of_round(self._history.rounds + 1) if self.spend_alpha else 1.0
-        return judge_questions(answered, replace(self.criteria, share=share), seed=self.plan.seed)
 
     def _round(
         self,
@@ -382,9 +372,8 @@ class RelianceDetector(Callback):
         census = PoolCensus.of(gather(lambda: Count.of(pools.judged, pools.training)), criteria.min_images)
         for key, text, warn in pools.remarks(census, self._asking.collecting, criteria, self.max_images):
             self._say_once(text, key=key, warn=warn)
-        task = self._asking.task
         names = names_of(trainer, max(about, census.classes[-1]) + 1, self.dataloader_idx)
-        trial = pools.trial(census, names if task is None else task.names(names), about)
+        trial = pools.trial(census, self._asking.named(names), about)
         pace = Pace(pools.batch_size, device, progress)
         album = self.plan.album if trainer.state.fn == "fit" else Album(0)  # for further rounds
         plan = replace(self.plan, batch_size=pace.batch_size, device=device, guessed=pools.guessed, album=album)
@@ -401,8 +390,7 @@ class RelianceDetector(Callback):
                 gather=lambda compute: concatenate(gather(compute)),
                 progress=progress,
             )
-            of_value = task is not None and task.form == "value"
-            if about >= 0 or of_value:
+            if about >= 0 or self._asking.of_value:
                 findings = replace(findings, verdicts=of_label(findings.verdicts))
             images = 0 if self._asking.frames else -(-self.regions // trainer.world_size)
             search = partial(self._attempt, locate, predict, findings, trial, images=images, pace=pace, gather=gather)
@@ -412,7 +400,7 @@ class RelianceDetector(Callback):
         if Run.of(trainer).writes:
             show = self._asking.shown_by(denormalizer_of(trainer))
             shown = self._attempt(pictures, findings, trial, windows, show, self.num_examples)
-        verdicts = trial.named(tuple(map(in_spreads, verdicts)) if of_value else verdicts)
+        verdicts = trial.named(tuple(map(in_spreads, verdicts)) if self._asking.of_value else verdicts)
         return Outcome(accepted(verdicts, criteria.fair), *shown or ())
 
     def _collect_lenders(self, trainer: Trainer, pl_module: LightningModule, progress: Progress) -> None:

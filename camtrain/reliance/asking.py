@@ -75,6 +75,15 @@ class Asking:
         self.collecting.add(given, views, lambda: new(len(views)))
 
     @property
+    def of_value(self) -> bool:
+        """Whether an answer is a value."""
+        return self.task is not None and self.task.form == "value"
+
+    def named(self, names: list[str]) -> list[str]:
+        """What classes of these names are called in the task."""
+        return names if self.task is None else self.task.names(names)
+
+    @property
     def about_questions(self) -> bool:
         """Whether what is judged is how answers hang on a question beside the images, not on their backgrounds."""
         return self._named == QuestionAnswering.name or isinstance(self._named, QuestionAnswering)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite, nan
 from pathlib import Path
@@ -15,6 +16,8 @@ from camtrain.errors import ConfigurationError
 from camtrain.reliance.pool import usable
 from camtrain.reliance.records import Pool, Progress, Verdict
 from camtrain.segmenters import Outlines, Segmenter, segmented
+from camtrain.reliance.decide import share_of_round
+from camtrain.reliance.records import Criteria, Pool, Verdict
 
 
 def _nothing() -> dict[str, float]:
@@ -50,6 +53,11 @@ class VerdictHistory:
     def lose(self) -> None:
         """A round that could not be made: nothing is known."""
         self.values = dict.fromkeys(self.values, nan)
+
+    def spend(self, criteria: Criteria, choices: int, sparing: bool) -> Criteria:
+        """With what each choice of the next round may spend of alpha; all of it where that is not `sparing`."""
+        share = share_of_round(self.rounds + 1) if sparing else 1.0
+        return replace(criteria, share=share / choices)
 
     def examined(self, epoch: int, step: int) -> None:
         """A validation is examined."""

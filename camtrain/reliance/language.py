@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
+from camtrain.errors import CamtrainError
 from camtrain.reliance.estimate import holm
 from camtrain.reliance.records import Answer, Criteria, Verdict
 
@@ -41,8 +42,12 @@ def agreement(values: Int[Tensor, " N"], weights: Float[Tensor, "R N"] | None = 
     ).clamp(min=1)
 
 
-def judge_questions(answered: Sequence[Answered], criteria: Criteria, *, seed: int = 0) -> tuple[Verdict, ...]:
+def judge_questions(
+    parts: Sequence[Sequence[Answered]], criteria: Criteria, unread: str = "", *, seed: int = 0
+) -> tuple[Verdict, ...]:
     """One verdict for each question that is asked often: does its answer stay when the picture is another one?
+
+    `parts` are those of the processes.
 
     The effect is how much more often the answers to it agree over pictures than what is true of them does, or than
     answers to other questions agree with them (a network that answers everything alike leans on no question).
@@ -50,12 +55,16 @@ def judge_questions(answered: Sequence[Answered], criteria: Criteria, *, seed: i
     bound lies below ``criteria.limit``, and the answers are right more often than the best constant one would be. What
     one answer is true of whatever the picture is undecided, and so is a question without others to compare with.
 
+    CamtrainError where nothing was answered, with what was `unread`.
+
     >>> same = [Answered("what", 0, truth) for truth in (0, 1, 2) * 20]
     >>> other = [Answered("where", 1, truth) for truth in (0, 1, 2) * 20]
-    >>> [one.verdict for one in judge_questions(same + other, Criteria())]
+    >>> [one.verdict for one in judge_questions([same, other], Criteria())]
     ['reliant', 'reliant']
     """
-    known = [one for one in answered if one.truth >= 0]
+    if not any(parts):
+        raise CamtrainError(unread or "no validation batch was seen")
+    known = [one for part in parts for one in part if one.truth >= 0]
     names = [one.question for one in known]
     order = sorted(dict.fromkeys(names), key=lambda name: -names.count(name))[:_MOST]
     answers, truths = (torch.tensor([getattr(one, field) for one in known]) for field in ("answer", "truth"))

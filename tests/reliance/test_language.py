@@ -18,7 +18,7 @@ def verdicts(answer):
         for question in (0, 1)
         for truth in truths[question]
     ]
-    return judge_questions(answered, Criteria())
+    return judge_questions([answered], Criteria())
 
 
 def test_agreement__is_that_of_all_pairs():
@@ -51,7 +51,7 @@ def test_judge__the_effect_is_how_much_more_answers_agree_than_truths():
 
 def test_judge__what_cannot_be_told_is_undecided():
     one_truth = [Answered("is it day", 1, 1) for _ in range(60)] + [Answered("where", k % 3, k % 3) for k in range(60)]
-    assert [each.verdict for each in judge_questions(one_truth, Criteria())] == ["undecided", "not reliant"]
+    assert [each.verdict for each in judge_questions([one_truth], Criteria())] == ["undecided", "not reliant"]
     alone = [Answered("where", k % 3, k % 3) for k in range(60)]
-    (verdict,) = judge_questions(alone, Criteria())
+    (verdict,) = judge_questions([alone], Criteria())
     assert (verdict.verdict, verdict.effect != verdict.effect) == ("undecided", True)
