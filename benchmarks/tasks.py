@@ -183,20 +183,26 @@ def row_of(task: str, correlation: float, runs: Sequence[Run]) -> dict[str, Any]
     clean = [one for one in runs if one["setting"]["task"] == task and one["setting"]["way"] == "clean"]
     ways = {way: [one for one in mine if one["setting"]["way"] == way] for way in WAYS[:-1]} | {"clean": clean}
     means = {way: mean([one["metric"] for one in each]) for way, each in ways.items()}
-    judged = any(one["verdicts"] for one in ways["before"])
-    gap = {name: closed(means, way) for name, way in (("gap closed", "aligned"), ("with 5 %", "5 %"))}
+    judged = any(effect == effect for one in ways["before"] for _, effect, _ in one["verdicts"].values())
+    gap = {name: closed(ways, way) for name, way in (("gap closed", "aligned"), ("with 5 %", "5 %"))}
     return {
         "task": task,
         "correlation": correlation,
         "found": mean([float(flags(one)[0]) for one in ways["before"]]) if judged else None,
-        "false": mean([float(any(flags(one))) for one in clean] + [float(flags(one)[1]) for one in ways["before"]]),
+        "seeds": len(ways["before"]),
+        "false": mean([float(any(flags(one))) for one in clean] + [float(flags(one)[1]) for one in ways["before"]])
+        if judged
+        else None,
         **means,
         **gap,
     }
 
 
-def closed(means: dict[str, float | None], way: str) -> float | None:
-    before, after, best = means["before"], means[way], means["clean"]
+def closed(ways: dict[str, list[Run]], way: str) -> float | None:
+    """Over the seeds that were trained in all three ways."""
+    by_seed = {name: {one["setting"]["seed"]: one["metric"] for one in ways[name]} for name in ("before", way, "clean")}
+    seeds = set.intersection(*map(set, by_seed.values()))
+    before, after, best = (mean([by_seed[name][seed] for seed in seeds]) for name in ("before", way, "clean"))
     if before is None or after is None or best is None or best - before < 1:
         return None
     return 100 * (after - before) / (best - before)

@@ -14,7 +14,7 @@ from camtrain.cam import Ride
 from camtrain.cam.passes import quickened
 from camtrain.data.batches import Adapter, Batch
 from camtrain.errors import CamtrainError, ConfigurationError
-from camtrain.reliance.language import Answered
+from camtrain.reliance.language import Reply
 from camtrain.reliance.pool import Collecting, Samples, as_given
 from camtrain.reliance.records import Predict, Progress
 from camtrain.tasks import QuestionAnswering, Task, View, resolve_task
@@ -44,7 +44,7 @@ class Asking:
         self._named = task
         self._shape: tuple[int, ...] | None = None  # of the answer to an image, once it is known
         self.frames = 0  # of a clip
-        self.answered: list[Answered] = []  # to questions
+        self.answered: list[Reply] = []  # to questions
 
     def anew(self) -> "Asking":
         """As it was when nothing had been heard."""
@@ -88,7 +88,7 @@ class Asking:
         """Whether what is judged is how answers hang on a question beside the images, not on their backgrounds."""
         return self._named == QuestionAnswering.name or isinstance(self._named, QuestionAnswering)
 
-    def take_answered(self) -> list[Answered]:
+    def take_answered(self) -> list[Reply]:
         """What was answered in the pass, which is over."""
         self.collecting.take()
         answered, self.answered = self.answered, []
@@ -156,7 +156,7 @@ class Asking:
 
             yield predict
 
-    def _answered(self, batch: Batch, network: nn.Module | None) -> list[Answered]:
+    def _answered(self, batch: Batch, network: nn.Module | None) -> list[Reply]:
         """Which question each image was asked, and what of it was answered. CamtrainError where that is not known."""
         calls = self._calls.take()
         self.call, known = None, self.call
@@ -168,7 +168,7 @@ class Asking:
             raise ConfigurationError("the network is given no question beside each image: name another task")
         self.call = replace(call, output=None, args=(), kwargs={})
         rows = zip(view.logits.argmax(dim=1).tolist(), view.labels.tolist(), strict=True)
-        return [Answered(_asked_in(beside, row), *pair) for row, pair in enumerate(rows)]
+        return [Reply(_asked_in(beside, row), *pair) for row, pair in enumerate(rows)]
 
     def _unheard(self, batch: Batch) -> tuple[Batch, list[View]]:
         """The batch as it is, with no answer. CamtrainError where the steps that were heard change images."""

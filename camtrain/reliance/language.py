@@ -13,14 +13,14 @@ from camtrain.errors import CamtrainError
 from camtrain.reliance.estimate import holm
 from camtrain.reliance.records import Answer, Criteria, Verdict
 
-__all__ = ["QUESTION", "Answered", "agreement", "judge_questions"]
+__all__ = ["QUESTION", "Reply", "agreement", "judge_questions"]
 
 QUESTION = "question"
 _MOST = 40  # questions, those that are asked most often
 
 
 @dataclass(frozen=True)
-class Answered:
+class Reply:
     """One question about one picture: which question, what was answered, what is true (-1 where that is not known)."""
 
     question: str
@@ -43,7 +43,7 @@ def agreement(values: Int[Tensor, " N"], weights: Float[Tensor, "R N"] | None = 
 
 
 def judge_questions(
-    parts: Sequence[Sequence[Answered]], criteria: Criteria, unread: str = "", *, seed: int = 0
+    parts: Sequence[Sequence[Reply]], criteria: Criteria, unread: str = "", *, seed: int = 0
 ) -> tuple[Verdict, ...]:
     """One verdict for each question that is asked often: does its answer stay when the picture is another one?
 
@@ -57,8 +57,8 @@ def judge_questions(
 
     CamtrainError where nothing was answered, with what was `unread`.
 
-    >>> same = [Answered("what", 0, truth) for truth in (0, 1, 2) * 20]
-    >>> other = [Answered("where", 1, truth) for truth in (0, 1, 2) * 20]
+    >>> same = [Reply("what", 0, truth) for truth in (0, 1, 2) * 20]
+    >>> other = [Reply("where", 1, truth) for truth in (0, 1, 2) * 20]
     >>> [one.verdict for one in judge_questions([same, other], Criteria())]
     ['reliant', 'reliant']
     """

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from camtrain.reliance.language import Answered, agreement, judge_questions
+from camtrain.reliance.language import Reply, agreement, judge_questions
 from camtrain.reliance.records import Criteria
 
 COUNT = 120
@@ -14,7 +14,7 @@ def verdicts(answer):
     generator = torch.Generator().manual_seed(0)
     truths = torch.randint(3, (2, COUNT), generator=generator).tolist()
     answered = [
-        Answered(f"question {question}", answer(question, truth, float(torch.rand(1, generator=generator))), truth)
+        Reply(f"question {question}", answer(question, truth, float(torch.rand(1, generator=generator))), truth)
         for question in (0, 1)
         for truth in truths[question]
     ]
@@ -50,8 +50,8 @@ def test_judge__the_effect_is_how_much_more_answers_agree_than_truths():
 
 
 def test_judge__what_cannot_be_told_is_undecided():
-    one_truth = [Answered("is it day", 1, 1) for _ in range(60)] + [Answered("where", k % 3, k % 3) for k in range(60)]
+    one_truth = [Reply("is it day", 1, 1) for _ in range(60)] + [Reply("where", k % 3, k % 3) for k in range(60)]
     assert [each.verdict for each in judge_questions([one_truth], Criteria())] == ["undecided", "not reliant"]
-    alone = [Answered("where", k % 3, k % 3) for k in range(60)]
+    alone = [Reply("where", k % 3, k % 3) for k in range(60)]
     (verdict,) = judge_questions([alone], Criteria())
     assert (verdict.verdict, verdict.effect != verdict.effect) == ("undecided", True)
