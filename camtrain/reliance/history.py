@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite, nan
 from pathlib import Path
@@ -13,11 +12,10 @@ import torch
 from torch import Tensor
 
 from camtrain.errors import ConfigurationError
-from camtrain.reliance.pool import usable
-from camtrain.reliance.records import Pool, Progress, Verdict
-from camtrain.segmenters import Outlines, Segmenter, segmented
 from camtrain.reliance.decide import share_of_round
-from camtrain.reliance.records import Criteria, Pool, Verdict
+from camtrain.reliance.pool import usable
+from camtrain.reliance.records import Criteria, Pool, Progress, Verdict
+from camtrain.segmenters import Outlines, Segmenter, segmented
 
 
 def _nothing() -> dict[str, float]:
