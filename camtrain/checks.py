@@ -5,6 +5,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -180,6 +181,9 @@ _RULES = {
     "cues": _NAMES,
     "head": _Rule(lambda value: value is None or isinstance(value, str), "is the dotted name of a layer, or None"),
     "pictures": _one_of("jpg", "png"),
+    "judgement": _Rule(
+        lambda value: value is None or isinstance(value, (str, PathLike)), "is the path of a judgement.json, or None"
+    ),
     "classes": _Rule(
         _are_classes, "are indices, at least two since classes lend each other backgrounds, or None for all of them"
     ),

@@ -92,6 +92,7 @@ _WRONG = {
         "num_examples": [-1],
         "regions": [3, -4, 12.5],
         "segmenter": ["grabcut"],
+        "judgement": [3],
         "batch_adapter": [3],
         "model": [0],
         "dataloader_idx": [-1],
