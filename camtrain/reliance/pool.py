@@ -326,7 +326,7 @@ class Pools:
         """What should be told once a run, by key, and whether it is a warning."""
         told = []
         if self.left_out:
-            listed = f"leaves {len(self.left_out)} classes out, among them {sorted(self.left_out)[:5]}"
+            listed = f"leaves {len(self.left_out)} of the classes out, among them {sorted(self.left_out)[:5]}"
             remedy = "raise max_images, or choose with classes=[...]"
             told.append(("left out", f"keeps max_images={most} and {listed}: {remedy}", True))
         if self.guessed:

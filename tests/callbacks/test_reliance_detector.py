@@ -504,7 +504,8 @@ def test_detector__outside_fit_looks_at_some_training_images_only(make_trainer, 
 
     data = Counted()
     detector = RelianceDetector(images_per_class=10, max_images=20)
-    make_trainer(callbacks=[detector]).validate(leaning, datamodule=data, verbose=False)
+    with pytest.warns(UserWarning, match=r"keeps max_images=20 and leaves .* out, among them \[2\]"):
+        make_trainer(callbacks=[detector]).validate(leaning, datamodule=data, verbose=False)
     assert data.batches == 3 + 4  # of validation, and as many of 24 as hold 80
 
 

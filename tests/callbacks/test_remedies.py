@@ -171,7 +171,7 @@ def test_randomization__of_the_background_without_masks_fails_in_the_first_step(
         (lambda: CueRandomization(p=float("nan")), "p is a probability"),
         (lambda: CueRandomization(start_when=-1), "start_when is an epoch"),
         (lambda: LastLayerRetraining(cues=["smell"]), r"got \['smell'\]"),
-        (lambda: LastLayerRetraining(images_per_class=1), "images_per_class must be at least 2"),
+        (lambda: LastLayerRetraining(images_per_class=1), "images_per_class is a whole number of at least 2"),
     ],
 )
 def test_remedies__refuse_arguments_out_of_range(build, message):

@@ -154,8 +154,8 @@ def train(folder, row, *callbacks):
 
 def monitors():
     return [
-        ExplanationMonitor(num_probes=2, num_failures=1),
-        RelianceDetector(images_per_class=10, max_images=36, looks=()),
+        ExplanationMonitor(num_probes=0, num_failures=0),
+        RelianceDetector(images_per_class=10, max_images=36, looks=(), every_n_epochs=2, regions=0),
         FaithfulnessMonitor(methods=["grad_cam"], budget=12),
     ]
 

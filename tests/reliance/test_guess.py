@@ -238,9 +238,9 @@ def test_examine__exact_masks_and_boxes_let_a_corner_be_found():
 def test_examine_guessed__takes_donors_far_off_their_guess_and_looks_again_with_as_much_kept(monkeypatch):
     asked, swap = [], Round.swap
 
-    def noting(run, cue, margin, *, lent_margin=None, **kwargs):
-        asked.append((cue, margin, lent_margin))
-        return swap(run, cue, margin, lent_margin=lent_margin, **kwargs)
+    def noting(run, kind, **kwargs):
+        asked.append((kind.cue, kind.margin, kind.lent_margin))
+        return swap(run, kind, **kwargs)
 
     monkeypatch.setattr(Round, "swap", noting)
     pool = scenes(0, "corner")

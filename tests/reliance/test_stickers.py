@@ -29,6 +29,7 @@ from camtrain.reliance import (
 )
 from camtrain.reliance.examine import Round
 from camtrain.reliance.stickers import FIRST, no_stickers
+from camtrain.segmenters import guess_masks
 from camtrain.swaps.compositing import dilate
 
 NAMES, SIDE, DOT = list("abc"), 36, 5
@@ -239,15 +240,16 @@ def test_decide_guessed__names_whichever_wins_more():
 def test_examine_guessed__looks_again_at_backgrounds_and_never_at_stickers(monkeypatch):
     asked, swap = [], Round.swap
 
-    def noting(run, cue, margin, **kwargs):
-        asked.append(cue)
-        return swap(run, cue, margin, **kwargs)
+    def noting(run, kind, **kwargs):
+        asked.append(kind.cue)
+        return swap(run, kind, **kwargs)
 
     monkeypatch.setattr(Round, "swap", noting)
     pool, _ = scenes("on")
     findings = examine(by_dot, pool, NAMES, range(3), plan=ExaminationPlan(guessed=True))
     found = screen(findings.effects[STICKER], range(3), Criteria(), generator=torch.Generator().manual_seed(0))
     assert {one.class_index for one in rejected(found, Criteria())} == {0, 1, 2}  # they do win
+    assert "background" in asked
     assert STICKER not in asked
 
 
