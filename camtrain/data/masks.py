@@ -184,7 +184,7 @@ def odd_about(facts: MaskFacts, usual: float = 0.0) -> tuple[str, float]:
     if odd > math.log(FAR):
         return f"{share}, {times:.2g} times the usual", 2.0 + min(odd / 10, 1.5)
     if facts.touches:
-        return f"{share}, at the border", 1.0 + odd / 10
+        return f"at the border, {share.split()[0]}", 1.0 + odd / 10
     return share, odd / 10
 
 
