@@ -354,12 +354,12 @@ class ExplanationMonitor(Callback):
         layers = {layer.name: layer.reason for layer in self._explainer.layers}
         described = {"layers": layers, "methods": list(self.methods), "versions": versions()}
         described["stage"] = str(getattr(trainer.state.fn, "value", ""))
-        if self._passes == 1:
-            looks = seen.masks
+        run, looks = Run.of(trainer), seen.masks
+        if run.begins(f"{self.state_key} of {id(pl_module)}"):
             masks = {"masks": looks.facts() | {"processes": trainer.world_size}} if looks is not None else {}
             sheet = looks.sheet(naming) if looks is not None else None
             records.append(Setup(described | masks, epoch, step, sheet))
-        Run.of(trainer).write(*records)
+        run.write(*records)
 
     def _naming(self, trainer: Trainer, explainer: Explainer) -> Naming:
         names = names_of(trainer, explainer.num_classes, self.dataloader_idx)

@@ -1,5 +1,6 @@
 """What a network answers to an image: its task, read from what it returned, and the target that explains an answer."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from camtrain.cam import class_index, evaluating, predicted_class
+from camtrain.cam.hooks import first_tensor
 from camtrain.data.batches import Batch
 from camtrain.errors import ConfigurationError
 from camtrain.tasks import Binary, SingleLabel, resolve_task
@@ -23,11 +25,15 @@ def output_of(network: nn.Module, size: int) -> Any:
 def choice_of(task: str, output: Any) -> SingleLabel:
     """The choice between classes that a network makes, by its name or by looking; ConfigurationError for another task.
 
-    A single logit may be that of the second of two classes, or a value: BatchError asks which.
+    A single logit is read as that of the second of two classes, the only choice it can be, and this is said.
 
     >>> choice_of("auto", torch.zeros(1, 3)), choice_of("binary", torch.zeros(1, 1))
     (SingleLabel(), Binary())
     """
+    logits = first_tensor(output)
+    if task == "auto" and logits is not None and logits.numel() == 1:
+        sys.stderr.write("The network answers one number: taken for the logit of the second of two classes.\n")
+        task = "binary"
     chosen = resolve_task(task, output, Batch(torch.zeros(1, 1, 1, 1)))
     if not isinstance(chosen, SingleLabel):
         raise ConfigurationError(

@@ -45,6 +45,7 @@ class Run:
         self._groups: dict[Path, SinkGroup] = {}
         self._unpublished: set[Path] = set()
         self._untold: set[Path] = set()
+        self._begun: set[tuple[Path, str]] = set()
         self._evaluated: set[str] = set()
         self._evaluated_in = -1
         self._guards = ExitStack()
@@ -115,6 +116,12 @@ class Run:
             (name for name in names if name not in UNNAMED), Path(self.trainer.default_root_dir).resolve().name
         )
         return f"{project}, {_model_of(self.trainer.lightning_module)}, {self._began:%Y-%m-%d %H:%M}"
+
+    def begins(self, what: str) -> bool:
+        """Whether this is asked for the first time in the folder of the stage that runs."""
+        asked = (self.place, what) in self._begun
+        self._begun.add((self.place, what))
+        return not asked
 
     def write(self, *records: Record) -> None:
         """Hand the records of one pass to the sinks of the stage that runs."""

@@ -72,9 +72,15 @@ def network_of(weights):
     return network.eval()
 
 
-def test_explain__asks_what_a_single_logit_is(two, weights):
-    with pytest.raises(SystemExit, match=r"Which task this is cannot be told.*binary"):
-        main(["explain", str(two / "images" / "boat" / "0.jpg"), *words_of(OneLogit, weights)])
+def test_explain__says_what_it_takes_a_single_logit_for(two, weights, tmp_path, capsys):
+    words = [str(two / "images" / "boat" / "0.jpg"), *words_of(OneLogit, weights), "--json", "--out", str(tmp_path)]
+    main(["explain", *words])
+    guessed = capsys.readouterr()
+    main(["explain", *words, "--task", "binary"])
+    named = capsys.readouterr()
+    assert "second of two classes" in guessed.err
+    assert "second of two classes" not in named.err
+    assert guessed.out == named.out
 
 
 def test_explain__of_a_single_logit_shows_the_evidence_for_the_answer_given(two, weights, tmp_path, capsys):

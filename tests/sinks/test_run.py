@@ -237,3 +237,12 @@ def test_numbered__counts_on_where_something_lies(tmp_path):
     (place / "version_1" / "scalars.jsonl").write_text("")
     assert numbered(place) == place / "version_2"
     assert numbered(place, last=True) == place / "version_1"
+
+
+def test_run__of_a_fit_after_validate_knows_its_layers_as_well(tmp_path, make_trainer):
+    module, loader = Foreign(), DataLoader(tensors(8), 8)
+    trainer = make_trainer(callbacks=[ExplanationMonitor(num_probes=1, num_failures=0)], max_epochs=1, logger=False)
+    trainer.validate(module, loader, verbose=False)
+    trainer.fit(module, loader, loader)
+    folder = Run.of(trainer).folder
+    assert [bool(read_history(place).setup) for place in (folder / "validate", folder)] == [True, True]
