@@ -170,6 +170,10 @@ def test_row__trains_to_the_same_weights_with_the_monitors_and_aligns(row, tmp_p
         assert math.isfinite(numbers["cam/inside_energy/grad_cam"])
         assert math.isfinite(numbers["cam/average_drop/grad_cam"])
         assert math.isfinite(numbers["reliance/flagged"])
+    if row == "limit_val_batches":
+        assert not [name for name, value in numbers.items() if name.startswith("cam/") and not math.isnan(value)]
+    if row == "barebones":
+        assert list((tmp_path / "watched").rglob("report.html"))
     _, numbers = train(tmp_path / "aligned", row, AttentionAlignment())
     if row != "barebones":
         assert math.isfinite(numbers["alignment/penalty"])
