@@ -38,7 +38,7 @@ from camtrain.explanation import DEFAULT_METHODS, resolve_methods
 from camtrain.monitoring.drift import Alarms, drift_scalars
 from camtrain.monitoring.explainer import Explainer
 from camtrain.monitoring.gallery import Tile, Tiles
-from camtrain.monitoring.panels import Naming
+from camtrain.monitoring.panels import MaskLook, Naming
 from camtrain.monitoring.table import Table, joined, scalars
 from camtrain.monitoring.validation_pass import Followed, Offer, ValidationPass, records_of
 from camtrain.records import Panel, Setup
@@ -258,7 +258,16 @@ class ExplanationMonitor(Callback):
             num_failures=self.num_failures,
             expected=expected_images(trainer, self.dataloader_idx),
             tiles=None if trainer.state.fn == "fit" else self._tiles(trainer),
+            masks=self._mask_look(trainer, pl_module),
         )
+
+    def _mask_look(self, trainer: Trainer, pl_module: LightningModule) -> MaskLook | None:
+        """In the process that writes, while the folder of the stage that runs has no description of its masks."""
+        run = Run.of(trainer)
+        return None if not run.writes or run.has_begun(self._setup_of(pl_module)) else MaskLook()
+
+    def _setup_of(self, pl_module: LightningModule) -> str:
+        return f"{self.state_key} of {id(pl_module)}"
 
     def _tiles(self, trainer: Trainer) -> Tiles:
         return Tiles(expected_images(trainer, self.dataloader_idx), denormalizer_of(trainer))
@@ -355,7 +364,7 @@ class ExplanationMonitor(Callback):
         described = {"layers": layers, "methods": list(self.methods), "versions": versions()}
         described["stage"] = str(getattr(trainer.state.fn, "value", ""))
         run, looks = Run.of(trainer), seen.masks
-        if run.begins(f"{self.state_key} of {id(pl_module)}"):
+        if run.begins(self._setup_of(pl_module)):
             masks = {"masks": looks.facts() | {"processes": trainer.world_size}} if looks is not None else {}
             sheet = looks.sheet(naming) if looks is not None else None
             records.append(Setup(described | masks, epoch, step, sheet))

@@ -82,6 +82,7 @@ class ValidationPass:
         num_failures: how many failure cases of each kind to show.
         expected: about how many images there will be; None where that is not known.
         tiles: collects a small picture of every image, if given.
+        masks: looks at the masks, if given.
     """
 
     def __init__(
@@ -92,10 +93,10 @@ class ValidationPass:
         num_failures: int,
         expected: int | None,
         tiles: Tiles | None = None,
+        masks: MaskLook | None = None,
     ) -> None:
-        self.followed, self.num_failures, self.tiles = followed, num_failures, tiles
+        self.followed, self.num_failures, self.tiles, self.masks = followed, num_failures, tiles, masks
         self.images = 0
-        self.masks = MaskLook() if not followed.earlier else None  # in the first pass
         self._samples: list[str] = []
         self._columns: tuple[str, ...] = ()
         self._numbers: list[Tensor] = []

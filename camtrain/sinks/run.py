@@ -119,9 +119,13 @@ class Run:
 
     def begins(self, what: str) -> bool:
         """Whether this is asked for the first time in the folder of the stage that runs."""
-        asked = (self.place, what) in self._begun
+        asked = self.has_begun(what)
         self._begun.add((self.place, what))
         return not asked
+
+    def has_begun(self, what: str) -> bool:
+        """Whether `begins` was asked for it in the folder of the stage that runs."""
+        return (self.place, what) in self._begun
 
     def write(self, *records: Record) -> None:
         """Hand the records of one pass to the sinks of the stage that runs."""

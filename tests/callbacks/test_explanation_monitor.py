@@ -261,11 +261,13 @@ def test_monitor__follows_the_same_probes_after_a_resume(make_trainer, foreign, 
 
 
 def test_monitor__writes_pictures_and_a_report_without_any_logger(make_trainer, foreign, loader, tmp_path):
-    _fit(make_trainer, foreign(), loader(), loader(), [ExplanationMonitor(num_probes=3)])
+    trainer, module = make_trainer(callbacks=[ExplanationMonitor(num_probes=3)]), foreign()
+    trainer.validate(module, loader(), verbose=False)  # its report has the masks of its own pass
+    trainer.fit(module, loader(), loader())
     folder = tmp_path / "camtrain_logs"
-    page = (folder / "report.html").read_text()
-    assert "have a mask" in page.partition('id="annotations"')[2]
-    assert (folder / "images/masks.jpg").is_file()
+    for place in (folder / "validate", folder):
+        assert "have a mask" in (place / "report.html").read_text().partition('id="annotations"')[2]
+        assert (place / "images/masks.jpg").is_file()
     lines = [json.loads(line) for line in (folder / "scalars.jsonl").read_text().splitlines()]
     assert any("cam/inside_energy/grad_cam" in json.dumps(line) for line in lines)
     assert list(folder.glob("images/**/*.jpg"))
