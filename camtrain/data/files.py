@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from camtrain.data.shapes import Shape
@@ -22,6 +22,7 @@ IMAGE_SUFFIXES = (
     *(".tif", ".tiff", ".gif", ".avif", ".jp2", ".j2k", ".tga"),
 )
 ORIENTATION = 0x0112  # the EXIF tag
+SAMPLES = 0x0115  # the TIFF tag of the channels
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _EXIF = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
@@ -94,7 +95,7 @@ def read_image(path: Path, rule: ImageRule = ImageRule()) -> UInt8[Tensor, "C H 
         DataError: when the file is missing, truncated, animated, too large or no image, or has more than 8 bits and
             does not use their range, naming it.
     """
-    with opened(path, rule.upright) as image:
+    with opened(path, rule.upright, rule.channels) as image:
         if image.mode in _WIDE:
             pixels = _narrowed(image, path, rule.value_range)
             image = Image.fromarray(pixels)
@@ -120,7 +121,7 @@ def orientation_of(image: Image.Image) -> int:
 
 def check_image(path: Path, rule: ImageRule) -> tuple[tuple[int, int], int]:
     """Height and width of a picture that can be read to its end, and its EXIF orientation."""
-    with opened(path, upright=False) as image:
+    with opened(path, upright=False, channels=rule.channels) as image:
         if image.mode in _WIDE:
             _narrowed(image, path, rule.value_range)
         orientation = orientation_of(image)
@@ -129,8 +130,11 @@ def check_image(path: Path, rule: ImageRule) -> tuple[tuple[int, int], int]:
 
 
 @contextmanager
-def opened(path: Path, upright: bool = True) -> Iterator[Image.Image]:
-    """The decoded picture of a file, upright; whatever the decoder meets is a `DataError` that names the file."""
+def opened(path: Path, upright: bool = True, channels: int = 3) -> Iterator[Image.Image]:
+    """The decoded picture of a file, upright; whatever the decoder meets is a `DataError` that names the file.
+
+    A file of more channels than can be read, or than the decoder would give of those that are asked for, is one, too.
+    """
     with _naming(path), Image.open(path) as file:
         # A phone's MPO holds the photograph first; an animation or a stack has no first among equals.
         frames = getattr(file, "n_frames", 1) if file.format != "MPO" else 1
@@ -139,6 +143,9 @@ def opened(path: Path, upright: bool = True) -> Iterator[Image.Image]:
                 f"{path} holds {frames} pictures (an animation, or a stack of pages): save the one that is meant, "
                 "remove the file, or set skip_corrupt=True."
             )
+        samples = file.tag_v2.get(SAMPLES, 1) if isinstance(file, TiffImagePlugin.TiffImageFile) else 0
+        if samples > (len(file.getbands()) if channels > 3 else max(_MODES)):
+            raise _too_many(path, samples)  # Pillow gives the first three in silence
         file.load()
         image: Image.Image = file
         if upright and orientation_of(file) > 1:
@@ -208,13 +215,40 @@ def _naming(path: Path) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise DataError(f"There is no file {path}. Restore it or remove its entry.") from error
+    except UnidentifiedImageError as error:
+        if (samples := _samples_of(path)) > max(_MODES):
+            raise _too_many(path, samples) from error
+        raise _unreadable(path, error) from error
     except Image.DecompressionBombError as error:
         raise DataError(
             f"{path} is too large: {error}. Scale it down, raise PIL.Image.MAX_IMAGE_PIXELS if you trust it, or set "
             "skip_corrupt=True."
         ) from error
     except Exception as error:  # decoders raise nearly anything over a broken file
-        raise DataError(
-            f"{path} cannot be read as an image: {error or type(error).__name__}. Replace or remove it, or set "
-            "skip_corrupt=True."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path} cannot be read as an image: {error or type(error).__name__}. Replace or remove it, or set "
+        "skip_corrupt=True."
+    )
+
+
+def _too_many(path: Path, samples: int) -> DataError:
+    return DataError(
+        f"{path} has {samples} channels; files of 1, 3 or 4 (RGB with alpha) are read whole. Save the channels that "
+        "are meant as a file of three, read it in a dataset of your own, or set skip_corrupt=True."
+    )
+
+
+def _samples_of(path: Path) -> int:
+    """The channels that the head of a TIFF states; 0 where it is none, or broken."""
+    try:
+        with path.open("rb") as file:
+            tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+            file.seek(tags.next)
+            tags.load(file)
+            return int(tags.get(SAMPLES, 0))
+    except Exception:  # whatever the head of a broken file leads to
+        return 0

@@ -1,4 +1,5 @@
 import re
+import struct
 
 import numpy as np
 import pytest
@@ -268,6 +269,39 @@ def test_read_image__of_as_many_channels_as_asked_for(tmp_path, channels, shape)
     assert read_image(path, ImageRule(channels=channels)).shape == shape
     with pytest.raises(ConfigurationError, match="channels is 1, 3 or 4; got 5"):
         ImageRule(channels=5)
+
+
+def write_tiff(path, channels, photometric):
+    """One row of two pixels: Pillow writes no more than four channels."""
+    extra = channels - (3 if photometric == 2 else 1)
+    tags = [(256, 1, 2), (257, 1, 1), (258, channels, None), (259, 1, 1), (262, 1, photometric), (273, 1, 200)]
+    tags += [(277, 1, channels), (278, 1, 1), (279, 1, 2 * channels), (338, extra, None)]
+    bits = 10 + 12 * len(tags) + 4  # where the words of eight bits stand, and after them those of no meaning
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    for tag, count, value in tags:
+        place = {258: bits, 338: bits + 20}.get(tag, value)
+        if value is None and count <= 2:  # short lists stand in the tag itself
+            place = 0 if tag == 338 else 8 | 8 << 16
+        head += struct.pack("<HHII", tag, 3, count, place)
+    head += struct.pack("<I", 0) + struct.pack(f"<{channels}H", *[8] * channels)
+    path.write_bytes(head.ljust(200, b"\0") + bytes(range(2 * channels)))
+    return path
+
+
+@pytest.mark.parametrize(("channels", "photometric"), [(5, 2), (6, 2), (5, 1)])
+def test_read_image__refuses_channels_that_would_be_dropped(tmp_path, channels, photometric):
+    path = write_tiff(tmp_path / "bands.tif", channels, photometric)
+    with pytest.raises(DataError, match=rf"bands\.tif has {channels} channels.*skip_corrupt"):
+        read_image(path)
+    with pytest.raises(DataError, match=f"has {channels} channels"):
+        check_image(path, ImageRule())
+
+
+def test_read_image__of_four_channels_without_a_meaning_is_refused_where_all_are_asked_for(tmp_path):
+    path = write_tiff(tmp_path / "near_infrared.tif", 4, 2)
+    assert read_image(path).flatten().tolist() == [0, 4, 1, 5, 2, 6]
+    with pytest.raises(DataError, match="has 4 channels"):
+        read_image(path, ImageRule(channels=4))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
