@@ -132,12 +132,30 @@ def voc(root):
     return "--images", "JPEGImages", "--annotations", "Annotations"
 
 
+def masks_beside_images(root):
+    for label, name in enumerate(NAMES):
+        put(root / name / "0.png", label)
+        mask = np.zeros((8, 8), np.uint8)
+        mask[2:6, 2:6] = 255
+        Image.fromarray(mask).save(root / name / "0_mask.png")
+    return "--mask-suffix", "_mask"
+
+
+def run_lengths(root):
+    for label in range(12):
+        put(root / "images" / f"{label}.png", label)
+    runs = " ".join(f"{8 * line + 3} 4" for line in range(2, 6))
+    rows = "".join(f"{label}.png,{name},{runs}\n" for label, name in enumerate(NAMES))
+    (root / "train.csv").write_text("ImageId,ClassId,EncodedPixels\n" + rows)
+    return "--images", "images", "--annotations", "train.csv", "--run-order", "columns"
+
+
 @pytest.mark.filterwarnings("ignore:RelianceDetector failed")  # a picture of one gray has no object
 @pytest.mark.parametrize(
     "layout",
     [
         *(class_folders, folders_of_numbers, splits_of_any_name, index_of_numbers, wilds),
-        *(coco, yolo, labelme, cvat, label_studio, voc),
+        *(coco, yolo, labelme, cvat, label_studio, voc, masks_beside_images, run_lengths),
     ],
 )
 def test_audit__of_a_model_that_is_right_says_so(tmp_path, monkeypatch, capsys, layout):
