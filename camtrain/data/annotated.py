@@ -87,7 +87,7 @@ def _say(annotations: Annotations, matched: int, count: int) -> None:
         announce(note)
     if annotations.left_out:
         kinds = ", ".join(f"{number} {kind}" for kind, number in annotations.left_out.items())
-        announce(f"left out of the annotations, as they cover no pixel: {kinds}")
+        announce(f"left out of the annotations, as they cover no area or none that is read: {kinds}")
 
 
 def _largest(

@@ -438,6 +438,22 @@ def _(root):
     return label_studio(root, "rectanglelabels", turned)
 
 
+@row("Label Studio masks (bitmasks)")
+def _(root):
+    file = io.BytesIO()
+    Image.fromarray(np.dstack([OBJECT * 0] * 3 + [OBJECT * 255])).save(file, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return label_studio(root, "bitmasklabels", {"imageDataURL": url})
+
+
+@row("Label Studio, the image turned in the editor", refused="turned by 90 degrees in the editor.*export again")
+def _(root):
+    label_studio(root, "polygonlabels", {"points": [[25, 25], [75, 25], [75, 75], [25, 75]]})
+    export = root / "export.json"
+    write(export, export.read_text().replace('"type"', '"image_rotation": 90, "type"'))
+    return MaskedImageFolder(root, "images", annotations="export.json")
+
+
 @row("Label Studio brushes")
 def _(root):
     return label_studio(root, "brushlabels", {"format": "rle", "rle": BRUSH})

@@ -1,5 +1,7 @@
 """What every annotation file says: of each image, which shapes of which category it shows."""
 
+import base64
+import io
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,7 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from camtrain.data.shapes import Shape
+import numpy as np
+from PIL import Image
+
+from camtrain.data.shapes import Array, Shape
 from camtrain.errors import CamtrainError, DataError, MaskError
 
 
@@ -121,3 +126,13 @@ def number(value: Any, what: str) -> float:
     if result != result or result in (float("inf"), float("-inf")):
         raise MaskError(f"{what} is finite; got {value!r}. Correct or remove it.")
     return result
+
+
+def unpacked(text: str, channel: str, what: str) -> Array:
+    """The mask `(H, W)` in a PNG in base64: where its gray ("L") or its opacity ("A") is above 0."""
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text))) as file:
+            image = file.convert("RGBA").getchannel("A") if channel == "A" else file.convert("L")
+            return np.asarray(np.array(image) > 0)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{what} is a PNG in base64: {error}. Redraw it.") from error

@@ -66,8 +66,7 @@ def read_coco(path: Path) -> dict[str, list[Record]]:
                     f"Every entry of {key!r} has {', '.join(fields)}; {path} has one without {', '.join(absent)}: "
                     f"{str(entry)[:120]}. Complete or remove it."
                 )
-    lists: dict[str, list[Record]] = content
-    return lists
+    return {key: content[key] for key in _NEEDED}
 
 
 def read_coco_annotations(path: Path, boxes: bool = False) -> Annotations:

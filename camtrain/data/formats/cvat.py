@@ -11,6 +11,8 @@ from camtrain.data.layouts import split_of
 from camtrain.data.shapes import Box, Ellipse, Polygon, Runs, Shape, read_points
 from camtrain.errors import DataError
 
+_WITHOUT_AREA = ("skeleton", "points", "polyline")  # labels whose shapes cover nothing
+
 
 def read_cvat(path: Path) -> Annotations:
     """Polygons, boxes, ellipses and masks; other shapes cover nothing and are left out and counted."""
@@ -18,7 +20,8 @@ def read_cvat(path: Path) -> Annotations:
     if root.tag != "annotations" or root.find(".//image") is None:
         raise DataError(f"{path} lists no images: export it from CVAT as 'CVAT for images 1.1'.")
     left_out: Counter[str] = Counter()
-    names = [str(name.text) for name in root.iterfind("./meta//labels/label/name")]
+    labels = [label for label in root.iterfind("./meta//labels/label") if label.find("parent") is None]
+    names = [str(label.findtext("name")) for label in labels if label.findtext("type") not in _WITHOUT_AREA]
 
     def read(image: Element) -> ImageAnnotation:
         regions, labels = [], [tag.get("label") for tag in image.iterfind("tag")]

@@ -9,11 +9,20 @@ from urllib.parse import parse_qs, unquote, urlparse
 
 import numpy as np
 
-from camtrain.data.formats.base import Annotations, ImageAnnotation, Region, category_names, each, number, read_json
+from camtrain.data.formats.base import (
+    Annotations,
+    ImageAnnotation,
+    Region,
+    category_names,
+    each,
+    number,
+    read_json,
+    unpacked,
+)
 from camtrain.data.shapes import Array, Bitmap, Box, Ellipse, Polygon, Shape, read_points, turned
 from camtrain.errors import DataError, MaskError
 
-_KINDS = ("polygonlabels", "rectanglelabels", "brushlabels", "ellipselabels")
+_SHAPES = ("polygon", "rectangle", "brush", "bitmask", "ellipse")
 
 
 def read_label_studio(path: Path) -> Annotations:
@@ -27,23 +36,49 @@ def read_label_studio(path: Path) -> Annotations:
         if not annotations:
             return None
         left_out["annotation by a further person"] += len(annotations) - 1
-        regions, label, size = [], None, None
-        for result in annotations[0]["result"]:
-            kind, value = str(result["type"]).lower(), result["value"]
-            if kind == "choices":
-                label = str(value["choices"][0])
+        results = [result for result in annotations[0]["result"] if "value" in result]  # relations have none
+        drawn = {result["id"] for result in results if _shape_name(result) and "id" in result}
+        # Where shapes and names are tags of their own, the names are in a second result of the same id.
+        named = {result["id"]: names for result in results if result.get("id") in drawn and (names := _names(result))}
+        choices = [name for result in results if result.get("id") not in drawn for name in _names(result)]
+        regions, size = [], None
+        for result in results:
+            kind, value, shape = result["type"], result["value"], _shape_name(result)
+            if not shape:
+                left_out[kind] += kind not in ("choices", "labels")
                 continue
-            if kind not in _KINDS:
-                left_out[kind] += 1
-                continue
+            _require_plain(result)
             size = (int(result["original_height"]), int(result["original_width"]))
-            names = value.get(kind) or [""]
-            regions.append(Region(str(names[0]), _shape(kind, value, size)))
-        return ImageAnnotation(_image_of(task), tuple(regions), size, label)
+            labels = value.get(kind) or named.get(result.get("id")) or [""]
+            regions.append(Region(str(labels[0]), _shape(shape, value, size)))
+        return ImageAnnotation(_image_of(task), tuple(regions), size, choices[0] if len(choices) == 1 else None)
 
     images = each(path, content, read)
     kinds = {kind: count for kind, count in left_out.items() if count}
     return Annotations(f"Label Studio ({path})", images, category_names(images), kinds)
+
+
+def _shape_name(result: Mapping[str, Any]) -> str:
+    """Of a result that draws something; "" of others."""
+    name = str(result["type"]).removesuffix("labels")
+    return name if name in _SHAPES else ""
+
+
+def _names(result: Mapping[str, Any]) -> list[str]:
+    """What a result of names or choices says."""
+    kind = result["type"]
+    return [str(name) for name in result["value"][kind]] if kind in ("choices", "labels") else []
+
+
+def _require_plain(result: Mapping[str, Any]) -> None:
+    """Refuse shapes on an image that was turned in the editor, and on one of several images of a task."""
+    if turn := result.get("image_rotation"):
+        raise MaskError(
+            f"A shape was drawn on an image turned by {turn} degrees in the editor, and its numbers are of the image "
+            "as it was shown. Turn the image back there, or turn the file itself, and export again."
+        )
+    if number := result.get("item_index"):
+        raise MaskError(f"A shape is on image {number} of a task of several images. Make a task of each image.")
 
 
 def decode_brush(code: Sequence[int]) -> Array:
@@ -86,9 +121,16 @@ def _shape(kind: str, value: Mapping[str, Any], size: tuple[int, int]) -> Shape:
     height, width = size
     scale = np.array([width, height]) / 100
     angle = number(value.get("rotation") or 0, "rotation")
-    if kind == "polygonlabels":
+    if kind == "polygon":
         return Polygon(read_points(value["points"], "a polygon") * scale)
-    if kind == "brushlabels":
+    if kind == "bitmask":
+        bits = unpacked(value["imageDataURL"].rpartition(",")[2], "A", "A mask of Label Studio's")
+        if bits.shape != size:
+            raise MaskError(
+                f"A mask of an image of {width}x{height} has its size; got {bits.shape[1]}x{bits.shape[0]}."
+            )
+        return Bitmap.of(bits)
+    if kind == "brush":
         values = decode_brush(value["rle"])
         if len(values) != height * width * 4:
             raise MaskError(
@@ -96,7 +138,7 @@ def _shape(kind: str, value: Mapping[str, Any], size: tuple[int, int]) -> Shape:
             )
         return Bitmap.of(values.reshape(height, width, 4)[..., 3] > 0)
     x, y = number(value["x"], "x") * scale[0], number(value["y"], "y") * scale[1]
-    if kind == "ellipselabels":
+    if kind == "ellipse":
         return Ellipse(
             x, y, number(value["radiusX"], "radiusX") * scale[0], number(value["radiusY"], "radiusY") * scale[1], angle
         )

@@ -1,19 +1,13 @@
 """LabelMe: a JSON file beside each image."""
 
-import base64
-import binascii
-import io
 import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from camtrain.data.formats.base import Annotations, ImageAnnotation, Region, category_names, each, read_json
-from camtrain.data.shapes import Array, Bitmap, Box, Ellipse, Polygon, Shape, read_points
+from camtrain.data.formats.base import Annotations, ImageAnnotation, Region, category_names, each, read_json, unpacked
+from camtrain.data.shapes import Bitmap, Box, Ellipse, Polygon, Shape, read_points
 from camtrain.errors import DataError
 
 
@@ -59,15 +53,7 @@ def _shape(record: dict[str, Any]) -> Shape | None:
         return Ellipse(x, y, radius, radius)
     if kind == "mask":
         left, top = (int(value) for value in points[0])
-        return Bitmap.of(_unpacked(record["mask"]), left, top)
+        return Bitmap.of(unpacked(record["mask"], "L", "A mask of LabelMe's"), left, top)
     if kind in ("line", "linestrip", "point", "points"):
         return None
     raise DataError(f"shape_type {kind!r} is none of LabelMe's. Redraw it as a polygon.")
-
-
-def _unpacked(text: str) -> Array:
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(text))) as file:
-            return np.array(file.convert("L")) > 0
-    except (OSError, ValueError, binascii.Error) as error:
-        raise DataError(f"A mask of LabelMe's is a PNG in base64: {error}. Redraw it.") from error
