@@ -95,13 +95,18 @@ def read_image(path: Path, rule: ImageRule = ImageRule()) -> UInt8[Tensor, "C H 
         DataError: when the file is missing, truncated, animated, too large or no image, or has more than 8 bits and
             does not use their range, naming it.
     """
+    return read_interleaved(path, rule).contiguous()
+
+
+def read_interleaved(path: Path, rule: ImageRule = ImageRule()) -> UInt8[Tensor, "C H W"]:
+    """`read_image` with the channels of a pixel side by side in memory, as decoders leave them: resizing is faster so."""
     with opened(path, rule.upright, rule.channels) as image:
         if image.mode in _WIDE:
             pixels = _narrowed(image, path, rule.value_range)
             image = Image.fromarray(pixels)
         mode = _MODES[rule.channels]
         pixels = np.array(image if image.mode == mode else image.convert(mode))
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
 
 
 def image_size(path: Path, upright: bool = True) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from camtrain.data.annotated import attached, from_annotations
 from camtrain.data.checking import CheckedSample, check_samples
-from camtrain.data.files import ImageRule, Sample, announce, image_size, read_image, require_folder
+from camtrain.data.files import ImageRule, Sample, announce, image_size, read_interleaved, require_folder
 from camtrain.data.formats import Annotations, read_annotations
 from camtrain.data.formats.reading import Sources
 from camtrain.data.formats.runs import in_order
@@ -160,7 +160,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.samples[index]
-        image = read_image(sample.image, self.image_rule)
+        image = read_interleaved(sample.image, self.image_rule)
         mask = self.read_mask(sample) if self.annotated[index] else None
         if mask is None:
             mask = torch.full(image.shape[1:], -1.0)

@@ -117,12 +117,12 @@ def transform_pair(transform: JointTransform | None, image: Tensor, mask: Tensor
         Plain tensors: the image as the transform leaves it (float in [0, 1] without one) and the mask.
     """
     if transform is None:
-        return image.float() / 255, mask
-    unannotated = bool((mask == -1).all())
+        return image.contiguous().float() / 255, mask
+    unannotated = not mask.numel() or float(mask.max()) == -1
     moved_image, moved_mask = transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
     moved_mask = moved_mask.as_subclass(Tensor)
     moved_mask = torch.full_like(moved_mask, -1) if unannotated else moved_mask
-    return moved_image.as_subclass(Tensor), moved_mask
+    return moved_image.as_subclass(Tensor).contiguous(), moved_mask
 
 
 def _read_masks(images: Tensor, masks: Tensor) -> Float[Tensor, "B H W"]:

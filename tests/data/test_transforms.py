@@ -129,3 +129,15 @@ def test_twin_backgrounds__are_dealt_anew_without_a_probability():
 def test_twin_backgrounds__refuses_a_blend_before_it_is_used():
     with pytest.raises(ConfigurationError, match=r"jitter is a fraction in \[0, 1\]; got 2.0"):
         TwinBackgrounds(jitter=2.0)
+
+
+def test_transform_pair__does_not_mind_how_pixels_lie_in_memory():
+    pixels = torch.randint(0, 256, (31, 47, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    interleaved, mask = pixels.permute(2, 0, 1), torch.ones(31, 47)
+    for transform in (None, train_transform(16), eval_transform(64), v2.Identity()):
+        torch.manual_seed(3)
+        expected = transform_pair(transform, interleaved.contiguous(), mask)[0]
+        torch.manual_seed(3)
+        image = transform_pair(transform, interleaved, mask)[0]
+        assert torch.equal(image, expected)
+        assert image.is_contiguous()  # a batch of them would be channels last, where view(B, -1) is an error
