@@ -9,7 +9,7 @@ import yaml
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from camtrain.data.files import ImageRule, Sample, list_images, read_image, require_folder
+from camtrain.data.files import ImageRule, Sample, about_volumes, list_images, read_image, require_folder
 from camtrain.data.folders import MaskedImageFolder, SampleDataset
 from camtrain.data.layouts import MaskFinder
 from camtrain.data.masks import mask_rule
@@ -107,7 +107,10 @@ def open_dataset(root: Path, *, verify: str = "decode", **layout: Any) -> Sample
     find_mask = MaskFinder(folder if mask_folder is None and suffix else mask_folder, suffix)
     files = [path for path in list_images(folder) if not find_mask.is_mask(path) and mask_folder not in path.parents]
     if not files:
-        raise DataError(f"{folder} holds no images: name a folder with some, or with class folders.")
+        raise DataError(
+            f"{folder} holds no images: name a folder with some, or with class folders."
+            f"{about_volumes(sorted(folder.rglob('*')))}"
+        )
     ids = [path.relative_to(folder) for path in files]
     samples = [
         Sample(path, NO_LABEL, next(iter(paths), None), id=relative.as_posix(), more_masks=paths[1:])

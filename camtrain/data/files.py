@@ -1,7 +1,7 @@
 """Images in files: opened upright, read as bytes, refused by name where they cannot be read."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ IMAGE_SUFFIXES = (
     *(".tif", ".tiff", ".gif", ".avif", ".jp2", ".j2k", ".tga"),
 )
 ORIENTATION = 0x0112  # the EXIF tag
+VOLUMES = (".nii", ".nii.gz", ".dcm")
 SAMPLES = 0x0115  # the TIFF tag of the channels
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
@@ -99,7 +100,7 @@ def read_image(path: Path, rule: ImageRule = ImageRule()) -> UInt8[Tensor, "C H 
 
 
 def read_interleaved(path: Path, rule: ImageRule = ImageRule()) -> UInt8[Tensor, "C H W"]:
-    """`read_image` with the channels of a pixel side by side in memory, as decoders leave them: resizing is faster so."""
+    """`read_image` with the channels of a pixel side by side, as decoders leave them and resizing is fastest."""
     with opened(path, rule.upright, rule.channels) as image:
         if image.mode in _WIDE:
             pixels = _narrowed(image, path, rule.value_range)
@@ -172,6 +173,19 @@ def require_folder(folder: Path, role: str) -> Path:
     return folder
 
 
+def about_volumes(paths: Iterable[Path]) -> str:
+    """A sentence for an error where the first of some files that is a volume is no picture; "" where none is."""
+    first = next((path for path in paths if path.name.lower().endswith(VOLUMES)), None)
+    return (
+        ""
+        if first is None
+        else (
+            f" {first.name} is a volume: camtrain.data.volumes.VolumeFolder reads those, for loaders of your own; data "
+            "modules and commands read pictures."
+        )
+    )
+
+
 def announce(line: str) -> None:
     """Say a line that a person should see, by the logger "camtrain"; on the terminal where nobody set up logging."""
     if not _log.handlers and not logging.getLogger().handlers:
@@ -236,7 +250,7 @@ def _naming(path: Path) -> Iterator[None]:
 def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError(
         f"{path} cannot be read as an image: {error or type(error).__name__}. Replace or remove it, or set "
-        "skip_corrupt=True."
+        f"skip_corrupt=True.{about_volumes([path])}"
     )
 
 

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 
-from camtrain.data.files import IMAGE_SUFFIXES, Sample, announce, list_images
+from camtrain.data.files import IMAGE_SUFFIXES, Sample, about_volumes, announce, list_images
 from camtrain.data.subsets import SPLITS
 from camtrain.errors import DataError
 
@@ -178,6 +178,7 @@ def read_class_folders(
             f"{folder} holds no images in class folders (like {folder / 'dog' / '1.jpg'})"
             f"{'' if split is None else f' for the split {split!r}'}. "
             "Set images to the folder of the class folders, or index to a CSV file with file and label."
+            f"{about_volumes(sorted(folder.rglob('*')))}"
         )
     _refuse_shared_masks(samples)
     return FolderLayout(samples, classes, [])

@@ -300,3 +300,25 @@ def test_coco__as_its_own_files_are(tmp_path):
         "/.###..####/.###..####/........##/........##///",
         "//.......##/.......##////",
     ]
+
+
+def test_coco__as_roboflow_exports_it(tmp_path, caplog):
+    root = {"id": 0, "name": "pets", "supercategory": "none"}
+    kinds = [{"id": 1, "name": "cat", "supercategory": "pets"}, {"id": 2, "name": "dog", "supercategory": "pets"}]
+    for number, split in enumerate(("train", "valid")):
+        name = f"{number}_jpg.rf.0a1b2c3d.jpg"
+        picture(tmp_path / split / name)
+        shape = {"id": 0, "image_id": 0, "category_id": 2 - number, "bbox": [1, 1, 3.0, 2], "area": 6, "iscrowd": 0}
+        content = {
+            "info": {"year": "2024", "version": "1", "description": "Exported from roboflow.com"},
+            "licenses": [{"id": 1, "url": "", "name": "Private"}],
+            "images": [{"id": 0, "license": 1, "file_name": name, "extra": {"name": f"{number}.jpg"}, **SIZE}],
+            "annotations": [{**shape, "segmentation": []}],
+            "categories": [root, *kinds],
+        }
+        (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(content))
+    files = {"train": "train/_annotations.coco.json", "val": "valid/_annotations.coco.json"}
+    dataset = MaskedImageFolder(tmp_path, annotations=files, labels_from="annotations")
+    assert dataset.class_names == ["cat", "dog"]  # what all belong to is no class
+    assert [(sample.split, sample.label) for sample in dataset.samples] == [("train", 1), ("val", 0)]
+    assert list(drawn(dataset).values()) == ["/.###/.###/////"] * len(drawn(dataset))

@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from camtrain.data.batches import check_masks, read_batch
+from camtrain.data.files import read_image
+from camtrain.data.folders import MaskedImageFolder
 from camtrain.data.volumes import VolumeFolder, read_volume, read_volume_mask
 from camtrain.errors import DataError, MaskError
 
@@ -114,3 +118,14 @@ def test_volume_folder__refuses_a_mask_that_is_stored_in_other_directions(tmp_pa
     nifti(tmp_path / "masks/benign/7.nii.gz", (VALUES > 60).astype(np.int16))
     with pytest.raises(MaskError, match=r"7\.nii\.gz says RAS, .* LPS.*the volume's affine"):
         VolumeFolder(tmp_path, "images", "masks")
+
+
+@pytest.mark.parametrize("name", ["7.nii.gz", "7/0001.dcm"])
+def test_pictures__refuse_volumes_in_one_sentence(tmp_path, name):
+    (tmp_path / "benign" / name).parent.mkdir(parents=True)
+    (tmp_path / "benign" / name).write_bytes(b"")
+    sentence = f"{Path(name).name} is a volume: camtrain.data.volumes.VolumeFolder reads those"
+    with pytest.raises(DataError, match=sentence):
+        MaskedImageFolder(tmp_path)
+    with pytest.raises(DataError, match=sentence):
+        read_image(tmp_path / "benign" / name)
