@@ -1,9 +1,5 @@
 import json
-import subprocess
-import sys
-import textwrap
 import warnings
-from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -16,8 +12,8 @@ from camtrain import explain
 from camtrain.callbacks import ExplanationMonitor
 from camtrain.errors import BatchError, ConfigurationError, LayerError, MaskError, MethodError
 from camtrain.metrics import inside_energy, pointing_game
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.callbacks.conftest import Foreign, tensors
+from tests.processes import forked
 
 
 @pytest.fixture(autouse=True)
@@ -283,43 +279,27 @@ def test_monitor__agrees_with_full_precision(make_trainer, foreign, loader, prec
     torch.testing.assert_close(*values, atol=0.02, rtol=0.02)
 
 
-DDP_SCRIPT = """
-import sys, json, warnings
-warnings.filterwarnings("ignore")
-sys.path.insert(0, {folder!r})
-import torch, pytorch_lightning as pl
-from torch.utils.data import DataLoader
-from conftest import Foreign, tensors
-from camtrain.callbacks import ExplanationMonitor
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
+def validated(folder, devices, monitor):
+    """The numbers of a validation by several processes, and what they warned of."""
     torch.manual_seed(1)
-    module = Foreign()
-    strategy = "ddp_spawn" if sys.argv[1] == "2" else "auto"
-    trainer = pl.Trainer(accelerator="cpu", devices=int(sys.argv[1]), strategy=strategy, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, default_root_dir=sys.argv[2],
-        enable_model_summary=False, callbacks=[ExplanationMonitor()])
-    trainer.validate(module, DataLoader(tensors(24), 4), verbose=False)
-    print("METRICS" + json.dumps({{k: float(v) for k, v in trainer.callback_metrics.items()}}))
-"""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = pl.Trainer(
+            accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            default_root_dir=folder, callbacks=[monitor],
+        )  # fmt: skip
+        trainer.validate(Foreign(), DataLoader(tensors(24), 4), verbose=False)
+    numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return numbers, [str(each.message) for each in caught]
 
 
 def test_monitor__of_two_processes_logs_what_one_logs(tmp_path):
-    script = tmp_path / "run.py"
-    script.write_text(textwrap.dedent(DDP_SCRIPT.format(folder=str(Path(__file__).parent))))
-    results = []
-    for processes in ("1", "2"):
-        done = subprocess.run(
-            [sys.executable, str(script), processes, str(tmp_path / processes)],
-            capture_output=True, text=True, cwd=ROOT, timeout=120, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        results.append(json.loads(done.stdout.split("METRICS")[1].splitlines()[0]))
-    assert results[0].keys() == results[1].keys()
-    for name in [name for name in results[0] if name.startswith("cam/")]:
-        value = results[0][name]
-        assert results[1][name] == pytest.approx(value, rel=1e-5), name
+    ((alone, _),) = forked(validated, tmp_path / "1", 1, ExplanationMonitor(), folder=tmp_path, devices=1)
+    (first, _), (second, _) = forked(validated, tmp_path / "2", 2, ExplanationMonitor(), folder=tmp_path)
+    assert alone.keys() == first.keys() == second.keys()
+    for name in [name for name in alone if name.startswith("cam/")]:
+        assert first[name] == second[name] == pytest.approx(alone[name], rel=1e-5), name
 
 
 class OneLogit(pl.LightningModule):
@@ -537,40 +517,16 @@ def test_monitor__listens_to_attention_without_changing_a_bit(make_trainer, load
     assert torch.equal(*values)
 
 
-FAILING_SCRIPT = """
-import sys, json, warnings
-sys.path.insert(0, {folder!r})
-import torch, pytorch_lightning as pl
-from torch.utils.data import DataLoader
-from conftest import Foreign, tensors
-from camtrain.callbacks import ExplanationMonitor
-
 class Fails(ExplanationMonitor):
     def _naming(self, trainer, explainer):
         if trainer.global_rank == 1:
             raise RuntimeError("no ink")
         return super()._naming(trainer, explainer)
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    torch.manual_seed(1)
-    module = Foreign()
-    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp_spawn", logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, default_root_dir=sys.argv[1],
-        enable_model_summary=False, callbacks=[Fails()])
-    trainer.validate(module, DataLoader(tensors(24), 4), verbose=False)
-    print("METRICS" + json.dumps({{k: float(v) for k, v in trainer.callback_metrics.items()}}))
-"""
-
 
 def test_monitor__of_a_process_that_fails_while_recording_keeps_nobody_waiting(tmp_path):
-    script = tmp_path / "run.py"
-    script.write_text(textwrap.dedent(FAILING_SCRIPT.format(folder=str(Path(__file__).parent))))
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
-        capture_output=True, text=True, cwd=ROOT, timeout=200, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stderr.count("ExplanationMonitor failed in record (rank 1: RuntimeError: no ink)") == 1
-    assert "cam/inside_energy/grad_cam" in json.loads(done.stdout.split("METRICS")[1].splitlines()[0])
+    told = forked(validated, tmp_path, 2, Fails(), folder=tmp_path)
+    messages = [text for _, messages in told for text in messages]
+    assert sum("ExplanationMonitor failed in record (rank 1: RuntimeError: no ink)" in text for text in messages) == 1
+    assert "cam/inside_energy/grad_cam" in told[0][0]
     assert list((tmp_path / "camtrain_logs" / "validate").rglob("*.jpg"))  # what the other process has

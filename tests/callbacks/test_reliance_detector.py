@@ -3,6 +3,8 @@ import re
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from camtrain.sinks.files import FilesSink
 from camtrain.sinks.run import Run
 from camtrain.swaps import dilate
 from camtrain.tasks import SingleLabel, View
+from tests.processes import forked
 
 COLORS = torch.tensor([[1.0, 0.1, 0.1], [0.1, 1.0, 0.1], [0.1, 0.1, 1.0]])
 GRAYS = torch.tensor([0.1, 0.4, 0.7])
@@ -83,6 +86,10 @@ class OnlyNet(Net):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.net(batch[0])
+
+
+# Where a cue lies takes more than half of a round, and pictures of it a third of the rest.
+without_places = partial(RelianceDetector, regions=0, num_examples=1)
 
 
 def loaders(cue: str, count: int = 72) -> tuple[DataLoader, DataLoader]:
@@ -181,7 +188,7 @@ def test_detector__keeps_its_verdicts_where_the_search_for_a_place_fails(make_tr
 
 
 def test_detector__clears_a_model_that_must_read_the_object(make_trainer):
-    detector = RelianceDetector(images_per_class=20)
+    detector = without_places(images_per_class=20, start_epoch=5)
     trainer, _ = fit(make_trainer, detector, "object", max_epochs=6)
     assert said(detector) == ["not reliant"] * 3
     assert trainer.callback_metrics["reliance/flagged"] == 0
@@ -219,7 +226,7 @@ def test_detector__examines_in_evaluation_mode_and_restores_the_mode_of_every_mo
 
 
 def test_detector__can_be_monitored_from_the_first_validation(make_trainer, tmp_path):
-    detector = RelianceDetector(every_n_epochs=2, start_epoch=1, images_per_class=12)
+    detector = without_places(every_n_epochs=2, start_epoch=1, images_per_class=12)
     stopping = EarlyStopping("reliance/flagged", patience=5)
     checkpoint = ModelCheckpoint(tmp_path, monitor="reliance/flagged")
     trainer, _ = fit(make_trainer, detector, callbacks=(stopping, checkpoint), max_epochs=3, enable_checkpointing=True)
@@ -235,14 +242,14 @@ def test_detector__examines_every_n_epochs_and_the_last(make_trainer):
             self.epochs.append(trainer.current_epoch)
             super()._examine(trainer, pl_module)
 
-    fit(make_trainer, Looks(every_n_epochs=3, images_per_class=12), max_epochs=6)
+    fit(make_trainer, Looks(every_n_epochs=3, images_per_class=12, regions=0), max_epochs=6)
     assert Looks.epochs == [0, 3, 5]
 
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
 def test_detector__judges_outside_fit_too(make_trainer, stage):
     _, module = fit(make_trainer, None)
-    detector = RelianceDetector(images_per_class=20)
+    detector = without_places(images_per_class=20)
     trainer = make_trainer(callbacks=[detector])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
@@ -258,15 +265,15 @@ def test_detector__works_in_other_precisions(make_trainer, precision):
 
 
 def test_detector__reads_a_named_submodule(make_trainer):
-    detector = RelianceDetector(images_per_class=12, model="net")
+    detector = without_places(images_per_class=12, model="net")
     fit(make_trainer, detector, module=OnlyNet())
     assert said(detector) == ["reliant"] * 3
 
 
 def test_detector__remembers_flags_over_a_checkpoint(make_trainer):
-    detector = RelianceDetector(images_per_class=12)
+    detector = without_places(images_per_class=12)
     fit(make_trainer, detector, max_epochs=1)
-    resumed = RelianceDetector(images_per_class=12)
+    resumed = without_places(images_per_class=12)
     resumed.load_state_dict(json.loads(json.dumps(detector.state_dict())))
     assert resumed.flagged_since == detector.flagged_since != {}
     trainer, _ = fit(make_trainer, resumed, max_epochs=2)
@@ -298,7 +305,7 @@ def test_detector__without_masks_guesses_them_and_says_so_once(make_trainer, cap
 
 
 def test_detector__without_masks_clears_nobody(make_trainer):
-    detector = RelianceDetector(images_per_class=20, segmenter=disc)
+    detector = without_places(images_per_class=20, segmenter=disc, start_epoch=5)
     fit(make_trainer, detector, "object", data=bare(loaders("object")), max_epochs=6)
     assert set(said(detector)) == {"no evidence"}
     assert all("over" in one.note and "% of the frame" in one.note for one in detector.verdicts)
@@ -316,7 +323,7 @@ def test_detector__asks_the_segmenter_once_per_image_over_all_rounds(make_traine
         asked.append(len(images))
         return disc(images)
 
-    detector = RelianceDetector(images_per_class=20, segmenter=segmenter, lend_from_training=False, stickers=False)
+    detector = without_places(images_per_class=20, segmenter=segmenter, lend_from_training=False, stickers=False)
     fit(make_trainer, detector, "object", data=bare(loaders("object")), max_epochs=3)
     assert sum(asked) == 60 + 2 * 24  # and the two batches of the sanity check
 
@@ -331,7 +338,7 @@ def test_detector__of_a_set_with_some_masks_judges_by_these(make_trainer):
     train, val = loaders("background", 144)
     images, labels, masks = val.dataset.tensors
     masks[72:] = -1
-    detector = RelianceDetector(images_per_class=40, lend_from_training=False)
+    detector = without_places(images_per_class=40, lend_from_training=False)
     fit(make_trainer, detector, data=(train, DataLoader(TensorDataset(images, labels, masks), 24)))
     assert said(detector) == ["reliant"] * 3
     assert [verdict.images for verdict in detector.verdicts] == [24] * 3
@@ -353,7 +360,7 @@ def test_detector__guesses_where_no_image_is_annotated(make_trainer):
     train, val = loaders("background")
     images, labels, masks = val.dataset.tensors
     unknown = DataLoader(TensorDataset(images, labels, torch.full_like(masks, -1)), 24)
-    detector = RelianceDetector(images_per_class=20)
+    detector = without_places(images_per_class=20)
     fit(make_trainer, detector, data=(train, unknown), max_epochs=1)
     assert said(detector) == ["reliant"] * 3
     assert all("of the frame exchanged" in verdict.note for verdict in detector.verdicts)
@@ -377,7 +384,7 @@ def test_detector__a_failure_while_examining_is_reported_once_and_training_goes_
             return super().forward(images)
 
     with pytest.warns(UserWarning, match="no such batch") as caught:
-        trainer, _ = fit(make_trainer, RelianceDetector(images_per_class=11), module=Broken())
+        trainer, _ = fit(make_trainer, without_places(images_per_class=11), module=Broken())
     assert sum("RelianceDetector" in str(w.message) for w in caught) == 1
     assert trainer.current_epoch == 2
 
@@ -412,7 +419,7 @@ def test_detector__alpha_spending_gives_later_rounds_less(make_trainer, monkeypa
         return examine(*args, criteria=criteria, **kwargs)
 
     monkeypatch.setattr("camtrain.callbacks.reliance_detector.examine", noting)
-    detector = RelianceDetector(images_per_class=12, spend_alpha=spend_alpha)
+    detector = without_places(images_per_class=12, spend_alpha=spend_alpha)
     fit(make_trainer, detector)
     assert given == pytest.approx(shares)
     assert said(detector) == ["reliant"] * 3
@@ -422,10 +429,10 @@ def test_detector__alpha_spending_gives_later_rounds_less(make_trainer, monkeypa
 def test_detector__takes_the_backgrounds_of_training_where_validation_is_balanced(make_trainer):
     train = DataLoader(drawn(240, "background"), 24, shuffle=True)
     balanced = DataLoader(drawn(72, "background", seed=1, balanced=True), 24)
-    detector = RelianceDetector(images_per_class=20)
+    detector = without_places(images_per_class=20)
     fit(make_trainer, detector, data=(train, balanced))
     assert said(detector) == ["reliant"] * 3
-    blind = RelianceDetector(images_per_class=20, lend_from_training=False)
+    blind = without_places(images_per_class=20, lend_from_training=False)
     fit(make_trainer, blind, data=(train, balanced))
     assert "not reliant" not in said(blind)
 
@@ -457,8 +464,8 @@ def leaning(make_trainer: Callable[..., pl.Trainer]) -> pl.LightningModule:
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
 def test_detector__outside_fit_reads_training_images_that_lend(make_trainer, leaning, stage):
-    detector, data = RelianceDetector(images_per_class=20), Balanced()
-    blind = RelianceDetector(images_per_class=20, lend_from_training=False)
+    detector, data = without_places(images_per_class=20), Balanced()
+    blind = without_places(images_per_class=20, lend_from_training=False)
     drawn_after = []
     for callback in (blind, detector):
         torch.manual_seed(5)
@@ -473,11 +480,11 @@ def test_detector__outside_fit_reads_training_images_that_lend(make_trainer, lea
 
 
 def test_detector__flags_no_more_what_a_person_called_fair(make_trainer, leaning, tmp_path):
-    plain = RelianceDetector(images_per_class=20)
+    plain = without_places(images_per_class=20)
     make_trainer(callbacks=[plain]).validate(leaning, datamodule=Balanced(), verbose=False)
     fair = [{"class_name": each.class_name, "cue": each.cue, "judgement": "fair"} for each in plain.verdicts[:2]]
     (tmp_path / "judgement.json").write_text(json.dumps({"judgements": fair}))
-    detector = RelianceDetector(images_per_class=20, judgement=str(tmp_path / "judgement.json"))
+    detector = without_places(images_per_class=20, judgement=str(tmp_path / "judgement.json"))
     trainer = make_trainer(callbacks=[detector])
     trainer.validate(leaning, datamodule=Balanced(), verbose=False)
     assert said(detector) == ["fair", "fair", "reliant"]
@@ -488,7 +495,7 @@ def test_detector__flags_no_more_what_a_person_called_fair(make_trainer, leaning
 
 
 def test_detector__outside_fit_says_where_training_images_cannot_be_read(make_trainer, leaning):
-    detector = RelianceDetector(images_per_class=20)
+    detector = without_places(images_per_class=20)
     with pytest.warns(
         UserWarning, match=r"could not read training images \(AttributeError: setup.*those of validate lend"
     ):
@@ -503,7 +510,7 @@ def test_detector__outside_fit_looks_at_some_training_images_only(make_trainer, 
             return batch
 
     data = Counted()
-    detector = RelianceDetector(images_per_class=10, max_images=20)
+    detector = without_places(images_per_class=10, max_images=20)
     with pytest.warns(UserWarning, match=r"keeps max_images=20 and leaves .* out, among them \[2\]"):
         make_trainer(callbacks=[detector]).validate(leaning, datamodule=data, verbose=False)
     assert data.batches == 3 + 4  # of validation, and as many of 24 as hold 80
@@ -512,7 +519,7 @@ def test_detector__outside_fit_looks_at_some_training_images_only(make_trainer, 
 def test_detector__trains_on_batches_that_hold_no_masks(make_trainer):
     train, val = loaders("background")
     bare = DataLoader(TensorDataset(*train.dataset.tensors[:2]), 24, shuffle=True)
-    detector = RelianceDetector(images_per_class=20)
+    detector = without_places(images_per_class=20)
     fit(make_trainer, detector, data=(bare, val))
     assert said(detector) == ["reliant"] * 3
 
@@ -527,7 +534,7 @@ def test_detector__trains_on_batches_that_hold_no_masks(make_trainer):
 )
 def test_detector__says_once_why_training_images_lend_nothing(make_trainer, caplog, rows, why):
     train = DataLoader(TensorDataset(*rows(*drawn(240, "background").tensors)), 24)
-    detector = RelianceDetector(images_per_class=20)
+    detector = without_places(images_per_class=20)
     with caplog.at_level("INFO", "pytorch_lightning.utilities.rank_zero"):
         fit(make_trainer, detector, data=(train, loaders("background")[1]))
     said_so = [text for text in caplog.messages if "training images lend none" in text]
@@ -549,7 +556,7 @@ def test_detector__alone_leaves_a_report(make_trainer, leaning):
 
 def test_detector__says_nothing_where_training_images_lend(make_trainer, caplog):
     with caplog.at_level("INFO", "pytorch_lightning.utilities.rank_zero"):
-        fit(make_trainer, RelianceDetector(images_per_class=20))
+        fit(make_trainer, without_places(images_per_class=20))
     assert not any("lend" in text for text in caplog.messages)
 
 
@@ -557,35 +564,26 @@ def test_detector__says_nothing_where_training_images_lend(make_trainer, caplog)
 def test_detector__has_written_everything_when_the_trainer_returns(make_trainer, monkeypatch, verb, folder):
     write = FilesSink.write
     monkeypatch.setattr(FilesSink, "write", lambda *args: time.sleep(0.3) or write(*args))
-    trainer = make_trainer(max_epochs=1, callbacks=[RelianceDetector(images_per_class=20)])
+    trainer = make_trainer(max_epochs=1, callbacks=[without_places(images_per_class=20)])
     train, val = loaders("background")
     given = (train, val) if verb == "fit" else (val,)
     getattr(trainer, verb)(Net(), *given)
     assert len(read_history(Run.of(trainer).folder / folder).verdicts) == 1
 
 
-TWO_PROCESSES = """
-import sys
-import time
-import pytorch_lightning as pl, torch
-from camtrain.callbacks.reliance_detector import RelianceDetector
-from tests.callbacks.test_reliance_detector import Net, loaders
-
-torch.set_num_threads(1)
-torch.manual_seed(0)
-detector = RelianceDetector(images_per_class=20)
-trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, logger=False, callbacks=[detector],
-    enable_checkpointing=False, enable_progress_bar=False, default_root_dir=sys.argv[1])
-trainer.fit(Net(), *loaders("background"))
-with open(f"{sys.argv[1]}/rank{trainer.global_rank}.txt", "w") as file:
-    file.write(repr(detector.verdicts))
-"""
+def verdicts_of_two(folder: Path) -> str:
+    torch.manual_seed(0)
+    detector = RelianceDetector(images_per_class=20)
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, logger=False, callbacks=[detector],
+        enable_checkpointing=False, enable_progress_bar=False, default_root_dir=folder,
+    )  # fmt: skip
+    trainer.fit(Net(), *loaders("background"))
+    return repr(detector.verdicts)
 
 
-@pytest.mark.slow
-def test_detector__two_processes_reach_the_same_verdict_from_all_images(run_script):
-    folder = run_script(TWO_PROCESSES)
-    first, second = ((folder / f"rank{rank}.txt").read_text() for rank in (0, 1))
+def test_detector__two_processes_reach_the_same_verdict_from_all_images(tmp_path):
+    first, second = forked(verdicts_of_two, tmp_path, folder=tmp_path)
     assert first == second
     assert first.count("verdict='reliant'") == 3
     assert first.count("images=20") == 3  # ten of each process
@@ -636,13 +634,13 @@ def test_detector__asks_the_segmenter_for_the_object_without_its_sticker_too(mak
         whole = colored.sum(dim=(1, 2)) == 25
         return torch.where(whole.view(-1, 1, 1), generously(images), -1.0)
 
-    detector = RelianceDetector(images_per_class=30, segmenter=only_with_its_sticker)
+    detector = without_places(images_per_class=30, segmenter=only_with_its_sticker)
     make_trainer(callbacks=[detector]).validate(ByDot(), DataLoader(stuck(90), 30), verbose=False)
     assert ("reliant", "sticker") not in {(one.verdict, one.cue) for one in detector.verdicts}
 
 
 def test_detector__need_not_look_for_stickers(make_trainer):
-    detector = RelianceDetector(images_per_class=30, segmenter=generously, stickers=False)
+    detector = without_places(images_per_class=30, segmenter=generously, stickers=False)
     make_trainer(callbacks=[detector]).validate(ByDot(), DataLoader(stuck(90), 30), verbose=False)
     assert "reliant" not in said(detector)
 
@@ -665,7 +663,7 @@ def as_bytes(rows: TensorDataset) -> TensorDataset:
 @pytest.mark.parametrize(("cue", "expected"), [("background", "reliant"), ("object", "not reliant")])
 def test_detector__judges_what_the_step_makes_of_bytes(make_trainer, cue, expected):
     data = DataLoader(as_bytes(drawn(240, cue)), 24, shuffle=True), DataLoader(as_bytes(drawn(72, cue, 1)), 24)
-    detector = RelianceDetector(images_per_class=20)
+    detector = without_places(images_per_class=20, start_epoch=5)
     fit(make_trainer, detector, module=Normalizing(), data=data, max_epochs=6)
     assert said(detector) == [expected] * 3
 
@@ -704,7 +702,7 @@ class Mirroring(Net):
 
 
 def test_detector__judges_nothing_where_the_step_moves_the_images(make_trainer):
-    detector = RelianceDetector(images_per_class=20)
+    detector = without_places(images_per_class=20)
     with pytest.warns(UserWarning, match="moves or mixes the images") as caught:
         trainer, _ = fit(make_trainer, detector, module=Mirroring())
     assert sum("RelianceDetector" in str(w.message) for w in caught) == 1
@@ -725,7 +723,7 @@ class Choiceless(SingleLabel):
 
 
 def test_detector__says_that_it_has_no_test_for_a_task(make_trainer):
-    detector = RelianceDetector(images_per_class=20, task=Choiceless())
+    detector = without_places(images_per_class=20, task=Choiceless())
     with pytest.warns(UserWarning, match="choiceless makes no choice between classes"):
         trainer, _ = fit(make_trainer, detector, max_epochs=1)
     assert said(detector) == ["undecided"]
@@ -738,7 +736,7 @@ def test_detector__leaves_no_hook_behind(make_trainer):
 
 
 def test_detector__holds_early_stopping_until_something_is_known(make_trainer):
-    detector = RelianceDetector(start_epoch=3, images_per_class=12)
+    detector = without_places(start_epoch=3, images_per_class=12)
     stopping = EarlyStopping("reliance/effect", mode="min", patience=2)
     trainer, _ = fit(make_trainer, detector, callbacks=(stopping,), max_epochs=4)
     assert trainer.current_epoch == 4
@@ -746,7 +744,7 @@ def test_detector__holds_early_stopping_until_something_is_known(make_trainer):
 
 
 def test_detector__begins_anew_with_a_new_module(make_trainer):
-    detector = RelianceDetector(images_per_class=12)
+    detector = without_places(images_per_class=12)
     for _ in range(2):
         fit(make_trainer, detector)
         assert detector.state_dict()["rounds"] == 2
@@ -761,7 +759,7 @@ def test_detector__of_several_validations_an_epoch_examines_the_last(make_traine
             self.steps.append(trainer.global_step)
             super()._examine(trainer, pl_module)
 
-    fit(make_trainer, Looks(every_n_epochs=4, images_per_class=12), max_epochs=2, val_check_interval=3)
+    fit(make_trainer, Looks(every_n_epochs=4, images_per_class=12, regions=0), max_epochs=2, val_check_interval=3)
     assert Looks.steps == [3, 16, 19]  # validations at 3, 6, 9, 13, 16, 19 of two epochs of ten steps
 
 

@@ -13,6 +13,7 @@ from camtrain.data.batches import MaskedPair, with_images
 from camtrain.errors import BatchError, ConfigurationError
 from camtrain.sinks import read_history
 from camtrain.sinks.run import Run
+from tests.processes import forked
 from tests.reliance.worlds import World
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
@@ -179,35 +180,25 @@ def test_remedies__refuse_arguments_out_of_range(build, message):
         build()
 
 
-TWO_PROCESSES = """
-import sys
-import pytorch_lightning as pl, torch
-from torch.utils.data import DataLoader
-from camtrain.callbacks import CueRandomization, LastLayerRetraining
-from tests.callbacks.test_remedies import Net, Scenes
-
-torch.set_num_threads(1)
-torch.manual_seed(0)
-module, retraining = Net(), LastLayerRetraining(when=None)
-trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, logger=False,
-    callbacks=[CueRandomization("tint", start_when=1), retraining], enable_checkpointing=False,
-    enable_progress_bar=False, default_root_dir=sys.argv[1])
-trainer.fit(module, DataLoader(Scenes(96, 0), 24))
-found = {"weights": module.state_dict(), "images": len(retraining._pool(trainer).images),
-    "active": float(trainer.callback_metrics["randomization/active"])}
-torch.save(found, f"{sys.argv[1]}/rank{trainer.global_rank}.pt")
-"""
+def corrected(folder):
+    torch.manual_seed(0)
+    module, retraining = Net(), LastLayerRetraining(when=None)
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, logger=False,
+        callbacks=[CueRandomization("tint", start_when=1), retraining], enable_checkpointing=False,
+        enable_progress_bar=False, default_root_dir=folder,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(Scenes(96, 0), 24))
+    active = float(trainer.callback_metrics["randomization/active"])
+    return module.state_dict(), len(retraining._pool(trainer).images), active
 
 
-@pytest.mark.slow
-def test_remedies__of_two_processes_leave_the_same_network_in_both(run_script):
-    folder = run_script(TWO_PROCESSES)
-    first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert first["active"] == second["active"] == 1
-    assert first["images"] == second["images"] == 96  # of both processes, each once
-    assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
-    kept = torch.load(folder / "checkpoints" / "last_layer.ckpt", weights_only=True)["state_dict"]
-    assert torch.equal(kept["net.4.weight"], first["weights"]["net.4.weight"])
+def test_remedies__of_two_processes_leave_the_same_network_in_both(tmp_path):
+    (first, *counts), (second, *counts_of_other) = forked(corrected, tmp_path, folder=tmp_path)
+    assert counts == counts_of_other == [96, 1]  # the images of both processes, each once; it was active
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    saved = torch.load(tmp_path / "checkpoints" / "last_layer.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(saved["net.4.weight"], first["net.4.weight"])
 
 
 def test_retraining__takes_an_image_once_however_many_epochs(make_trainer):
