@@ -1,10 +1,6 @@
 """A module that knows nothing of camtrain, and data for it."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -60,17 +56,3 @@ def tensors(count: int = 20, *, masks: bool = True, size: int = 16) -> TensorDat
 def loader() -> Callable[..., DataLoader[tuple[Tensor, ...]]]:
     """`loader(count=20, masks=True)`: batches of eight `(images, labels[, masks])`."""
     return lambda count=20, masks=True: DataLoader(tensors(count, masks=masks), 8)
-
-
-@pytest.fixture
-def run_script(tmp_path: Path) -> Callable[[str], Path]:
-    """`run_script(source)`: the folder that a script was given as its argument, in a process of its own."""
-
-    def run(source: str) -> Path:
-        script = tmp_path / "script.py"
-        script.write_text(source)
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, script, tmp_path], cwd=tmp_path, env=environment, check=True, timeout=200)
-        return tmp_path
-
-    return run

@@ -26,35 +26,6 @@ def test_callback__is_one_of_each_package(package):
     assert callback in package.Trainer(callbacks=callback, logger=False, accelerator="cpu").callbacks
 
 
-def test_callback__is_joined_by_a_package_that_is_imported_later(run_script):
-    folder = run_script(
-        """
-import pathlib, sys
-import pytorch_lightning
-from camtrain.callbacks import ExplanationMonitor
-callback = ExplanationMonitor()
-assert "lightning" not in sys.modules  # what is not asked for is not imported
-import lightning
-assert isinstance(callback, lightning.Callback) and isinstance(callback, pytorch_lightning.Callback)
-pathlib.Path(sys.argv[1], "done").touch()
-"""
-    )
-    assert (folder / "done").exists()
-
-
-def test_callback__asks_for_one_package_only(run_script):
-    folder = run_script(
-        """
-import pathlib, sys
-import lightning
-import camtrain.callbacks
-assert "pytorch_lightning" not in sys.modules
-pathlib.Path(sys.argv[1], "done").touch()
-"""
-    )
-    assert (folder / "done").exists()
-
-
 def test_overrides__tells_the_users_methods_from_those_of_each_package(package):
     class Module(package.LightningModule):
         def validation_step(self, batch, batch_idx):
