@@ -38,6 +38,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from camtrain import explain
 from camtrain.callbacks import AttentionAlignment, ExplanationMonitor, RelianceDetector
+from camtrain.networks import SmallResNet
 
 Made = Callable[[], list[pl.Callback]]
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -88,9 +89,9 @@ def data(count: int, size: int, batch: int, classes: int = 10) -> DataLoader[tup
     return DataLoader(TensorDataset(images, labels, masks), batch, pin_memory=torch.cuda.is_available())
 
 
-def small() -> nn.Module:
+def small(options: Namespace) -> nn.Module:
     torch.manual_seed(0)
-    return torchvision.models.resnet18(num_classes=10)
+    return SmallResNet(10, width=4) if options.quick else torchvision.models.resnet18(num_classes=10)
 
 
 # Exactness.
@@ -117,7 +118,7 @@ def exactness(options: Namespace) -> Iterator[dict[str, Any]]:
 def digest(options: Namespace, precision: str, callbacks: list[pl.Callback], loader: Any) -> str:
     """Of the weights after two short epochs."""
     torch.manual_seed(0)
-    module = BareClassifier(small(), torch.optim.SGD, lr=1e-2)
+    module = BareClassifier(small(options), torch.optim.SGD, lr=1e-2)
     with tempfile.TemporaryDirectory() as folder, deterministic():
         arguments = {"max_epochs": 2, "precision": precision, "default_root_dir": folder, "num_sanity_val_steps": 0}
         bare_trainer(options.device, callbacks, **arguments).fit(module, loader, loader)
@@ -179,7 +180,7 @@ def waits(options: Namespace) -> Iterator[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             arguments = {"max_epochs": 2, "default_root_dir": folder, "num_sanity_val_steps": 0}
             trainer = bare_trainer(options.device, [counting, *made()], **arguments)
-            module = BareClassifier(small(), torch.optim.SGD, lr=1e-2)
+            module = BareClassifier(small(options), torch.optim.SGD, lr=1e-2)
             if stage == "fit":
                 trainer.fit(module, loader)
             else:
@@ -195,7 +196,7 @@ def waits(options: Namespace) -> Iterator[dict[str, Any]]:
 def networks(options: Namespace) -> Iterator[tuple[str, nn.Module, int, int]]:
     """Name, network, image size, batch."""
     if options.quick:
-        yield "ResNet-18", small(), 32, 4
+        yield "small ResNet", small(options), 32, 4
         return
     torch.manual_seed(0)
     yield "ResNet-50", torchvision.models.resnet50(num_classes=10), 224, 256

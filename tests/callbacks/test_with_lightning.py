@@ -155,7 +155,7 @@ def train(folder, row, *callbacks):
 def monitors():
     return [
         ExplanationMonitor(num_probes=0, num_failures=0),
-        RelianceDetector(images_per_class=10, max_images=36, looks=(), every_n_epochs=2, regions=0),
+        RelianceDetector(images_per_class=10, max_images=36, looks=(), start_epoch=1, regions=0, num_examples=1),
         FaithfulnessMonitor(methods=["grad_cam"], budget=12),
     ]
 
