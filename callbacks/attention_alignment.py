@@ -49,8 +49,9 @@ class AttentionAlignment(Callback):
 
     Args:
         weight: of the penalty, at least 0; "auto" keeps the penalty's gradient for an annotated image at
-            `gradient_ratio` of the task's for an image, both measured at the layer, as running means. The first step
-            then only measures.
+            `gradient_ratio` of the task's for an image, both measured at the layer, as running means, times how much
+            the network has learned (`alignment/learned`): one that answers alike to all has no reasons to correct.
+            The first step then only measures.
         gradient_ratio: see `weight`.
         schedule: a function from progress since the start, in [0, 1], to a factor on the weights of both terms.
         method: the map, by name or as a function of activations and gradients.
@@ -104,8 +105,9 @@ class AttentionAlignment(Callback):
 
     Logged each epoch: `alignment/active` and `alignment/weight` (0 before the start), and from then on
     `alignment/penalty` (mean over annotated images, less what is tolerated), `alignment/dead_maps` (fraction of them
-    whose map is empty), `alignment/skipped` (fraction of steps whose terms were left out), `alignment/twins` (their
-    loss). NaN in an epoch without annotations, or whose steps leave the network out.
+    whose map is empty), `alignment/learned` (what an automatic weight is multiplied by, in [0, 1]), `alignment/skipped`
+    (fraction of steps whose terms were left out), `alignment/twins` (their loss). NaN in an epoch without annotations,
+    or whose steps leave the network out.
 
     Raises ConfigurationError, LayerError or MethodError for arguments that cannot be meant; in the first training step
     MaskError and ConfigurationError for data without masks or with bad ones, and, once it is on, GradientError where

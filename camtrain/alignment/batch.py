@@ -11,6 +11,8 @@ from camtrain.cam import ownership
 from camtrain.data.batches import Batch, MaskedPair, check_masks
 from camtrain.errors import ConfigurationError
 from camtrain.tasks import TASKS, Regression, Task, check_task
+from camtrain.tasks.answers import mean_loss
+from camtrain.tasks.base import are_unknown
 
 
 def _same(values: Tensor) -> Tensor:
@@ -243,6 +245,32 @@ class Subject:
     kind: Kind = "classes"
     task: Task | None = None
     masks: Tensor | None = None
+
+    def loss(self, logits: Tensor, labels: Tensor, counted: Tensor | None = None) -> Tensor:
+        """The mean loss of answers over the images that are counted."""
+        if self.task is None:
+            return mean_loss(logits, labels, counted)
+        each = self.task.losses(logits, labels)
+        rows = torch.ones_like(each, dtype=torch.bool) if counted is None else counted
+        return torch.where(rows, each, 0).sum() / rows.sum().clamp(min=1)
+
+    def learned(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """How much of what is asked the network has learned, in [0, 1]: what labels of others would cost more, `()`.
+
+        0 as long as it answers alike to all images, at whatever loss; 1 where it is sure and right, and where a batch
+        cannot tell, as if all its labels are one.
+
+        >>> labels = torch.tensor([0, 1])
+        >>> Subject().learned(torch.zeros(2, 2), labels), Subject().learned(9 * torch.eye(2), labels).round(decimals=3)
+        (tensor(0.), tensor(1.))
+        """
+        labels = labels.to(logits.device)
+        others = labels.roll(len(labels) // 2, 0)
+        known = ~are_unknown(labels.flatten(1) if labels.ndim > 1 else labels.unsqueeze(1)).all(dim=1)
+        known = known if self.task is None else self.task.known(labels)
+        compared = known & known.roll(len(labels) // 2, 0) & (labels != others).reshape(len(labels), -1).any(dim=1)
+        own, swapped = (self.loss(logits, each, compared).detach() for each in (labels, others))
+        return (1 - own / swapped).nan_to_num(1.0, 1.0, 1.0).clamp(0, 1)
 
 
 def asked_of(batch: Batch, task: str | Task = "auto") -> Subject:

@@ -133,7 +133,19 @@ class Penalty:
                 task, penalty = squared_norms(result.task, outside.value, call.activations)
             # of a mean over so many: to that of one
             result.norms = torch.stack([task * len(batch), penalty * census.of("annotated")])
-        return self.weight * step.scale * census.share("annotated") * outside.value
+        if self.counts_learned and batch.labels is not None:
+            result.learned = step.subject.learned(call.logits.detach(), batch.labels)
+        weight = self.weight * step.scale * census.share("annotated")
+        return weight * outside.value if result.learned is None else weight * result.learned * outside.value
+
+    @property
+    def counts_learned(self) -> bool:
+        """Whether it weighs the less the less the network has learned: an automatic weight does.
+
+        A network that has learned nothing has no reasons to correct. Its images' gradients cancel out in the task's
+        loss and add up in the penalty, which would be won by leaving it so.
+        """
+        return self.given == "auto" and self.target is log_probability
 
     def _target(self, step: Step) -> Callable[..., Tensor]:
         """What is explained; of values what raises or lowers them, unless a target was given."""
@@ -161,12 +173,18 @@ class Penalty:
             self.balance.add(*norms)
 
     def scalars(self, step: Step) -> list[Scalar]:
-        """The mean penalty and the fraction of dead maps."""
+        """The mean penalty, the fraction of dead maps, and what the automatic weight counts."""
         share, images = step.counts.share("annotated"), step.images("annotated")
         outside = None if step.result is None else step.result.outside
+        learned = None if step.result is None else step.result.learned
         return [
             Scalar("penalty", step.mean(outside.value if outside else None, share), images),
             Scalar("dead_maps", step.mean(outside.dead if outside else None, share), images),
+            *(
+                [Scalar("learned", step.mean(learned, share), images)]
+                if self.counts_learned and step.batch.labels is not None
+                else []
+            ),
         ]
 
 

@@ -84,6 +84,7 @@ class Result:
     others: list[Call] | None = None
     finite: Tensor | None = None  # whether all was, so that it was added
     outside: Outside | None = None
+    learned: Tensor | None = None  # how much of what is asked, in [0, 1]
     norms: Tensor | None = None  # squared, of the task's and the penalty's gradients, for one image each
     entropy: Tensor | None = None  # of twins
     losses: Tensor | None = None  # of added twins, and of the images beside them

@@ -176,15 +176,8 @@ class Twins:
         result, labels = step.outcome, step.batch.labels
         if step.subject.kind != "values" or result.task is None or labels is None:
             return 1.0
-        own = self._loss(step, step.call.logits.detach(), labels)
+        own = step.subject.loss(step.call.logits.detach(), labels)
         return (result.task.detach() / own).nan_to_num(1.0, 1.0, 1.0).clamp(0, _MOST)
-
-    def _loss(self, step: Step, logits: Tensor, labels: Tensor, counted: Tensor | None = None) -> Tensor:
-        if step.subject.task is None:
-            return mean_loss(logits, labels, counted)
-        each = step.subject.task.losses(logits, labels)
-        rows = torch.ones_like(each, dtype=torch.bool) if counted is None else counted
-        return torch.where(rows, each, 0).sum() / rows.sum().clamp(min=1)
 
     def _is_given_images(self, step: Step) -> bool:
         """Whether the network takes the batch's images; an error where it does not and twins were asked for."""
@@ -205,7 +198,7 @@ class Twins:
             return None
         extra = max(0.0, step.plan.weight - 1)
         logits = step.call.logits if extra != 0 else step.call.logits.detach()
-        entropy = self._loss(step, logits[deal.index], labels[deal.index], deal.counted)
+        entropy = step.subject.loss(logits[deal.index], labels[deal.index], deal.counted)
         return _Part(deal.counted.sum().to(entropy.dtype), entropy, extra)
 
     def _added(self, step: Step) -> "_Part | None":
@@ -226,11 +219,11 @@ class Twins:
             return None
         if step.subject.task is not None and not self.consistent and answered.batch.labels is not None:
             logits = answered.call.logits[: len(answered.batch)]
-            entropy = self._loss(step, logits, answered.batch.labels, answered.counted)
+            entropy = step.subject.loss(logits, answered.batch.labels, answered.counted)
         else:
             entropy = answered.loss
         if self._compares and step.measures and step.batch.labels is not None:
-            own = self._loss(step, step.call.logits.detach(), step.batch.labels)
+            own = step.subject.loss(step.call.logits.detach(), step.batch.labels)
             step.outcome.losses = torch.stack([entropy.detach(), own])
         return _Part(answered.counted.sum().to(entropy.dtype), entropy, step.plan.weight * step.scale)
 

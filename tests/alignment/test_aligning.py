@@ -49,6 +49,23 @@ def test_plain_loop__takes_the_steps_of_the_callback(make_trainer, annotated):
     assert callback.state_dict() == {"started_at": 0.0, "stopped": False, **alignment.state(), "network": "net"}
 
 
+def test_penalty__by_its_automatic_weight_counts_what_the_network_has_learned():
+    net, batch = network(), Batch(*samples())
+    batch.labels[:] = torch.arange(len(batch)) < len(batch) // 2
+    alignment = Alignment(Penalty()).attach(net)
+    added = []
+    for _ in range(2):  # the first one only measures
+        with alignment.step(batch) as step:
+            logits = net(batch.images)
+            loss = F.cross_entropy(logits, batch.labels)
+            added.append((step.add(loss) - loss).item())
+    own, swapped = (F.cross_entropy(logits, labels).item() for labels in (batch.labels, 1 - batch.labels))
+    learned = max(0.0, 1 - own / swapped)
+    expected = alignment.penalty.weight * learned * step.outcome.outside.value.item()
+    assert added == [0, pytest.approx(expected, abs=1e-6)]
+    assert step.outcome.learned.item() == pytest.approx(learned, abs=1e-5)
+
+
 def test_penalty__alone_is_the_gradient_by_hand():
     images, labels, masks = samples()
     net = network()

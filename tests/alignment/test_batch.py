@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from camtrain.alignment.batch import Processes, count, mean_of
+from camtrain.alignment.batch import Processes, Subject, asked_of, count, mean_of
 from camtrain.data.batches import Batch
 from camtrain.errors import MaskError
 
@@ -41,3 +41,36 @@ def test_mean_over_processes__leaves_out_those_without_values(others, mean):
         assert mean_of(two.gather(None)) is None
     assert mean_of(alone.gather(torch.tensor([1.0, 2.0]))) == [1.0, 2.0]
     assert mean_of(alone.gather(None)) is None
+
+
+LABELS = {
+    "classes": torch.tensor([0, 1, 2, 1]),
+    "binary": torch.tensor([0, 1, 1, 0]),
+    "several": torch.tensor([[0.0, 1], [1, 0], [1, 1], [0, 0]]),
+    "values": torch.tensor([-3.0, 5.0, 20.0, 1.0]),
+}
+
+TASK_NAMES = {"classes": "single_label", "binary": "binary", "several": "multi_label", "values": "regression"}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_learned__is_what_answers_tell_of_labels(kind):
+    labels = LABELS[kind]
+    subject = asked_of(Batch(torch.zeros(4, 1, 2, 2), labels), TASK_NAMES[kind])
+    if kind == "classes":
+        right = 20 * torch.eye(3)[labels]
+    else:
+        right = (labels if kind == "values" else 40.0 * labels - 20).view(len(labels), -1)
+    constant = right[:1].expand_as(right) * 0 + 0.7
+    assert subject.learned(constant, labels).item() == pytest.approx(0, abs=1e-6)
+    assert subject.learned(right, labels).item() == pytest.approx(1, abs=1e-4)
+    assert subject.learned(-right, labels).item() == 0  # surely wrong
+    same = labels[:1].expand_as(labels)
+    assert subject.learned(constant, same).item() == 1  # the batch cannot tell
+
+
+def test_learned__leaves_out_images_without_a_label():
+    labels = torch.tensor([0, 1, -1, -1])
+    logits = torch.tensor([[2.0, 0], [0, 2], [9, 0], [0, 9]])
+    assert Subject().learned(logits, labels) == 1  # each known one meets one that is not
+    assert Subject().learned(logits, labels.clamp(min=0)) < 1
