@@ -72,7 +72,7 @@ class Asking:
             self.answered += answered if self.collecting.judges else []
             return
         given, views = self._heard(batch, network)
-        self.collecting.add(given, views, lambda: new(len(views)))
+        self.collecting.add(given, views, lambda: new(_told(views)))
 
     @property
     def of_value(self) -> bool:
@@ -104,8 +104,9 @@ class Asking:
         if self.collecting.lends:
             try:
                 read = self.read(batch)
-                given, views = self._heard(read, network) if self._calls.are_heard else self._unheard(read)
-                self.collecting.add_training(given, views, lambda: new(len(views)))
+                asked = self._calls.are_heard and not (self.task is not None and self.task.whole_output)
+                given, views = self._heard(read, network) if asked else self._unheard(read)
+                self.collecting.add_training(given, views, lambda: new(_told(views)))
             except CamtrainError as error:
                 self.collecting.lend_nothing(str(error))
 
@@ -144,7 +145,7 @@ class Asking:
             yield _nobody  # a process without a batch has no image to ask about
             return
         call, task, dtype = self.call, self.task, self.call.images.dtype
-        alone = len(call.args) == 1 and not call.kwargs
+        alone = len(call.args) == 1 and not call.kwargs and call.listed is None
         some = images[: 1 if alone else 0]
         some = as_clips(some, self.frames) if self.frames else some
         with quickened(call.module, _typed(some, dtype)) as layout:
@@ -172,9 +173,12 @@ class Asking:
 
     def _unheard(self, batch: Batch) -> tuple[Batch, list[View]]:
         """The batch as it is, with no answer. CamtrainError where the steps that were heard change images."""
-        if self.undo is not None or self.task is None or self._shape is None:
+        whole = self.task is not None and self.task.whole_output  # in training it may answer in another form
+        if self.undo is not None or self.task is None or (self._shape is None and not whole):
             raise CamtrainError("the step changes images before the network sees them, or was not heard yet")
-        answer = torch.zeros(len(batch), *self._shape, device=batch.images.device)
+        answer = (
+            self.task.blank(batch) if whole else torch.zeros(len(batch), *self._shape or (), device=batch.images.device)
+        )
         return strips(replace(batch, masks=self.task.objects(batch, self.task.count(answer)))), self.task.views(
             answer, batch.labels
         )
@@ -197,13 +201,19 @@ class Asking:
         self._shape = None if self.task.whole_output else answer_shape(call.output)
         self.frames = call.images.shape[2] if call.images.ndim == 5 else 0
         batch = replace(batch, masks=self.task.objects(batch, self.task.count(call.output)))
-        if call.images is batch.images or call.images.data_ptr() == batch.images.data_ptr():
+        same = call.images is batch.images or call.images.data_ptr() == batch.images.data_ptr()
+        if same or (call.listed is not None and torch.equal(call.images, batch.images)):
             self.undo = None
             return strips(batch), views
         if self.frames:
             raise ConfigurationError("the step changes clips before the network sees them: change them in the data set")
         self.undo = _undo(batch.images, call.images)
         return as_given(batch, call.images), views
+
+
+def _told(views: Sequence[View]) -> int:
+    """How many choices a batch tells of."""
+    return max(1, sum(view.labels is not None for view in views))
 
 
 def _asked_in(beside: Sequence[Tensor], row: int) -> str:

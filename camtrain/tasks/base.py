@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from camtrain.cam import find_logits
+from camtrain.errors import BatchError
 
 
 @runtime_checkable
@@ -117,6 +118,10 @@ class Task(ABC):
     def views(self, output: Any, labels: Any) -> "list[View]":
         """The answers as choices between classes, which interventions can move; none where there are no choices."""
         return []
+
+    def blank(self, batch: Asked) -> Any:
+        """An output that answers nothing, for what labels alone tell. BatchError where the task has none."""
+        raise BatchError(f"{self.name} has no output that answers nothing.")
 
     def objects(self, batch: Asked, count: int) -> Tensor | None:
         """The masks of a batch, `(B, *S)` or one for each of `count` views; by default those that it holds."""

@@ -22,23 +22,34 @@ _REMEDY = "Normalize and augment in the data set or in on_after_batch_transfer, 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """One call that a step made of a module, with images among what it was given."""
+    """One call that a step made of a module, with images among what it was given, perhaps as a list of them."""
 
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Any
     images: Tensor | None
+    listed: list[Tensor] | tuple[Tensor, ...] | None = None
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that it was given."""
-        return [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+        """All that it was given; of listed images the batch of them."""
+        leaves = [self.images if self._are_images(leaf) else leaf for leaf in self._leaves()]
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
     def again(self, images: Tensor) -> Any:
         """The module asked in the same way about other images."""
-        args, kwargs = pytree.tree_map(lambda leaf: images if leaf is self.images else leaf, (self.args, self.kwargs))
+        given = images if self.listed is None else list(images.unbind())
+        args, kwargs = pytree.tree_map(
+            lambda leaf: given if self._are_images(leaf) else leaf, (self.args, self.kwargs), is_leaf=self._are_images
+        )
         return self.module(*args, **kwargs)
+
+    def _leaves(self) -> list[Any]:
+        return pytree.tree_leaves((self.args, self.kwargs), is_leaf=self._are_images)
+
+    def _are_images(self, leaf: Any) -> bool:
+        return leaf is not None and leaf is (self.images if self.listed is None else self.listed)
 
 
 class Questions:
@@ -75,7 +86,8 @@ class Questions:
         def leave(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
             counts = self._open.pop()
             if counts and (module is named or not any(self._open)):
-                self._made.append(Question(module, args, kwargs, output, _images_in(args, kwargs)))
+                images, listed = _images_in(args, kwargs)
+                self._made.append(Question(module, args, kwargs, output, images, listed))
 
         self._hooks.add(m.register_forward_hook(leave, with_kwargs=True, always_call=True) for m in heard)
 
@@ -171,9 +183,15 @@ def undo_values(
     return lambda shown: shown * slope.to(shown) + offset.to(shown)
 
 
-def _images_in(args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+def _images_in(args: Any, kwargs: dict[str, Any]) -> tuple[Tensor | None, Any]:
+    """The images that a module is given, and the list that holds them, as detectors take it; of one size."""
     leaves = pytree.tree_leaves((args, kwargs))
-    return next((leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim >= 4), None)
+    batch = next((leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim >= 4), None)
+    listed = next((each for each in args if batch is None and isinstance(each, (list, tuple)) and each), None)
+    pictures = listed is not None and all(isinstance(each, Tensor) and each.ndim == 3 for each in listed)
+    if listed is None or not pictures or len({(each.shape, each.dtype) for each in listed}) > 1:
+        return batch, None
+    return torch.stack(list(listed)), listed
 
 
 def _is_fed_on(call: Question, calls: Sequence[Question]) -> bool:

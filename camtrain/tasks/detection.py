@@ -10,7 +10,7 @@ from torch import Tensor
 
 from camtrain.errors import BatchError
 from camtrain.tasks.answers import holds_boxes
-from camtrain.tasks.base import Asked, Task, Units
+from camtrain.tasks.base import Asked, Task, Units, View
 from camtrain.tasks.classification import describe
 
 
@@ -26,6 +26,7 @@ class Detection(Task):
         boxes_per_image: at most so many, at least 1.
         overlap: intersection over union from which a prediction is that of a box, in (0, 1].
         threshold: predictions below this score do not count, in [0, 1].
+        classes: how many classes there may be, the background among them, where each is judged; by default COCO's.
     """
 
     name = "detection"
@@ -33,8 +34,11 @@ class Detection(Task):
     one_unit = False
     whole_output = True
 
-    def __init__(self, boxes_per_image: int = 4, overlap: float = 0.5, threshold: float = 0.5) -> None:
+    def __init__(
+        self, boxes_per_image: int = 4, overlap: float = 0.5, threshold: float = 0.5, classes: int = 91
+    ) -> None:
         self.boxes_per_image, self.overlap, self.threshold = boxes_per_image, overlap, threshold
+        self.classes = classes
 
     def read(self, output: Any) -> Any:
         """The list of predictions. BatchError where there is none."""
@@ -112,6 +116,54 @@ class Detection(Task):
     def losses(self, output: Any, labels: Any) -> Float[Tensor, " B"]:
         """BatchError: a detector has its own loss, in training mode alone."""
         raise BatchError("A detector's loss is its own: twins are not offered for detection. Set twins=0.")
+
+    def blank(self, batch: Asked) -> list[dict[str, Tensor]]:
+        """No box in any image."""
+        none = batch.images.new_zeros(0)
+        return [{"boxes": none.view(0, 4), "scores": none, "labels": none.long()} for _ in range(len(batch.images))]
+
+    def views(self, output: Any, labels: Any) -> list[View]:
+        """For each class whether a box of it is anywhere: by the score of the surest.
+
+        Of a class of which no image of a batch has a box there is no truth. BatchError for labels beyond `classes`.
+        """
+        predicted = self.read(output)
+        surest = self._surest([each["labels"] for each in predicted], [each["scores"].detach() for each in predicted])
+        surest = surest.clamp(1e-6, 1 - 1e-6)
+        logits = torch.stack([1 - surest, surest], dim=2).log()
+        if labels is None:
+            return [View(logits[:, index], None, index) for index in range(self.classes)]
+        true = [each["labels"].to(surest.device) for each in self.truth(labels, len(predicted))]
+        there = self._surest(true, [torch.ones(each.shape, device=surest.device) for each in true]).long()
+        annotated = there.any(dim=0).tolist()
+        return [View(logits[:, i], there[:, i] if annotated[i] else None, i) for i in range(self.classes)]
+
+    def objects(self, batch: Asked, count: int) -> Float[Tensor, "B H W"] | None:
+        """All annotated boxes of an image, of whatever class: nobody's background holds an object."""
+        if not isinstance(batch.labels, Sequence):
+            return batch.masks
+        size, images = batch.images.shape[-2:], batch.images
+        nothing = torch.zeros(size, device=images.device)
+        return torch.stack(
+            [
+                torch.stack([nothing, *(rectangle(box.to(nothing), size) for box in each["boxes"])]).amax(dim=0)
+                for each in self.truth(batch.labels, len(images))
+            ]
+        )
+
+    def _surest(self, labels: Sequence[Tensor], scores: Sequence[Tensor]) -> Float[Tensor, "B C"]:
+        """By image and class the highest score; 0 where there is none."""
+        most = max([-1, *(int(each.max()) for each in labels if len(each))])
+        if most >= self.classes:
+            raise BatchError(
+                f"A box is of class {most}, of classes 0 to {self.classes - 1}: give Detection(classes=...)."
+            )
+        found = torch.zeros(len(labels), self.classes, device=scores[0].device)
+        rows = [
+            found[row].scatter_reduce(0, c.long(), s.float(), "amax")
+            for row, (c, s) in enumerate(zip(labels, scores, strict=True))
+        ]
+        return torch.stack(rows)
 
     def known(self, labels: Any) -> Tensor:
         """Of which images boxes are annotated."""

@@ -26,12 +26,13 @@ class Reader(pl.LightningModule):
         self.unused = nn.Parameter(torch.zeros(1))
 
     def forward(self, images):
+        images = torch.stack(images) if isinstance(images, list) else images
         rows, columns = (slice(5, 11), slice(3, 7)) if self.place == "object" else (slice(None), slice(10, None))
         where = images[:, 0 if self.place == "object" else 1][..., rows, columns]
         return self.answer(where.flatten(1).mean(dim=1), images)
 
     def validation_step(self, batch, batch_idx):
-        self(batch[0])
+        self(list(batch[0]) if self.answer is boxes else batch[0])
 
 
 def value(read, images):
@@ -49,6 +50,18 @@ def classes(read, images):
     return torch.stack([-(read - 0.5) * 20, (read - 0.5) * 20], dim=1)
 
 
+BOX = torch.tensor([[2.0, 4, 8, 12]])
+
+
+def boxes(read, images):
+    """As a detector does: it is sure of one of two classes of the same box."""
+    high = torch.sigmoid((read - 0.5) * 20)
+    return [
+        {"boxes": BOX.repeat(2, 1), "scores": torch.stack([1 - each, each]), "labels": torch.tensor([1, 2])}
+        for each in high
+    ]
+
+
 def pictures():
     generator = torch.Generator().manual_seed(0)
     bright = torch.rand(COUNT, generator=generator)
@@ -60,11 +73,18 @@ def pictures():
     return images, bright, masks
 
 
+def together(rows):
+    return torch.stack([image for image, _ in rows]), [label for _, label in rows]
+
+
 def judged(task, place, tmp_path):
     images, bright, masks = pictures()
     yes = (bright > 0.5).long()
     if task == "regression":
         answer, data = value, Rows(images, 30 * bright, masks)
+    elif task == "detection":
+        answer = boxes
+        data = [(image, {"boxes": BOX, "labels": label.view(1)}) for image, label in zip(images, 1 + yes, strict=True)]
     elif task == "segmentation":
         answer, data = regions, Rows(images, masks.long() * (1 + yes.view(-1, 1, 1)), masks)
     else:
@@ -77,15 +97,16 @@ def judged(task, place, tmp_path):
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        trainer.validate(Reader(place, answer), DataLoader(data, 24), verbose=False)
+        collate = together if task == "detection" else None
+        trainer.validate(Reader(place, answer), DataLoader(data, 24, collate_fn=collate), verbose=False)
     return detector.verdicts, trainer.callback_metrics["reliance/flagged"].item()
 
 
-@pytest.mark.parametrize("task", ["regression", "segmentation", "clips"])
+@pytest.mark.parametrize("task", ["regression", "segmentation", "clips", "detection"])
 def test_detector__flags_the_background_and_clears_the_object(task, tmp_path):
     verdicts, flagged = judged(task, "background", tmp_path / "a")
     assert {each.verdict for each in verdicts} == {"reliant"}
-    assert flagged == len(verdicts) == {"regression": 1, "segmentation": 2, "clips": 2}[task]
+    assert flagged == len(verdicts) == {"regression": 1, "segmentation": 2, "clips": 2, "detection": 2}[task]
     verdicts, flagged = judged(task, "object", tmp_path / "b")
     assert {each.verdict for each in verdicts} == {"not reliant"}
     assert flagged == 0
