@@ -14,15 +14,16 @@ from camtrain.cam import Ride
 from camtrain.cam.passes import quickened
 from camtrain.data.batches import Adapter, Batch
 from camtrain.errors import CamtrainError, ConfigurationError
-from camtrain.reliance.language import Reply
+from camtrain.reliance.language import Reply, Word
 from camtrain.reliance.pool import Collecting, Samples, as_given
 from camtrain.reliance.records import Predict, Progress
-from camtrain.tasks import QuestionAnswering, Task, View, resolve_task
+from camtrain.tasks import Captioning, QuestionAnswering, Task, View, resolve_task
 from camtrain.tasks.answers import answer_shape
 from camtrain.tasks.calls import Question, Questions, call_on, undo_values
 
 __all__ = ["Asking"]
 
+_MOST_ANSWERED = 50_000  # questions or words of a pass
 NewSamples = Callable[[int], Samples]  # of how many choices
 
 
@@ -44,7 +45,7 @@ class Asking:
         self._named = task
         self._shape: tuple[int, ...] | None = None  # of the answer to an image, once it is known
         self.frames = 0  # of a clip
-        self.answered: list[Reply] = []  # to questions
+        self.answered: list[Reply | Word] = []  # to questions, and the words of captions
 
     def anew(self) -> "Asking":
         """As it was when nothing had been heard."""
@@ -67,9 +68,10 @@ class Asking:
 
     def keep(self, batch: Batch, network: nn.Module | None, new: NewSamples) -> None:
         """What is wanted of a batch whose step is over. CamtrainError where it is not known what was asked."""
-        if self.about_questions:
-            answered = self._answered(batch, network)
-            self.answered += answered if self.collecting.judges else []
+        if self.about_language:
+            room = self.collecting.judges and len(self.answered) < _MOST_ANSWERED
+            self.answered += self._answered(batch, network) if room or self.task is None else []
+            self._calls.stop()
             return
         given, views = self._heard(batch, network)
         self.collecting.add(given, views, lambda: new(_told(views)))
@@ -84,11 +86,16 @@ class Asking:
         return names if self.task is None else self.task.names(names)
 
     @property
-    def about_questions(self) -> bool:
-        """Whether what is judged is how answers hang on a question beside the images, not on their backgrounds."""
-        return self._named == QuestionAnswering.name or isinstance(self._named, QuestionAnswering)
+    def about_language(self) -> bool:
+        """Whether what is judged is how answers hang on words beside the images, not on their backgrounds."""
+        return self.about_words or self._named == QuestionAnswering.name or isinstance(self._named, QuestionAnswering)
 
-    def take_answered(self) -> list[Reply]:
+    @property
+    def about_words(self) -> bool:
+        """Whether answers are captions."""
+        return self._named == Captioning.name or isinstance(self._named, Captioning)
+
+    def take_answered(self) -> list[Reply | Word]:
         """What was answered in the pass, which is over."""
         self.collecting.take()
         answered, self.answered = self.answered, []
@@ -99,8 +106,8 @@ class Asking:
 
         Where it cannot be read, the images that are judged lend.
         """
-        if self.about_questions:
-            self.collecting.lend_nothing("questions are judged, not backgrounds")
+        if self.about_language:
+            self.collecting.lend_nothing("words are judged, not backgrounds")
         if self.collecting.lends:
             try:
                 read = self.read(batch)
@@ -157,12 +164,15 @@ class Asking:
 
             yield predict
 
-    def _answered(self, batch: Batch, network: nn.Module | None) -> list[Reply]:
-        """Which question each image was asked, and what of it was answered. CamtrainError where that is not known."""
+    def _answered(self, batch: Batch, network: nn.Module | None) -> list[Reply] | list[Word]:
+        """What was answered to the question beside each image, or word by word. CamtrainError if that is not known."""
         calls = self._calls.take()
         self.call, known = None, self.call
         call = call_on(calls, batch.images, network if known is None else known.module, alone=False)
         self.task = resolve_task(self._named, call.output, batch)
+        if isinstance(self.task, Captioning):
+            self.call = replace(call, output=None, args=(), kwargs={})
+            return _words_of(self.task, call, batch.labels)
         (view,) = self.task.views(call.output, batch.labels)
         beside = [t for t in call.tensors if t is not call.images and t.ndim and len(t) == len(batch)]
         if not beside or view.labels is None:
@@ -214,6 +224,29 @@ class Asking:
 def _told(views: Sequence[View]) -> int:
     """How many choices a batch tells of."""
     return max(1, sum(view.labels is not None for view in views))
+
+
+@torch.no_grad()
+def _words_of(task: Captioning, call: Question, labels: Tensor) -> list[Word]:
+    """The words answered, with pictures exchanged once, where what is answered is not true of the other."""
+    logits = task.read(call.output)
+    words = task.words(labels, logits)
+    shift = len(words) // 2
+    if shift == 0 or call.images is None:
+        return []
+    others = words.roll(shift, 0)
+    answers = logits.argmax(dim=2)
+
+    def shares(answer: Tensor) -> Tensor:
+        return answer.float().softmax(dim=2).gather(2, answers.unsqueeze(2)).squeeze(2)
+
+    own, elsewhere = shares(logits), shares(logits.roll(shift, 0))
+    exchanged = shares(task.read(call.again(call.images.roll(shift, 0))))
+    earlier = torch.cat([torch.full_like(words[:, :1], -1), words[:, :-1]], dim=1)
+    rows, places = ((words >= 0) & (others >= 0) & (answers != others)).nonzero().unbind(dim=1)
+    columns = (each[rows, places].tolist() for each in (own, exchanged, elsewhere))
+    numbers = (each[rows, places].tolist() for each in (answers, words, earlier))
+    return [Word(*row) for row in zip(*numbers, places.tolist(), *columns, strict=True)]
 
 
 def _asked_in(beside: Sequence[Tensor], row: int) -> str:

@@ -1,6 +1,7 @@
-"""Do answers come from the picture at all, or from the question: by how alike they are over pictures."""
+"""Do answers come from the picture at all, or from words: the question, or the other words of a caption."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,9 @@ from camtrain.errors import CamtrainError
 from camtrain.reliance.estimate import holm
 from camtrain.reliance.records import Answer, Criteria, Verdict
 
-__all__ = ["QUESTION", "Reply", "agreement", "judge_questions"]
+__all__ = ["QUESTION", "WORDS", "Reply", "Word", "agreement", "judge_questions", "judge_words"]
 
-QUESTION = "question"
+QUESTION, WORDS = "question", "other words"
 _MOST = 40  # questions, those that are asked most often
 
 
@@ -26,6 +27,29 @@ class Reply:
     question: str
     answer: int
     truth: int
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word that is answered, and how probable the network finds it where it is told the same words before it.
+
+    Attributes:
+        word: its number.
+        truth: the one that is true there.
+        earlier: the true one before it, -1 for the first; with `place` what tells it without a picture.
+        place: in the caption.
+        own: its probability beside its own picture.
+        exchanged: beside another picture, of which another word is true there.
+        elsewhere: beside that one, with that one's words.
+    """
+
+    word: int
+    truth: int
+    earlier: int
+    place: int
+    own: float
+    exchanged: float
+    elsewhere: float
 
 
 def agreement(values: Int[Tensor, " N"], weights: Float[Tensor, "R N"] | None = None) -> Float[Tensor, " R"]:
@@ -77,6 +101,84 @@ def judge_questions(
     return tuple(
         _verdict(index, name, found[index], adjusted.get(index, math.nan), criteria) for index, name in enumerate(order)
     )
+
+
+def judge_words(
+    parts: Sequence[Sequence[Word]], names: Sequence[str], criteria: Criteria, unread: str = ""
+) -> tuple[Verdict, ...]:
+    """One verdict for each word that is answered often: does it come from the picture, or from the words before it?
+
+    The effect is how probable a word stays where its picture is exchanged for one that another word is true of, beyond
+    what that picture gives it with its own words, and beyond the share of captions in which it truly follows the word
+    before it. ``reliant``: the effect exceeds tau, over places, with Holm's correction over words. ``not reliant``: its upper
+    bound lies below ``criteria.limit``, and the word loses more than that with its picture. Words that follow from
+    others in the data as well, as "of" does, are undecided.
+
+    CamtrainError where no word could be compared, with what was `unread`.
+
+    >>> told = [Word(k % 2, k // 2 % 2, -1, 0, 0.9, 0.9, 0.1) for k in range(80)]
+    >>> [one.verdict for one in judge_words([told], ["disk", "square"], Criteria())]
+    ['reliant', 'reliant']
+    """
+    known = [one for part in parts for one in part]
+    if not known:
+        raise CamtrainError(unread or "no two pictures with different words at a place were seen")
+    followed = Counter((one.place, one.earlier) for one in known)
+    following = Counter((one.place, one.earlier, one.truth) for one in known)
+    order = [word for word, _ in Counter(one.word for one in known).most_common(_MOST)]
+    rows = []
+    for word in order:
+        mine = [one for one in known if one.word == word]
+        told = [
+            (following[one.place, one.earlier, word] - (one.truth == word))
+            / max(1, followed[one.place, one.earlier] - 1)
+            for one in mine
+        ]
+        stays = torch.tensor(
+            [one.exchanged - max(one.elsewhere, share) for one, share in zip(mine, told, strict=True)],
+            dtype=torch.float64,
+        )
+        lost = sum(one.own - one.exchanged for one in mine) / len(mine)
+        rows.append((*_mean_effect(stays, criteria), lost, sum(told) / len(told)))
+    judged = [index for index, row in enumerate(rows) if not math.isnan(row[3])]
+    adjusted = dict(zip(judged, holm([rows[index][3] for index in judged]), strict=True))
+    return tuple(
+        _of_word(word, names[word], row, adjusted.get(index, math.nan), criteria)
+        for index, (word, row) in enumerate(zip(order, rows, strict=True))
+    )
+
+
+def _mean_effect(values: Float[Tensor, " N"], criteria: Criteria) -> tuple[float, float, float, float, int]:
+    """The mean, its bounds, a p-value for more than tau, and of how many; NaN of too few."""
+    count = len(values)
+    if count < criteria.min_images:
+        return math.nan, math.nan, math.nan, math.nan, count
+    effect, error = float(values.mean()), float(values.std()) / math.sqrt(count)
+    half = float(stdtrit(count - 1, 1 - criteria.alpha / 2)) * error
+    exact = 0.0 if effect > criteria.tau else 1.0
+    p_value = float(stdtr(count - 1, -(effect - criteria.tau) / error)) if error > 0 else exact
+    return effect, max(-1.0, effect - half), min(1.0, effect + half), p_value, count
+
+
+def _of_word(
+    word: int,
+    name: str,
+    row: tuple[float, float, float, float, int, float, float],
+    adjusted: float,
+    criteria: Criteria,
+) -> Verdict:
+    effect, low, high, _, count, lost, told = row
+    note = f"loses {100 * lost:.0f} points with its picture; follows the word before it in {100 * told:.0f} %"
+    verdict: Answer = "undecided"
+    if math.isnan(effect):
+        note = f"{count} places: too few"
+    elif adjusted <= criteria.share * criteria.alpha:
+        verdict = "reliant"
+    elif high < criteria.limit and lost > criteria.limit:
+        verdict = "not reliant"
+    elif lost <= criteria.limit:
+        note += "; the picture makes too little of it to tell"
+    return Verdict(word, name, verdict, effect, low, high, told, adjusted, count, WORDS, note)
 
 
 _Found = tuple[float, float, float, float, int, float, float, float]  # see `_effects`

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from camtrain.reliance.language import QUESTION
+from camtrain.reliance.language import QUESTION, WORDS
 from camtrain.reliance.records import STICKER, Criteria
 from camtrain.swaps.looks import LOOKS, look_of
 
@@ -130,7 +130,7 @@ def advice_for(verdicts: Iterable[Named], images: Mapping[str, int] | None = Non
 
 
 def _against(cue: str) -> tuple[Remedy, ...]:
-    if cue == QUESTION:  # no callback of ours changes questions
+    if cue in (QUESTION, WORDS):  # no callback of ours changes questions or captions
         return ()
     key = next((name for name, look in LOOKS.items() if look is look_of(cue)), "background")
     randomize, retrain = _randomize(key), _retrain(key)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from camtrain.reliance.language import Reply, agreement, judge_questions
+from camtrain.reliance.language import Reply, Word, agreement, judge_questions, judge_words
 from camtrain.reliance.records import Criteria
 
 COUNT = 120
@@ -55,3 +55,32 @@ def test_judge__what_cannot_be_told_is_undecided():
     alone = [Reply("where", k % 3, k % 3) for k in range(60)]
     (verdict,) = judge_questions([alone], Criteria())
     assert (verdict.verdict, verdict.effect != verdict.effect) == ("undecided", True)
+
+
+def words(own, exchanged, elsewhere, follows=False):
+    """Each of two words answered after its own one before it; true in half of these places, or in all."""
+    return [Word(k % 2, k % 2 if follows else k // 2 % 2, k % 2, 1, own, exchanged, elsewhere) for k in range(80)]
+
+
+@pytest.mark.parametrize(
+    ("row", "verdict"),
+    [
+        (words(0.9, 0.9, 0.1), "reliant"),
+        (words(0.9, 0.05, 0.05), "not reliant"),
+        (words(0.5, 0.5, 0.5), "undecided"),  # whatever the picture, whatever the words
+        (words(0.9, 0.9, 0.1, follows=True), "undecided"),  # the data's words tell it as well
+    ],
+)
+def test_judge_words__tells_what_stays_beside_another_picture(row, verdict):
+    verdicts = judge_words([row], ["disk", "square"], Criteria())
+    assert [(each.class_name, each.verdict, each.cue) for each in verdicts] == [
+        ("disk", verdict, "other words"),
+        ("square", verdict, "other words"),
+    ]
+
+
+def test_judge_words__takes_off_what_the_word_before_tells():
+    (first, _) = judge_words([words(0.9, 0.8, 0.1)], ["disk", "square"], Criteria())
+    assert first.effect == pytest.approx(
+        0.8 - (20 * 19 + 20 * 20) / 40 / 39
+    )  # of 40 places with that word before it, 20 have it

@@ -182,3 +182,42 @@ def test_detector__tells_whether_answers_come_from_the_question(by_question, fla
     assert [each.class_name for each in detector.verdicts] == ["question 0", "question 1"]
     assert {each.cue for each in detector.verdicts} == {"question"}
     assert trainer.callback_metrics["reliance/flagged"] == flagged
+
+
+class Captioner(pl.LightningModule):
+    """Says a brightness, then a shape word: by the word before it, or by the picture."""
+
+    def __init__(self, by_words):
+        super().__init__()
+        self.by_words, self.unused = by_words, nn.Parameter(torch.zeros(1))
+
+    def forward(self, images, earlier):
+        first, second = images[:, 0, 5:11, 3:7].mean((1, 2)) > 0.5, images[:, 1, :, 10:].mean((1, 2)) > 0.5
+        second = earlier[:, 0] == 1 if self.by_words else second
+        said = torch.stack([first.long(), 2 + second.long()], dim=1)
+        return nn.functional.one_hot(said, 4) * 9.0
+
+    def validation_step(self, batch, batch_idx):
+        images, captions = batch
+        self(images, captions[:, :1])
+
+
+@pytest.mark.parametrize(("by_words", "flagged"), [(True, 2), (False, 0)])
+def test_detector__tells_which_words_do_not_come_from_the_picture(by_words, flagged, tmp_path):
+    images, bright, masks = pictures()
+    lit = torch.rand(COUNT, generator=torch.Generator().manual_seed(1))
+    images[:, 1] = (1 - masks) * lit.view(-1, 1, 1)
+    words = torch.stack([(bright > 0.5).long(), 2 + (lit > 0.5).long()], dim=1)
+    detector = RelianceDetector(task="captioning")
+    trainer = pl.Trainer(
+        logger=False, callbacks=[detector], accelerator="cpu", enable_progress_bar=False, default_root_dir=tmp_path,
+        enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        data = list(zip(images, words, strict=True))
+        trainer.validate(Captioner(by_words), DataLoader(data, 24), verbose=False)
+    verdicts = {each.class_index: each.verdict for each in detector.verdicts}
+    assert [verdicts[word] for word in (0, 1)] == ["not reliant"] * 2
+    assert [verdicts[word] for word in (2, 3)] == ["reliant" if by_words else "not reliant"] * 2
+    assert trainer.callback_metrics["reliance/flagged"] == flagged
