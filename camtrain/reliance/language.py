@@ -110,9 +110,9 @@ def judge_words(
 
     The effect is how probable a word stays where its picture is exchanged for one that another word is true of, beyond
     what that picture gives it with its own words, and beyond the share of captions in which it truly follows the word
-    before it. ``reliant``: the effect exceeds tau, over places, with Holm's correction over words. ``not reliant``: its upper
-    bound lies below ``criteria.limit``, and the word loses more than that with its picture. Words that follow from
-    others in the data as well, as "of" does, are undecided.
+    before it. ``reliant``: the effect exceeds tau, over places, with Holm's correction over words. ``not reliant``: its
+    upper bound lies below ``criteria.limit``, and the word loses more than that with its picture. Words that follow
+    from others in the data as well, as "of" does, are undecided.
 
     CamtrainError where no word could be compared, with what was `unread`.
 
