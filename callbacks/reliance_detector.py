@@ -51,7 +51,7 @@ from camtrain.reliance import (
     unmeasured,
 )
 from camtrain.reliance.history import accepted, fair_cues
-from camtrain.reliance.language import judge_questions, judge_words
+from camtrain.reliance.language import judge_answers
 from camtrain.reliance.pictures import Outcome, pictures, records_of_round
 from camtrain.reliance.places import LEAST
 from camtrain.sinks.run import Run
@@ -337,18 +337,15 @@ class RelianceDetector(Callback):
             self._attempt(self._write, trainer, [Outcome(self.verdicts)], False)
             return
         self.verdicts = tuple(verdict for outcome in outcomes for verdict in outcome.verdicts)
-        first = self._history.keep(self.verdicts, trainer.current_epoch)
-        self._attempt(self._write, trainer, outcomes, first)
+        self._attempt(self._write, trainer, outcomes, self._history.keep(self.verdicts, trainer.current_epoch))
 
     def _rounds(self, trainer: Trainer, pl_module: LightningModule, progress: Progress) -> list[Outcome]:
         if self._asking.about_language:
             criteria = self._history.spend(self.criteria, 1, self.spend_alpha)
-            answered: Any = everywhere(trainer, self._asking.take_answered)
-            if not self._asking.about_words:
-                return [Outcome(judge_questions(answered, criteria, self._unread))]
-            count = 1 + max((one.word for part in answered for one in part), default=-1)
-            names = names_of(trainer, count, self.dataloader_idx)
-            return [Outcome(judge_words(answered, names, criteria, self._unread))]
+            names = partial(names_of, trainer, dataloader_idx=self.dataloader_idx)
+            return [
+                Outcome(judge_answers(everywhere(trainer, self._asking.take_answered), names, criteria, self._unread))
+            ]
         judged = self._asking.collecting.take()
         heard = everywhere(trainer, lambda: (sorted(judged), self._unread))
         choices = sorted({about for abouts, _ in heard for about in abouts})

@@ -2,8 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,7 +15,7 @@ from camtrain.errors import CamtrainError
 from camtrain.reliance.estimate import holm
 from camtrain.reliance.records import Answer, Criteria, Verdict
 
-__all__ = ["QUESTION", "WORDS", "Reply", "Word", "agreement", "judge_questions", "judge_words"]
+__all__ = ["QUESTION", "WORDS", "Reply", "Word", "agreement", "judge_answers", "judge_questions", "judge_words"]
 
 QUESTION, WORDS = "question", "other words"
 _MOST = 40  # questions, those that are asked most often
@@ -64,6 +65,16 @@ def agreement(values: Int[Tensor, " N"], weights: Float[Tensor, "R N"] | None = 
     return (counts.square().sum(dim=1) - weights.square().sum(dim=1)) / (
         total.square() - weights.square().sum(dim=1)
     ).clamp(min=1)
+
+
+def judge_answers(
+    parts: Sequence[Sequence[Any]], names: Callable[[int], Sequence[str]], criteria: Criteria, unread: str = ""
+) -> tuple[Verdict, ...]:
+    """The verdicts on words or on questions, whichever the processes heard; `names` calls so many words by name."""
+    words = [one for part in parts for one in part if isinstance(one, Word)]
+    if not words:
+        return judge_questions(parts, criteria, unread)
+    return judge_words([words], names(1 + max(max(one.word, one.truth) for one in words)), criteria, unread)
 
 
 def judge_questions(
