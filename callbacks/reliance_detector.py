@@ -51,7 +51,6 @@ from camtrain.reliance import (
     unmeasured,
 )
 from camtrain.reliance.history import accepted, fair_cues
-from camtrain.reliance.language import judge_answers
 from camtrain.reliance.pictures import Outcome, pictures, records_of_round
 from camtrain.reliance.places import LEAST
 from camtrain.sinks.run import Run
@@ -343,9 +342,7 @@ class RelianceDetector(Callback):
         if self._asking.about_language:
             criteria = self._history.spend(self.criteria, 1, self.spend_alpha)
             names = partial(names_of, trainer, dataloader_idx=self.dataloader_idx)
-            return [
-                Outcome(judge_answers(everywhere(trainer, self._asking.take_answered), names, criteria, self._unread))
-            ]
+            return [Outcome(self._asking.judge(partial(everywhere, trainer), names, criteria, self._unread))]
         judged = self._asking.collecting.take()
         heard = everywhere(trainer, lambda: (sorted(judged), self._unread))
         choices = sorted({about for abouts, _ in heard for about in abouts})

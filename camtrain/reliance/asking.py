@@ -14,9 +14,9 @@ from camtrain.cam import Ride
 from camtrain.cam.passes import quickened
 from camtrain.data.batches import Adapter, Batch
 from camtrain.errors import CamtrainError, ConfigurationError
-from camtrain.reliance.language import Reply, Word
-from camtrain.reliance.pool import Collecting, Samples, as_given
-from camtrain.reliance.records import Predict, Progress
+from camtrain.reliance.language import Reply, Word, judge_answers
+from camtrain.reliance.pool import Collecting, GatherAny, Samples, as_given
+from camtrain.reliance.records import Criteria, Predict, Progress, Verdict
 from camtrain.tasks import Captioning, QuestionAnswering, Task, View, resolve_task
 from camtrain.tasks.answers import answer_shape
 from camtrain.tasks.calls import Question, Questions, call_on, undo_values
@@ -100,6 +100,12 @@ class Asking:
         self.collecting.take()
         answered, self.answered = self.answered, []
         return answered
+
+    def judge(
+        self, gather: GatherAny, names: Callable[[int], Sequence[str]], criteria: Criteria, unread: str
+    ) -> tuple[Verdict, ...]:
+        """The verdicts on the words that all processes heard."""
+        return judge_answers(gather(self.take_answered), names, criteria, unread)
 
     def lend(self, batch: Any, network: nn.Module | None, new: NewSamples) -> None:
         """The same of a training batch, which may have any shape, and whose step need not be heard.
