@@ -243,11 +243,8 @@ def _words_of(task: Captioning, call: Question, labels: Tensor) -> list[Word]:
     others = words.roll(shift, 0)
     answers = logits.argmax(dim=2)
 
-    def shares(answer: Tensor) -> Tensor:
-        return answer.float().softmax(dim=2).gather(2, answers.unsqueeze(2)).squeeze(2)
-
-    own, elsewhere = shares(logits), shares(logits.roll(shift, 0))
-    exchanged = shares(task.read(call.again(call.images.roll(shift, 0))))
+    own, elsewhere = task.shares(logits, answers), task.shares(logits.roll(shift, 0), answers)
+    exchanged = task.shares(call.again(call.images.roll(shift, 0)), answers)
     earlier = torch.cat([torch.full_like(words[:, :1], -1), words[:, :-1]], dim=1)
     rows, places = ((words >= 0) & (others >= 0) & (answers != others)).nonzero().unbind(dim=1)
     columns = (each[rows, places].tolist() for each in (own, exchanged, elsewhere))

@@ -58,6 +58,10 @@ class Captioning(Task):
             none = none | (labels == word)
         return torch.where(none, -1, labels.long())
 
+    def shares(self, output: Any, words: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        """How probable words are at their places."""
+        return in_float(self.read(output)).softmax(dim=2).gather(2, words.unsqueeze(2)).squeeze(2)
+
     def units(self, output: Any, batch: Asked) -> list[Units]:
         """Rounds of words, by their place."""
         logits = self.read(output)
