@@ -394,6 +394,7 @@ class RelianceDetector(Callback):
             images = 0 if self._asking.frames else -(-self.regions // trainer.world_size)
             search = partial(self._attempt, locate, predict, findings, trial, images=images, pace=pace, gather=gather)
             verdicts, windows = (search() if images else None) or (findings.verdicts, {})
+            verdicts = self._asking.with_motion(verdicts, predict, trial.pool, pace, gather)
         findings = replace(findings, verdicts=verdicts)
         shown = None
         if Run.of(trainer).writes:

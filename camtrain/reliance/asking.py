@@ -15,8 +15,9 @@ from camtrain.cam.passes import quickened
 from camtrain.data.batches import Adapter, Batch
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.reliance.language import Reply, Word, judge_answers
+from camtrain.reliance.motion import motion_of, with_motion
 from camtrain.reliance.pool import Collecting, GatherAny, Samples, as_given
-from camtrain.reliance.records import Criteria, Predict, Progress, Verdict
+from camtrain.reliance.records import Criteria, Pace, Pool, Predict, Progress, Verdict
 from camtrain.tasks import Captioning, QuestionAnswering, Task, View, resolve_task
 from camtrain.tasks.answers import answer_shape
 from camtrain.tasks.calls import Question, Questions, call_on, undo_values
@@ -106,6 +107,14 @@ class Asking:
     ) -> tuple[Verdict, ...]:
         """The verdicts on the words that all processes heard."""
         return judge_answers(gather(self.take_answered), names, criteria, unread)
+
+    def with_motion(
+        self, verdicts: tuple[Verdict, ...], predict: Predict, pool: Pool, pace: Pace, gather: GatherAny
+    ) -> tuple[Verdict, ...]:
+        """Of clips whose answers are classes, the verdicts with what they owe to motion; others as they are."""
+        if not self.frames or self.of_value:
+            return verdicts
+        return with_motion(verdicts, gather(lambda: motion_of(predict, pool, self.frames, pace=pace)))
 
     def lend(self, batch: Any, network: nn.Module | None, new: NewSamples) -> None:
         """The same of a training batch, which may have any shape, and whose step need not be heard.
@@ -242,7 +251,6 @@ def _words_of(task: Captioning, call: Question, labels: Tensor) -> list[Word]:
         return []
     others = words.roll(shift, 0)
     answers = logits.argmax(dim=2)
-
     own, elsewhere = task.shares(logits, answers), task.shares(logits.roll(shift, 0), answers)
     exchanged = task.shares(call.again(call.images.roll(shift, 0)), answers)
     earlier = torch.cat([torch.full_like(words[:, :1], -1), words[:, :-1]], dim=1)
