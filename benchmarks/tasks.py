@@ -7,9 +7,8 @@ The worlds of `camtrain.data.worlds`: what is asked lies in small shapes, and in
 says it as well (for questions: the question does), in 100 % or 95 % of the pictures. Validation has the training
 correlation, the test none. For each task, correlation and seed a small network is trained four times: as it is
 (`before`), with `AttentionAlignment` and the masks of all pictures (`aligned`) or of 5 % (`5 %`), and on the same task
-without the shortcut (`clean`). `RelianceDetector` examines `before` and `clean` after the last epoch. The penalty's
-gradient is a tenth of the task's (`gradient_ratio=0.1`): at 1, the default, these networks do not leave the plateau on
-which shapes have to be learned.
+without the shortcut (`clean`). `RelianceDetector` examines `before` and `clean` after the last epoch. Alignment has its
+defaults.
 
 * `found`: the share of runs whose shortcut was flagged: of several labels the first, of regions, classes and values
   any. `false`: the share of clean runs with any flag, and of several labels those with a flag on another one too.
@@ -157,7 +156,7 @@ def run(setting: dict[str, Any], device: str) -> dict[str, Any]:
     detector = RelianceDetector(start_epoch=setting["epochs"] - 1, regions=0, num_examples=0, task=named(task))
     try:
         aligns = way in ("aligned", "5 %")
-        callback = AttentionAlignment(gradient_ratio=0.1, task=named(task)) if aligns else detector
+        callback = AttentionAlignment(task=named(task)) if aligns else detector
         module = trained(setting, [callback], device)
     except CamtrainError as error:
         return {"metric": None, "refused": str(error), "verdicts": {}}

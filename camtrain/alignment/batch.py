@@ -236,6 +236,11 @@ _OF_TASK: dict[str, Kind] = {
     "regression": "values",
     "question_answering": "classes",
 }
+_REFUSED = {
+    "segmentation": "a region's outline is told by what lies around it, which a penalty would forbid and a twin exchange",
+    "detection": "in training a detector returns its losses, with no score to explain and no box to compare",
+    "captioning": "both terms read logits (B, C), and a caption has (B, T, V)",
+}
 
 
 @dataclass(frozen=True)
@@ -284,7 +289,7 @@ def asked_of(batch: Batch, task: str | Task = "auto") -> Subject:
 
 
 def check_alignable(task: str | Task) -> None:
-    """ConfigurationError for a task that neither term can be asked of.
+    """ConfigurationError, with the reason, for a task that neither term can be asked of.
 
     >>> check_alignable("regression")
     """
@@ -292,8 +297,8 @@ def check_alignable(task: str | Task) -> None:
     name = task if isinstance(task, str) else task.name
     if name in TASKS and name not in _OF_TASK:
         raise ConfigurationError(
-            f"Alignment teaches one answer an image, and a {name} has many: neither the penalty nor twins work. It "
-            f"takes task='auto', {', '.join(map(repr, _OF_TASK))}, or a Task of your own."
+            f"Alignment teaches one answer an image, and a {name} has many: {_REFUSED[name]}, so that neither the "
+            f"penalty nor twins work. It takes task='auto', {', '.join(map(repr, _OF_TASK))}, or a Task of your own."
         )
 
 

@@ -39,14 +39,14 @@ def reordered(strips: Float[Tensor, "B C H W"], frames: int, order: str, *, seed
     >>> reordered(torch.arange(4.0).view(1, 1, 1, 4), 4, "reversed").flatten().tolist()
     [3.0, 2.0, 1.0, 0.0]
     """
-    parts = strips.unflatten(3, (frames, -1))
+    parts = strips.view(*strips.shape[:3], frames, -1)
     if order == "still":
         places = torch.full((frames,), frames // 2)
     elif order == "reversed":
         places = torch.arange(frames).flip(0)
     else:
         places = torch.randperm(frames, generator=torch.Generator().manual_seed(seed))
-    return parts[:, :, :, places.to(strips.device)].flatten(3)
+    return parts.index_select(3, places.to(strips.device)).flatten(3)
 
 
 def motion_of(predict: Predict, pool: Pool, frames: int, *, pace: Pace = Pace()) -> dict[int, list[list[float]]]:  # noqa: B008
