@@ -237,7 +237,7 @@ _OF_TASK: dict[str, Kind] = {
     "question_answering": "classes",
 }
 _REFUSED = {
-    "segmentation": "a region's outline is told by what lies around it, which a penalty would forbid and a twin exchange",
+    "segmentation": "a region's outline is told by what lies around it, which both terms would take away",
     "detection": "in training a detector returns its losses, with no score to explain and no box to compare",
     "captioning": "both terms read logits (B, C), and a caption has (B, T, V)",
 }
