@@ -87,3 +87,11 @@ def test_plain_loop__learns_the_object_with_alignment_alone(monkeypatch):
     accuracies = importlib.import_module("plain_loop").main(["--steps", "100"])
     assert accuracies["plain"] < 0.7 < 0.95 < accuracies["both"]
     assert accuracies["twins"] > 0.9
+
+
+def test_corrected__trains_sees_flags_and_corrects(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    arguments = ["--quick", "--task", "binary", "--out", str(tmp_path)]
+    numbers = importlib.import_module("corrected").main(arguments)
+    assert set(numbers) == {"flagged", "before", "after"}
+    assert len(list(tmp_path.glob("before/**/report.html"))) == 1
