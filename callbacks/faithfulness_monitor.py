@@ -29,7 +29,7 @@ from camtrain.errors import ConfigurationError
 from camtrain.explanation import DEFAULT_METHODS, explain, resolve_methods
 from camtrain.metrics.suite import Suite, checked_metrics, interval_of
 from camtrain.packages import overrides
-from camtrain.tasks.calls import Questions, call_on, learned_from
+from camtrain.tasks.calls import Calls, call_on, learned_from
 
 
 class FaithfulnessMonitor(Callback):
@@ -106,7 +106,7 @@ class FaithfulnessMonitor(Callback):
         self.dataloader_idx = dataloader_idx
         self._resolved: tuple[Layer, ...] = ()
         self._asked: nn.Module | None = None  # by the step, about the images
-        self._questions = Questions()
+        self._calls = Calls()
         self._kept: list[tuple[Tensor, Tensor | None]] = []
         self._wanted: set[int] | None = None
         self._position = self._size = 0  # in the pass, and of its first batch
@@ -141,7 +141,7 @@ class FaithfulnessMonitor(Callback):
         """Hear what the step gives the network."""
         if dataloader_idx == self.dataloader_idx and (trainer.sanity_checking or self._wants_the_next(trainer)):
             network, compiled = network_of(pl_module, self.model), runs_compiled(pl_module)
-            self._questions.listen({*Ride.audible(pl_module), network}, network, compiled=compiled)
+            self._calls.listen({*Ride.audible(pl_module), network}, network, compiled=compiled)
 
     def on_validation_batch_end(
         self,
@@ -167,7 +167,7 @@ class FaithfulnessMonitor(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no hook behind."""
-        self._questions.stop()
+        self._calls.stop()
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_start = on_validation_batch_start
@@ -210,7 +210,7 @@ class FaithfulnessMonitor(Callback):
             self._wanted = self._positions(trainer, len(read))
         rows = [row for row in range(len(read)) if self._position + row in self._wanted]
         self._position, self._size = self._position + len(read), max(self._size, len(read))
-        if rows and self._questions.are_heard:
+        if rows and self._calls.are_heard:
             self._asked, images = self._heard(pl_module, read.images)
             check_images(replace(read, images=images))
             labels = read.labels
@@ -218,7 +218,7 @@ class FaithfulnessMonitor(Callback):
 
     def _heard(self, pl_module: LightningModule, images: Tensor) -> tuple[nn.Module, Tensor]:
         """What the step asked, and with which images. A step that calls parts of the network may ask the whole."""
-        network, calls = network_of(pl_module, self.model), self._questions.take()
+        network, calls = network_of(pl_module, self.model), self._calls.take()
         try:
             call = call_on(calls, images, network)
         except ConfigurationError:

@@ -1,114 +1,20 @@
-"""What a training step calls: activations, and the call whose output holds the logits."""
+"""Of the calls that a training step makes: the one whose output holds the logits, and the images it was given."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from camtrain.cam import Activations, Layer, record_activations
-from camtrain.cam.hooks import hooked
+from camtrain.cam.hooks import hooked, is_same
 from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, ConfigurationError
-from camtrain.tasks.answers import as_rows, depends_on, find_answers, first_answer
+from camtrain.tasks.answers import as_rows, depends_on
+from camtrain.tasks.calls import Call, Calls
 
 _BEHIND = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Sigmoid, nn.LogSigmoid, nn.modules.loss._Loss)
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call that the step itself made: the module, what went in and came out, and the activations known by then."""
-
-    name: str
-    module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    output: Any
-    activations: tuple[Tensor, ...]
-
-    @cached_property
-    def answers(self) -> list[Tensor]:
-        """The tensors in the output that may hold logits, as they are: see `find_answers`."""
-        return find_answers(self.output)
-
-    @property
-    def answer(self) -> Tensor:
-        """The first of them, which is a node of the graph. BatchError if there is none."""
-        return self.answers[0] if self.answers else first_answer(self.output)
-
-    @property
-    def logits(self) -> Tensor:
-        """The answer as `(B, C)`."""
-        return as_rows(self.answer)
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """Those that the module was given."""
-        return [v for v in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(v, Tensor)]
-
-    def took(self, tensors: Sequence[Tensor], *, all_of_them: bool = False) -> bool:
-        """Whether the module was given any of these; or all of them."""
-        given = [any(is_same(mine, tensor) for mine in self.tensors) for tensor in tensors]
-        return all(given) if all_of_them else any(given)
-
-
-class Calls:
-    """The calls that a step makes to a module's parts, without those that happen inside another call.
-
-    A copy of a network that is made meanwhile (a moving average of it) has hooks too; they do nothing.
-    """
-
-    def __init__(self, activations: Any = ()) -> None:  # a run-time check of `Activations` would index it unfilled
-        self.activations: Activations = activations
-        self.made: list[Call] = []
-        self.depth = 0
-
-    def handles(self, modules: Mapping[str, nn.Module]) -> Iterator[Any]:
-        """Register the hooks, one after the other."""
-        for name, module in modules.items():
-            yield module.register_forward_pre_hook(_Entering(self))
-            yield module.register_forward_hook(_Leaving(self, name), with_kwargs=True, always_call=True)
-
-
-class _Entering:
-    """A forward pre-hook."""
-
-    def __init__(self, calls: Calls | None) -> None:
-        self.calls = calls
-
-    def __deepcopy__(self, memo: Any) -> "_Entering":
-        return _Entering(None)
-
-    def __reduce__(self) -> Any:
-        return _Entering, (None,)
-
-    def __call__(self, module: nn.Module, args: Any) -> None:
-        if self.calls is not None:
-            self.calls.depth += 1
-
-
-class _Leaving:
-    """A forward hook for the module of that name; also after a forward that raised."""
-
-    def __init__(self, calls: Calls | None, name: str) -> None:
-        self.calls, self.name = calls, name
-
-    def __deepcopy__(self, memo: Any) -> "_Leaving":
-        return _Leaving(None, self.name)
-
-    def __reduce__(self) -> Any:
-        return _Leaving, (None, self.name)
-
-    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        calls = self.calls
-        if calls is None:
-            return
-        calls.depth -= 1
-        if calls.depth == 0 and calls.activations.complete:
-            calls.made.append(Call(self.name, module, args, kwargs, output, tuple(calls.activations)))
 
 
 @contextmanager
@@ -196,20 +102,6 @@ def _of_one_module(made: Sequence[Call], own: Sequence[Tensor], rows: int | None
 def holds_own(calls: Calls, own: Sequence[Tensor]) -> bool:
     """Whether any call that returned logits was given one of the batch's own tensors."""
     return any(call.took(own) for call in calls.made if holds_logits(call))
-
-
-def is_same(value: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are one, or views of the same values.
-
-    >>> import torch
-    >>> x = torch.rand(2, 3)
-    >>> is_same(x, x.view(2, 3)), is_same(x, x.clone()), is_same(x, x[:1])
-    (True, False, False)
-    """
-    if value is other:
-        return True
-    alike = value.shape == other.shape and value.dtype == other.dtype and value.device == other.device
-    return alike and value.numel() > 0 and value.data_ptr() == other.data_ptr() and value.stride() == other.stride()
 
 
 def holds_logits(call: Call) -> bool:

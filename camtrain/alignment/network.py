@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from camtrain.alignment.calls import Call, Calls, holds_logits, holds_own, logits_call
+from camtrain.alignment.calls import holds_logits, holds_own, logits_call
 from camtrain.cam import Layer, find_layers, resolve_layers
 from camtrain.cam.layouts import readings
 from camtrain.cam.ownership import part_named
 from camtrain.errors import LayerError
 from camtrain.packages import overrides
+from camtrain.tasks.calls import Call, Calls
 
 Parts = dict[str, nn.Module]
 
@@ -58,8 +59,7 @@ class Looking:
     @property
     def parts(self) -> Parts:
         """Whose calls are to be watched."""
-        hooked = ((n, m) for n, m in self.module.named_modules() if not isinstance(m, torch.jit.ScriptModule))
-        return self._part or dict(hooked)
+        return self._part or dict(self.module.named_modules())
 
     def look_ahead(self, images: Tensor) -> None:
         """Find the last map, where no layer was named: of the part that was named, else, if that is a head, of all.

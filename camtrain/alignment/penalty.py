@@ -13,7 +13,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from camtrain.alignment.batch import Later, are_multi_hot, mean_of
 from camtrain.alignment.budget import Balance
-from camtrain.alignment.calls import Call
 from camtrain.alignment.step import Outside, Scalar, Step
 from camtrain.cam import (
     Layer,
@@ -29,6 +28,7 @@ from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, GradientError
 from camtrain.losses import AlignmentLoss
 from camtrain.tasks.answers import graph_of
+from camtrain.tasks.calls import Call
 from camtrain.tasks.classification import likelihood_of_present
 
 _HALF_SCALE = 1024.0  # float16 gradients of a confident answer, or at a feature map, would vanish below 6e-8

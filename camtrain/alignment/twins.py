@@ -19,7 +19,7 @@ from camtrain.alignment.batch import (
     outline_objects,
 )
 from camtrain.alignment.budget import Dose, Plan
-from camtrain.alignment.calls import Call, answers_again, find_images
+from camtrain.alignment.calls import answers_again, find_images
 from camtrain.alignment.exchange import Deal, Dealer
 from camtrain.alignment.step import Scalar, Step
 from camtrain.cam import ownership
@@ -28,6 +28,7 @@ from camtrain.data.batches import Batch
 from camtrain.errors import ConfigurationError
 from camtrain.swaps import Blend, blend_twins, choose_twins, same_class_share
 from camtrain.tasks.answers import divergence, mean_loss
+from camtrain.tasks.calls import Call
 
 _MOST = 1e4  # what a loss of values may count
 _COMPARED = (

@@ -50,6 +50,19 @@ def replace_first(output: Any, tensor: Tensor) -> Any:
     return replace_at(output, tensor)
 
 
+def is_same(value: Any, other: Tensor | None) -> bool:
+    """Whether two tensors are one, or views of the same values.
+
+    >>> x = Tensor([[1.0, 2.0]])
+    >>> is_same(x, x.view(1, 2)), is_same(x, x.clone()), is_same(x, x[:, :1])
+    (True, False, False)
+    """
+    if not isinstance(value, Tensor) or other is None or value is other:
+        return value is other and other is not None
+    alike = value.shape == other.shape and value.dtype == other.dtype and value.device == other.device
+    return alike and value.numel() > 0 and value.data_ptr() == other.data_ptr() and value.stride() == other.stride()
+
+
 def is_step(module: nn.Module) -> bool:
     """Whether a call of the module is Lightning's way through a wrapper, as DDP, to one of its steps.
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from camtrain.cam.capture import Capture, Targets, differentiate
-from camtrain.cam.hooks import Hooks, is_step
+from camtrain.cam.hooks import Hooks, is_same, is_step
 from camtrain.cam.layers import Layer
 from camtrain.cam.outputs import answers, find_logits
 from camtrain.cam.ownership import Belongings, usable_in_autograd
@@ -121,7 +121,7 @@ class Ride:
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if (self.root is not None and not self._done) or is_step(module):
             return None  # within the root, or not yet at it
-        own = any(_is_same(tensor, self._images) for tensor in pytree.tree_leaves((args, kwargs)))
+        own = any(is_same(tensor, self._images) for tensor in pytree.tree_leaves((args, kwargs)))
         if self._done and (self._took_own or not own):
             return None
         self.forget()
@@ -190,14 +190,6 @@ def _difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
 def _largest(first: Tensor, second: Tensor) -> float:
     same = (first == second) | (first.isnan() & second.isnan())
     return 0.0 if bool(same.all()) else float((first - second).abs().nan_to_num(nan=torch.inf).max())
-
-
-def _is_same(tensor: Any, images: Tensor | None) -> bool:
-    """Whether it is that tensor, or the same memory read alike."""
-    if tensor is images or not isinstance(tensor, Tensor) or images is None:
-        return tensor is images and images is not None
-    alike = tensor.shape == images.shape and tensor.dtype == images.dtype and tensor.stride() == images.stride()
-    return alike and tensor.data_ptr() == images.data_ptr()
 
 
 def can_ride(model: nn.Module) -> bool:

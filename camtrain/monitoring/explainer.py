@@ -7,9 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from camtrain.alignment.calls import Call, Calls
 from camtrain.cam import (
-    Activations,
     Capture,
     Layer,
     Ride,
@@ -30,6 +28,7 @@ from camtrain.data.batches import Batch
 from camtrain.errors import ConfigurationError
 from camtrain.monitoring.explained import Explained, explain_batch
 from camtrain.tasks import Binary, SingleLabel, Task, resolve_task
+from camtrain.tasks.calls import Call, Calls
 
 _TWO_PATHS = "the model has torch's own attention modules, whose results differ with gradients on"
 _PARTS = "the step calls parts of the model, none of which answers from the images alone"
@@ -43,12 +42,12 @@ class FirstPass:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.error: Exception | None = None  # of a dry forward
-        self._calls, self._hooks = Calls(Activations([])), Hooks()
+        self._calls, self._hooks = Calls(), Hooks()
 
     def listen(self) -> None:
         """Note the outermost calls of its parts from now on."""
         self.stop()
-        self._calls = Calls(Activations([]))
+        self._calls = Calls()
         parts = Ride.audible(self.network)
         self._hooks.add(self._calls.handles({name: m for name, m in self.network.named_modules() if m in parts}))
 

@@ -20,7 +20,7 @@ from camtrain.reliance.pool import Collecting, GatherAny, Samples, as_given
 from camtrain.reliance.records import Criteria, Pace, Pool, Predict, Progress, Verdict
 from camtrain.tasks import Captioning, QuestionAnswering, Task, View, resolve_task
 from camtrain.tasks.answers import answer_shape
-from camtrain.tasks.calls import Question, Questions, call_on, undo_values
+from camtrain.tasks.calls import Call, Calls, call_on, undo_values
 
 __all__ = ["Asking"]
 
@@ -40,9 +40,9 @@ class Asking:
     def __init__(self, adapter: Adapter | None = None, task: str | Task = "auto", *, lend: bool = True) -> None:
         self.collecting = Collecting(adapter, lend=lend)
         self.task: Task | None = None  # once it is known
-        self.call: Question | None = None  # the last one
+        self.call: Call | None = None  # the last one
         self.undo: Callable[[Tensor], Tensor] | None = None  # from what the network is given to the batch's values
-        self._calls = Questions()
+        self._calls = Calls()
         self._named = task
         self._shape: tuple[int, ...] | None = None  # of the answer to an image, once it is known
         self.frames = 0  # of a clip
@@ -189,7 +189,7 @@ class Asking:
             self.call = replace(call, output=None, args=(), kwargs={})
             return _words_of(self.task, call, batch.labels)
         (view,) = self.task.views(call.output, batch.labels)
-        beside = [t for t in call.tensors if t is not call.images and t.ndim and len(t) == len(batch)]
+        beside = [tensor for tensor in call.beside if tensor.ndim and len(tensor) == len(batch)]
         if not beside or view.labels is None:
             raise ConfigurationError("the network is given no question beside each image: name another task")
         self.call = replace(call, output=None, args=(), kwargs={})
@@ -242,7 +242,7 @@ def _told(views: Sequence[View]) -> int:
 
 
 @torch.no_grad()
-def _words_of(task: Captioning, call: Question, labels: Tensor) -> list[Word]:
+def _words_of(task: Captioning, call: Call, labels: Tensor) -> list[Word]:
     """The words answered, with pictures exchanged once, where what is answered is not true of the other."""
     logits = task.read(call.output)
     words = task.words(labels, logits)

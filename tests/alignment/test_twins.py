@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from camtrain.alignment.batch import Processes
-from camtrain.alignment.calls import Call
 from camtrain.alignment.network import Looking
 from camtrain.alignment.step import Step
 from camtrain.alignment.twins import Memory, Twins, answer_twins
 from camtrain.data.batches import Batch
 from camtrain.errors import ConfigurationError
 from camtrain.swaps import can_have_twin
+from camtrain.tasks.calls import Call
 
 
 def small_net(width=4):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from camtrain.errors import ConfigurationError
-from camtrain.tasks.calls import Questions, call_on, keeps_places, undo_values
+from camtrain.tasks.calls import Calls, call_on, keeps_places, undo_values
 
 
 class Module(nn.Module):
@@ -22,7 +22,7 @@ class Module(nn.Module):
 def heard(step, named=None):
     module, calls, images = (
         Module().eval(),
-        Questions(),
+        Calls(),
         torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
     )
     calls.listen(module.modules(), module if named is None else getattr(module, named))
@@ -77,7 +77,7 @@ def test_call_on__refuses_a_network_that_is_given_more_than_images():
         def forward(self, images: Tensor, more: Tensor) -> Tensor:
             return images.mean(dim=(2, 3)) + more
 
-    net, calls, images = Two(), Questions(), torch.rand(2, 3, 4, 4)
+    net, calls, images = Two(), Calls(), torch.rand(2, 3, 4, 4)
     calls.listen([net], net)
     net(images, torch.ones(3))
     with pytest.raises(ConfigurationError, match=r"more than images \(\(3,\)\)"):
