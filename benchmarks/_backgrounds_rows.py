@@ -11,7 +11,7 @@ from _composites import Composites
 from _runs import CANDIDATES
 from torch import nn
 
-from camtrain.callbacks import AttentionAlignment
+from camtrain.callbacks import AttentionAlignment, LastLayerRetraining
 from camtrain.cam import true_class
 from camtrain.module import ImageClassifier
 
@@ -62,11 +62,25 @@ def aligned(masks: float = 1.0, fine: bool = False, overlap: float = 0.0, **argu
     return {"masks": masks, "told": told, "callbacks": callbacks}
 
 
+def refitted(masks: float = 1.0, aligned_too: bool = False) -> dict[str, Any]:
+    """The fields of a row whose last layer is fitted anew at the end, on swapped images; with alignment before it."""
+
+    def callbacks(network: Network, train: Composites) -> list[pl.Callback]:
+        return [*([AttentionAlignment()] if aligned_too else []), LastLayerRetraining(when=None)]
+
+    return {"masks": masks, "told": f"{100 * masks:g} % of masks", "callbacks": callbacks}
+
+
 ROWS = {
     "erm": Row("ERM"),
     "unbiased": Row("no correlation", correlated=False),
     "groupdro": Row("GroupDRO", "group labels", module=GroupDRO, balanced_batches=True),
     "dfr": Row("last layer retrained (DFR)", "group labels", finish=retrain_last_layer),
+    "refit": Row("LastLayerRetraining", **refitted()),
+    "refit_15": Row("LastLayerRetraining", **refitted(0.15)),
+    "ours_refit": Row("ours, then LastLayerRetraining", **refitted(aligned_too=True)),
+    "ours_refit_15": Row("ours, then LastLayerRetraining", **refitted(0.15, aligned_too=True)),
+    "given_15": Row("ours (default)", **aligned(0.15)),
     "penalty": Row("contribution penalty", **aligned(fine=True, weight=3.0, twins=0.0)),
     "grad_cam": Row("Grad-CAM energy", **aligned(method="grad_cam", target=true_class, weight=3.0, twins=0.0)),
     "twins": Row("twins", **aligned(weight=0.0, twins=1.0)),
@@ -87,4 +101,4 @@ ROWS = {
     **{f"weight_{weight:g}": Row(f"ours, weight {weight:g}", **aligned(weight=weight)) for weight in CANDIDATES},
 }
 QUICK = ("erm", "unbiased", "ours", "ours_5")
-FULL = tuple(name for name in ROWS if not name.startswith("weight_"))
+FULL = tuple(name for name in ROWS if not name.startswith(("weight_", "refit", "ours_refit", "given_15")))
