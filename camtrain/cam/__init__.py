@@ -17,14 +17,13 @@ from camtrain.cam.methods import (
     resolve_method,
     xgrad_cam,
 )
-from camtrain.cam.model_methods import needs_model
+from camtrain.cam.model_methods import needs_model, smooth_grad_cam_plus_plus
 from camtrain.cam.occlusion import occlusion_map
 from camtrain.cam.outputs import find_logits, logits_candidates
 from camtrain.cam.ownership import evaluating, is_compiled, unwrap
 from camtrain.cam.perturbation import ablation_cam, score_cam
 from camtrain.cam.recording import Activations, record_activations
 from camtrain.cam.ride import Ride, can_ride
-from camtrain.cam.smoothing import smooth_grad_cam_plus_plus
 from camtrain.cam.spatial import (
     annotated,
     is_empty,

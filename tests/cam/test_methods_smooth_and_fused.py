@@ -7,7 +7,7 @@ from torch import nn
 from camtrain.cam import capture
 from camtrain.cam.fusion import fuse, resize_energy
 from camtrain.cam.methods import grad_cam_plus_plus
-from camtrain.cam.smoothing import smooth_grad_cam_plus_plus
+from camtrain.cam.model_methods import smooth_grad_cam_plus_plus
 from camtrain.cam.targets import class_index
 from camtrain.errors import MethodError
 
