@@ -10,6 +10,10 @@ from camtrain.records.formats import NAN, Epoch, History
 
 FLAGGED = "reliance/flagged"
 CHANCE, CEILING = "cam/inside_energy_chance", "cam/inside_energy_ceiling/"
+_LANGUAGE = {  # by cue, what is judged where answers are sentences, and what a reliant one is
+    "question": ("question", "answered without the picture"),
+    "other words": ("word", "said without the picture"),
+}
 OFF_THE_OBJECT = "right, heat off the object"  # no verdict: what a class leans on is told by interventions
 KEYS = {OFF_THE_OBJECT.capitalize(): "right_for_the_wrong_reason"}  # of the summary, as it has always been named
 ALIGNMENT_ACTIVE, ALIGNMENT_WEIGHT = "alignment/active", "alignment/weight"
@@ -243,6 +247,9 @@ def _present(rows: Sequence[Verdict]) -> str:
             f" {suspects} more suspect." if suspects else ""
         )
     doubts = _doubts(rows, f" of {len(rows)}")
+    unit, verb = _LANGUAGE.get(_cue(rows), ("", ""))
+    if unit:
+        return f"No {unit} is found to be {verb}; {doubts}." if doubts else f"No {unit} is {verb}."
     if doubts:
         return f"No class is found to lean on its background; {doubts}."
     if any(row.verdict == NO_EVIDENCE for row in rows):
@@ -252,6 +259,9 @@ def _present(rows: Sequence[Verdict]) -> str:
 
 def _outcome(rows: Sequence[Verdict]) -> str:
     leaning, doubts = flagged(rows), _doubts(rows)
+    if _cue(rows) in _LANGUAGE:
+        still = f"{len(leaning)} still: {_named(leaning)}" if leaning else "none"
+        return f"Now {still}." if leaning or not doubts else f"Now {still} that was found, {doubts}."
     if leaning:
         return f"Now {len(leaning)} {'does' if len(leaning) == 1 else 'do'}: {_named(leaning)}."
     if not doubts and any(row.verdict == NO_EVIDENCE for row in rows):
@@ -272,6 +282,10 @@ def _doubts(rows: Sequence[Verdict], total: str = "") -> str:
 
 def _lean(rows: Sequence[Verdict], classes: int, singular: str, plural: str) -> str:
     verb, whose = (singular, "its") if len(rows) == 1 else (plural, "their")
+    unit, said = _LANGUAGE.get(_cue(rows), ("", ""))
+    if unit:
+        tense = ("is", "are") if singular == "leans" else ("was", "were")
+        return f"{len(rows)} of {classes} {unit}s {tense[len(rows) > 1]} {said}: {_named(rows)}"
     return f"{len(rows)} of {classes} classes {verb} on {whose} {_cue(rows)}: {_named(rows)}"
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from math import isnan
 
 import pytest
@@ -75,6 +76,20 @@ def test_measures__tell_before_from_after():
     assert (found["Right, heat off the object"].before, found["Right, heat off the object"].after) == (0.75, 0.25)
     assert [one.better for one in found.values()] == [True, True, None, True, True]
     assert isnan(found["Inside energy, grad_cam"].after)
+
+
+@pytest.mark.parametrize(
+    ("cue", "verdicts", "expected"),
+    [
+        ("other words", ["reliant", "not reliant"], "1 of 2 words is said without the picture: a."),
+        ("question", ["reliant", "reliant"], "2 of 2 questions are answered without the picture: a and b."),
+        ("question", ["undecided"], "No question is found to be answered without the picture; 1 of 1 undecided."),
+        ("other words", ["not reliant"], "No word is said without the picture."),
+    ],
+)
+def test_headline__of_sentences_names_no_background(cue, verdicts, expected):
+    told = [replace(row, cue=cue) for row in rows(*verdicts)]
+    assert headline(History(scalars={"val/accuracy": {0: 0.8}}, verdicts={0: told})) == expected
 
 
 @pytest.mark.parametrize(
