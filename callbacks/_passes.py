@@ -149,10 +149,12 @@ def samples_of(trainer: Trainer, batch: Batch, first: int, dataloader_idx: int =
 
 
 def keeps_its_order(trainer: Trainer, dataloader_idx: int = 0) -> bool:
-    """Whether a place in the pass is the same image each time: not so where the loader shuffles, or may."""
+    """Whether a place in the pass is the same image each time, of all processes: not where the loader shuffles, or may."""
     sampler = _sampler(evaluation_loader(trainer, dataloader_idx))
     if isinstance(sampler, DistributedSampler):
         return not sampler.shuffle
+    if trainer.world_size > 1:
+        return False  # nobody knows which images a process reads: all of them, or a part of the user's own
     known = sampler is None or type(sampler).__name__ == "_InfiniteConstantSampler"  # of a stream
     return known or isinstance(sampler, SequentialSampler)
 

@@ -250,7 +250,9 @@ class ExplanationMonitor(Callback):
             self._explainer = None
         if not keeps_its_order(trainer, self.dataloader_idx):
             self._say(
-                "knows an image by its content where batches have no 'id': the dataloader may shuffle", key="order"
+                "knows an image by its content where batches have no 'id': the dataloader may shuffle, or deal images to "
+                "processes in a way of its own",
+                key="order",
             )
         return ValidationPass(
             self._followed.setdefault(stage_of(trainer), Followed()),

@@ -34,9 +34,11 @@ class RunSummary(Callback):
         self._attempt(_describe, trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember which numbers come from validation, and of which epoch they are."""
+        """Keep the numbers of a validation at its own step."""
         if not trainer.sanity_checking:
             Run.of(trainer).end_validation()
+            if trainer.state.fn == "fit":
+                self._attempt(Run.of(trainer).write_scalars)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the epoch's numbers."""

@@ -36,12 +36,14 @@ class VerdictHistory:
     def keep(self, verdicts: Sequence[Verdict], epoch: int) -> bool:
         """Take in a round's verdicts; True where they hold the first flag of the run.
 
-        A class that the round did not judge keeps its last effect.
+        A class that the round did not judge keeps its last effect. Where no effect could be measured, of too few images
+        or by a network that answers NaN, how many classes are flagged is not known: NaN, never 0.
         """
         effects = {f"reliance/effect/{v.class_name}": v.effect for v in verdicts}
         flags = [v.class_name for v in verdicts if v.verdict == "reliant"]
         known = [effect for effect in effects.values() if isfinite(effect)]
-        totals = {"reliance/flagged": float(len(flags)), "reliance/effect": max(known, default=nan)}
+        flagged = float(len(flags)) if flags or known else nan  # of no class that was measured, nobody knows
+        totals = {"reliance/flagged": flagged, "reliance/effect": max(known, default=nan)}
         first = bool(flags) and not self.flagged_since
         self.rounds += 1
         self.values = {**self.values, **totals, **effects}

@@ -205,7 +205,8 @@ def headline(history: History) -> str:
     run = span(history)
     now = latest_verdicts(history, run.after)
     if not now:
-        return "What the network looks at."
+        looked = history.panels or any(name.startswith("cam/") for name in history.scalars)
+        return "What the network looks at." if looked else "No heatmap was made, and no class was tested."
     fair = [row for row in now if row.verdict == FAIR]
     accepted = f" Judged fair evidence: {_cue(fair)} of {_named(fair)}." if fair else ""
     return _story(history, run, now) + accepted

@@ -77,7 +77,8 @@ def epoch_line(values: Mapping[str, float], epoch: Epoch) -> str:
     for measure in measures(history):  # of several methods the first
         said.setdefault(measure.label.partition(",")[0].lower(), shown(measure.after, measure.unit))
     parts = [f"{label} {number}" for label, number in said.items()]
-    return f"epoch {epoch}: " + ", ".join(parts + ["alignment on"] * (alignment_start(history) is not None))
+    parts += ["alignment on"] * (alignment_start(history) is not None)
+    return f"epoch {epoch}: {', '.join(parts) or 'nothing was validated'}"
 
 
 def summary_table(history: History) -> Table:

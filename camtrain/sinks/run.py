@@ -47,7 +47,8 @@ class Run:
         self._untold: set[Path] = set()
         self._begun: set[tuple[Path, str]] = set()
         self._evaluated: set[str] = set()
-        self._evaluated_in = -1
+        self._evaluated_in = self._evaluated_at = -1  # epoch and step
+        self._last = Scalars({}, -1, -1)
         self._guards = ExitStack()
         self._began = datetime.now()
 
@@ -156,7 +157,7 @@ class Run:
         """
         results = self.trainer._results
         self._evaluated |= {item.meta.name for item in results.values()} if results is not None else set()
-        self._evaluated_in = self.trainer.current_epoch
+        self._evaluated_in, self._evaluated_at = self.trainer.current_epoch, self.trainer.global_step
 
     def scalars(self) -> dict[str, float]:
         """This epoch's numbers: what the Trainer has logged, without what is left of an earlier epoch.
@@ -175,9 +176,17 @@ class Run:
         return bool(self.trainer.training)
 
     def write_scalars(self) -> dict[str, float]:
-        """Write this epoch's numbers, and return them."""
-        values = self.scalars()
-        self.write(Scalars(values, self.trainer.current_epoch, self.trainer.global_step))
+        """Write this epoch's numbers where they were not, and return them.
+
+        Those of a validation are written at its own step: an epoch that goes on after it adds no point to them.
+        """
+        values, epoch, step = self.scalars(), self.trainer.current_epoch, self.trainer.global_step
+        over = self.trainer.state.fn == "fit" and step != self._evaluated_at
+        fresh = {name: value for name, value in values.items() if not (over and _plain(name) in self._evaluated)}
+        row = Scalars(fresh, epoch, step)
+        if row != self._last and (fresh or not values):
+            self.write(row)
+            self._last = row
         return values
 
     def flush(self) -> None:

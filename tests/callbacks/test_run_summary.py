@@ -250,3 +250,21 @@ def test_run_summary__takes_the_configuration_of_the_command_line(tmp_path, monk
     main([*words, *(f"--trainer.{option}" for option in options.split())])
     written = json.loads((tmp_path / "camtrain_logs" / "run.json").read_text())["configuration"]
     assert written["trainer"]["max_epochs"] == 2
+
+
+def test_summary__adds_no_point_to_a_validation_where_its_epoch_goes_on(tmp_path):
+    class Early(Planned):
+        def training_step(self, batch, batch_idx):
+            self.log("train/loss", 1.0, on_step=False, on_epoch=True)
+            return self.parameter.sum()
+
+    data = DataLoader(torch.zeros(3, 1), batch_size=1)
+    trainer = pl.Trainer(
+        callbacks=[RunSummary()], max_epochs=2, val_check_interval=2, default_root_dir=tmp_path, logger=False,
+        accelerator="cpu", enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
+        log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(Early(), data, data)
+    scalars = read_history(tmp_path / "camtrain_logs").scalars
+    assert list(scalars["val/accuracy"].values()) == pytest.approx(PLAN["val/accuracy"][:2])
+    assert len(scalars["train/loss"]) == 2

@@ -62,3 +62,9 @@ def test_history__before_a_round_and_after_one_that_failed_nothing_is_known():
     history.lose()
     assert all(math.isnan(value) for values in (before, history.values) for value in values.values())
     assert set(before) == {"reliance/flagged", "reliance/effect"}
+
+
+def test_history__of_a_round_that_measured_no_class_does_not_know_how_many_are_flagged():
+    history = VerdictHistory()
+    history.keep([verdict(0, "undecided", math.nan), verdict(1, "undecided", math.nan)], epoch=0)
+    assert math.isnan(history.values["reliance/flagged"])

@@ -95,7 +95,7 @@ def test_headline__of_sentences_names_no_background(cue, verdicts, expected):
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
-        ([], [], "What the network looks at."),
+        ([], [], "No heatmap was made, and no class was tested."),
         ([], rows("not reliant", "not reliant"), "No class leans on its background."),
         (
             [],
