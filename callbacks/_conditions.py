@@ -73,6 +73,13 @@ def not_logged(trainer: Trainer, conditions: list[str]) -> list[str]:
     return [name for name, _, _ in map(parse_condition, conditions) if name not in trainer.callback_metrics]
 
 
+def waits_for(trainer: Trainer, conditions: list[str]) -> str:
+    """What is waited for in vain after a validation, as a sentence; empty where all was logged."""
+    missing = not_logged(trainer, conditions)
+    logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+    return f"waits for {missing[0]!r}, which the validation did not log; known: {logged}" if missing else ""
+
+
 def never_begins(trainer: Trainer, start_when: int | str) -> str:
     """Why the epoch to begin at will not come, as a sentence; empty where it will, or a metric decides.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from camtrain.alignment import Alignment, MaskMaker, Penalty, Processes, Step, Twins
 from camtrain.alignment.batch import require_masks
 from camtrain.alignment.step import add_to_loss, loss_in
-from camtrain.callbacks._conditions import Span, factor, never_begins, not_logged, position
+from camtrain.callbacks._conditions import Span, factor, never_begins, not_logged, position, waits_for
 from camtrain.callbacks._lightning import Callback, LightningModule, SayOnce, Trainer, patch, patched, runs_compiled
 from camtrain.callbacks._passes import denormalizer_of
 from camtrain.cam import log_probability
@@ -27,6 +27,9 @@ from camtrain.swaps import Blend, Infill
 _MISSED = (
     "added nothing to a manual step: it acts in self.manual_backward(loss), with a loss of the network's answers to "
     "the batch's images"
+)
+_LEFT_OUT = (
+    "added nothing to a step that gives the network other images than the batch's own, as the first step did not"
 )
 
 
@@ -266,11 +269,10 @@ class AttentionAlignment(Callback):
         if not self.span.conditions:
             return
         self._begin_or_end(trainer, new_epoch=False)
-        missing = not_logged(trainer, self.span.conditions)
-        if missing and not self._metric_missed:
+        vain = waits_for(trainer, self.span.conditions)
+        if vain and not self._metric_missed:
             self._metric_missed = True
-            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
-            self._say(f"waits for {missing[0]!r}, which the validation did not log; known: {logged}")
+            self._say(vain)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the module as it was."""
@@ -363,6 +365,8 @@ class AttentionAlignment(Callback):
         run = self._automatic if pl_module.automatic_optimization else self._manual
         with torch.compiler.set_stance("force_eager") if self._compiled and step.terms else nullcontext():
             output = run(pl_module, step, partial(original, *args, **kwargs))
+        if step.is_missed:
+            self._say(_LEFT_OUT if pl_module.automatic_optimization else _MISSED)
         self._say(*self.alignment.settle(step))
         for scalar in self.alignment.scalars(step):
             images: Any = scalar.images  # a count that is still on its way is as good
@@ -405,5 +409,4 @@ class AttentionAlignment(Callback):
         with patched(pl_module, "manual_backward", manual_backward):
             output = original()
         step.end_forward()
-        self._say(_MISSED if step.is_missed else "")
         return output

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from camtrain.callbacks._conditions import Span, never_begins, position
+from camtrain.callbacks._conditions import Span, never_begins, position, waits_for
 from camtrain.callbacks._lightning import Callback, LightningModule, SayOnce, Trainer, patch
 from camtrain.checks import check_arguments
 from camtrain.data.batches import check_masks, read_batch, with_images
@@ -49,6 +49,7 @@ class CueRandomization(Callback):
         self._checked = self._loaded = False
         self._say_once = SayOnce("CueRandomization")
         self._restore: Callable[[], None] | None = None
+        self._images, self._annotated = 0, False  # of this epoch, since it began
 
     @property
     def active(self) -> bool:
@@ -84,12 +85,23 @@ class CueRandomization(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin, if the epoch or the metric says so; all processes alike."""
+        self._images, self._annotated = 0, False
         self._begin(trainer, new_epoch=True)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell where an epoch had no object to put in front of another background."""
+        if self.transform.look is None and self._images and not self._annotated:
+            self._say_once(
+                f"saw no annotation on any of the {self._images} images of an epoch: it changes nothing", warn=True
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin, if the metric that was just logged says so: where there are no epochs there is no other time."""
         if self.span.conditions and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._begin(trainer, new_epoch=False)
+            vain = "" if self.active else waits_for(trainer, self.span.conditions)
+            if vain:
+                self._say_once(vain, key="waits", warn=True)
 
     def _begin(self, trainer: Trainer, *, new_epoch: bool) -> None:
         if self.span.should_start(trainer):
@@ -141,5 +153,8 @@ class CueRandomization(Callback):
         read = read_batch(batch, self.batch_adapter)
         if read.labels is None:
             return batch
+        self._images += len(read)
+        if self.transform.look is None and read.masks is not None and not self._annotated:
+            self._annotated = bool((read.masks >= 0).any())
         changed, _, _ = self.transform(read.images, read.labels, read.masks)
         return with_images(batch, read.images, changed)

@@ -47,6 +47,11 @@ from camtrain.sinks.base import PictureFormat
 from camtrain.sinks.run import Run
 from camtrain.tasks import Task, check_task
 
+_MOVED = (
+    "leaves masks out, and what they tell: the step moves or mixes the images before the network sees them, so that it is "
+    "not known where their objects then lie. Normalize and augment in the data set or in on_after_batch_transfer"
+)
+
 
 class ExplanationMonitor(Callback):
     """Heatmaps, grounding metrics and failure cases of every validation image, from the module's own forward pass.
@@ -318,6 +323,8 @@ class ExplanationMonitor(Callback):
             self._dismount()
         if explainer.compiled and not explainer.walks:
             self._say("runs validation steps eagerly: what a step makes of images for compiled code cannot be heard")
+        if explainer.moved:
+            self._say(_MOVED, warn=True)
         if explainer.walks:
             self._say(f"makes a forward pass of its own for each batch: {explainer.walks}")
 

@@ -214,6 +214,8 @@ class FaithfulnessMonitor(Callback):
             self._asked, images = self._heard(pl_module, read.images)
             check_images(replace(read, images=images))
             labels = read.labels
+            if self.of_labels and isinstance(labels, Tensor):  # unknown ones (-1, -100, NaN) are of no class
+                rows = [row for row in rows if bool((labels[row] >= 0).all())]
             self._kept += [(images[row].clone(), None if labels is None else labels[row].clone()) for row in rows]
 
     def _heard(self, pl_module: LightningModule, images: Tensor) -> tuple[nn.Module, Tensor]:

@@ -16,7 +16,13 @@ from camtrain.alignment.network import Looking, Network
 from camtrain.cam import Layer, ownership
 from camtrain.data.batches import Batch
 from camtrain.tasks.answers import depends_on
-from camtrain.tasks.calls import Call, Calls
+from camtrain.tasks.calls import Call, Calls, moves_images
+
+_LOOKED_AT = 20  # steps: a flip may not be drawn in the first
+_MOVED = (
+    "teaches other places than the masks mark: the step crops, mirrors or mixes the images before the network sees them. "
+    "Augment images and masks together, in the data set or in on_after_batch_transfer"
+)
 
 
 @dataclass(frozen=True)
@@ -207,6 +213,9 @@ class Step:
         if result is None:
             return None
         self.results.append(result)
+        if self.number < _LOOKED_AT:
+            given = result.call.tensors if self.deal is None else [self.deal.originals]
+            self.notes += [_MOVED] if any(moves_images(self.batch.images, tensor) for tensor in given) else []
         parts = [part for part in (term.after(self) for term in self.terms) if part is not None]
         for term in self.terms:
             term.check(self)

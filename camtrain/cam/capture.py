@@ -174,6 +174,7 @@ def _capture_in_training(
         output = call(model, images)
         scores = score_of(target, output, labels)
     recorded.require_all()
+    recorded.mean(scores)
     resolved = _resolved(found, recorded, model, images, observer)
     maps = tuple(layer.to_map(a) for layer, a in zip(resolved, recorded, strict=True))
     gradients = gradients_of(checked_scores(scores, maps), list(recorded), create_graph=True)
@@ -242,12 +243,16 @@ def differentiate(
     output: Any, targets: Targets, labels: Tensor | None, activations: Activations, layers: Sequence[Layer]
 ) -> tuple[Capture, ...]:
     """A `Capture` for each target from a forward pass whose graph starts at the activations."""
-    maps = tuple(layer.to_map(a.detach()) for layer, a in zip(layers, activations, strict=True))
+    maps: tuple[Tensor, ...] = ()
     captures = []
     targets = targets(output) if callable(targets) else targets
     for position, target in enumerate(targets):
         logits = _logits_or_output(output, target)
-        scores = checked_scores(target(logits, labels), maps)
+        scores = target(logits, labels)
+        if position == 0:
+            activations.mean(scores)
+            maps = tuple(layer.to_map(a.detach()) for layer, a in zip(layers, activations, strict=True))
+        scores = checked_scores(scores, maps)
         watched = [logits] if isinstance(logits, Tensor) and logits.requires_grad else []
         retain = position < len(targets) - 1
         gradients = _gradients(scores, [*activations, *watched], retain_graph=retain)

@@ -165,7 +165,7 @@ def _read(looker: Looker, outputs: Sequence[Output], observer: Observer, topolog
 
 def with_uses(layer: Layer, uses: int) -> Layer:
     """The layer, with a word on which use is meant where the forward pass uses it several times."""
-    told = f"used {uses} times, the last use is explained"
+    told = f"used {uses} times, the last use that the answer depends on is explained"
     return layer if uses < 2 or told in layer.reason else dataclasses.replace(layer, reason=f"{layer.reason}; {told}")
 
 

@@ -13,12 +13,15 @@ from camtrain.errors import LayerError
 
 
 class Activations(Sequence[Tensor]):
-    """One recorded tensor per layer, filled by the forward pass; of a layer used several times, the last use."""
+    """One recorded tensor per layer, filled by the forward pass; of a layer used several times, the last use.
+
+    `mean` asks for the last one that some scores depend on.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = tuple(names)
         self._tensors: dict[int, Tensor] = {}
-        self.uses = [0] * len(self._names)
+        self._every: list[list[Tensor]] = [[] for _ in self._names]
 
     def __len__(self) -> int:
         return len(self._names)
@@ -47,7 +50,21 @@ class Activations(Sequence[Tensor]):
     def record(self, position: int, tensor: Tensor) -> None:
         """Keep a layer's output; of several uses the last."""
         self._tensors[position] = tensor
-        self.uses[position] += 1
+        self._every[position].append(tensor)
+
+    @property
+    def uses(self) -> list[int]:
+        """How often each layer was used."""
+        return [len(tensors) for tensors in self._every]
+
+    def mean(self, scores: Tensor) -> None:
+        """Of a layer used several times, as for features beside the answer, the last use that the scores depend on."""
+        for position, tensors in enumerate(self._every):
+            if len(tensors) < 2 or not scores.requires_grad or not all(each.requires_grad for each in tensors):
+                continue
+            gradients = torch.autograd.grad(scores.sum(), tensors, retain_graph=True, allow_unused=True)
+            reached = [tensor for tensor, each in zip(tensors, gradients, strict=True) if each is not None]
+            self._tensors[position] = [*tensors, *reached][-1]
 
 
 def as_layers(layers: LayerSpec | Sequence[Layer] | Layer) -> tuple[Layer, ...]:

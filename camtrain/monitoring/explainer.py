@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -28,7 +29,7 @@ from camtrain.data.batches import Batch
 from camtrain.errors import ConfigurationError
 from camtrain.monitoring.explained import Explained, explain_batch
 from camtrain.tasks import Binary, SingleLabel, Task, resolve_task
-from camtrain.tasks.calls import Call, Calls
+from camtrain.tasks.calls import Call, Calls, moves_images
 
 _TWO_PATHS = "the model has torch's own attention modules, whose results differ with gradients on"
 _PARTS = "the step calls parts of the model, none of which answers from the images alone"
@@ -123,6 +124,7 @@ class Explainer:
         self.layers: tuple[Layer, ...] = ()
         self.walks = "" if can_ride(network) else _TWO_PATHS
         self.compiled = compiled
+        self.moved = False  # the step crops, mirrors or mixes the images that it gives the network
         self.batch: Batch | None = None  # between `arm` and `disarm`
         self.num_classes = 0
         self._task = task
@@ -219,6 +221,9 @@ class Explainer:
         self.settle(batch)
         task = cast(Task, self._task)
         self.called, inputs = self._asked(batch)
+        if moves_images(batch.images, inputs):  # shown where the network saw them; what the masks mark lies elsewhere
+            self.moved = True
+            batch = replace(batch, images=inputs.detach(), masks=None)
         captures = self._captured(batch, task, self.called, inputs)
         output = captures[0].logits
         self.num_classes = max(self.num_classes, task.count(output))

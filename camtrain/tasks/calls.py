@@ -17,7 +17,7 @@ from camtrain.cam.hooks import Hooks, is_same, is_step
 from camtrain.errors import ConfigurationError
 from camtrain.tasks.answers import as_rows, find_answers, first_answer
 
-__all__ = ["Call", "Calls", "call_on", "keeps_places", "learned_from", "undo_values"]
+__all__ = ["Call", "Calls", "call_on", "keeps_places", "learned_from", "moves_images", "undo_values"]
 
 ALIKE, RESIZED = 0.98, 0.9  # mean correlation of the brightness of an image with that of what became of it
 _REMEDY = "Normalize and augment in the data set or in on_after_batch_transfer, or name the network with model='...'"
@@ -240,6 +240,23 @@ def keeps_places(images: Shaped[Tensor, "B C *S"], given: Shaped[Tensor, "B D *T
     even = (norms[0] < 1e-6) & (norms[1] < 1e-6)  # a plain image stays plain
     alike = (flat[0] * flat[1]).sum(dim=1) / (norms[0] * norms[1]).clamp(min=1e-12)
     return bool(torch.where(even, 1.0, alike).mean() >= (RESIZED if resized else ALIKE))
+
+
+def moves_images(images: Shaped[Tensor, "..."], given: Any) -> bool:
+    """Whether what was given to a network is images in which a batch's lie elsewhere: cropped, mirrored or mixed.
+
+    Of what is no images of as many axes (tokens, frames in another order) it cannot be said, and is not.
+
+    >>> images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> moves_images(images, images.flip(-1)), moves_images(images, 2 * images), moves_images(images, images.flatten(1))
+    (True, False, False)
+    """
+    if not isinstance(given, Tensor) or is_same(given, images) or not given.is_floating_point():
+        return False
+    comparable = images.ndim in (4, 5) and given.ndim == images.ndim and len(given) == len(images)
+    if not comparable or given.shape[1] not in (1, 3, images.shape[1]):
+        return False
+    return (given.ndim == 4 or given.shape[2:] == images.shape[2:]) and not keeps_places(images, given)
 
 
 def undo_values(

@@ -401,3 +401,10 @@ def test_resume__of_backbone_and_head_finds_the_layer_again(make_trainer, tmp_pa
     )
     assert watch.layer == "backbone.2"
     assert len(target.logits) == 1
+
+
+def test_step__that_mirrors_the_images_is_said_to_be_taught_other_places(make_trainer):
+    mirrored = Stepping(lambda module, x, y, masks: F.cross_entropy(module.net(x.flip(-1)), y))
+    callback = aligned()
+    with pytest.warns(UserWarning, match="teaches other places than the masks mark"):
+        fit(make_trainer, mirrored, callback, samples())

@@ -95,6 +95,18 @@ def test_monitor__logs_what_the_functions_give(make_trainer, foreign, loader, of
     assert logged["cam/confidence_increase_high/layer_cam"].item() == pytest.approx(share.high, abs=1e-6)
 
 
+def test_monitor__of_labels_leaves_out_those_that_are_unknown(make_trainer, foreign, loader):
+    logged = []
+    images, labels, _ = loader(6).dataset.tensors
+    unknown = TensorDataset(torch.cat([images, images[:2]]), torch.cat([labels, torch.tensor([-100, -100])]))
+    for data in (TensorDataset(images, labels), unknown):
+        trainer = make_trainer(callbacks=[FaithfulnessMonitor("layer_cam", budget=1000, of_labels=True)])
+        trainer.validate(foreign(), DataLoader(data, 4), verbose=False)
+        logged.append({name: float(value) for name, value in trainer.callback_metrics.items() if "cam/" in name})
+    assert logged[0] == pytest.approx(logged[1])
+    assert logged[0]
+
+
 @pytest.mark.parametrize(
     ("metrics", "budget", "images"),
     [(("average_drop",), 12, 4), (("average_drop", "confidence_increase", "insertion"), 60, 3), (("road",), 40, 2)],

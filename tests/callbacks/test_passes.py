@@ -126,6 +126,18 @@ def test_monitor__knows_images_of_a_shuffled_loader_by_their_content(make_traine
     assert len(set(names)) == 2
 
 
+def test_monitor__measures_no_mask_where_the_step_mirrors_its_images(make_trainer):
+    class Mirrored(Module):
+        def validation_step(self, batch, batch_idx):
+            self.net(batch[0].flip(-1))
+
+    trainer = make_trainer(callbacks=[ExplanationMonitor()])
+    with pytest.warns(UserWarning, match="leaves masks out"):
+        trainer.validate(Mirrored(), DataLoader(TensorDataset(*images(8)), 4), verbose=False)
+    assert "cam/empty_maps/grad_cam" in trainer.callback_metrics
+    assert "cam/inside_energy/grad_cam" not in trainer.callback_metrics
+
+
 def test_samples__that_pad_the_last_round_of_processes_are_the_first_ones_again(make_trainer, monkeypatch):
     data, batch = TensorDataset(*images(5)), Batch(images(3)[0])
     dealt = DataLoader(data, 3, sampler=DistributedSampler(data, num_replicas=2, rank=1, shuffle=False))

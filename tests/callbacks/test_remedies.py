@@ -165,6 +165,17 @@ def test_randomization__of_the_background_without_masks_fails_in_the_first_step(
         trainer.fit(Net(), DataLoader(plain, 6), DataLoader(plain, 6))
 
 
+def test_randomization__says_what_it_waits_for_and_that_nothing_is_annotated(make_trainer):
+    rows = [{"image": torch.rand(3, 16, 16), "label": i % 3, "mask": torch.full((16, 16), -1.0)} for i in range(6)]
+    for callback, message in (
+        (CueRandomization("background", start_when=0), "saw no annotation on any of the 6 images of an epoch"),
+        (CueRandomization("tint"), "waits for 'reliance/flagged', which the validation did not log"),
+    ):
+        trainer = make_trainer(callbacks=[callback], max_epochs=1)
+        with pytest.warns(UserWarning, match=message):
+            trainer.fit(Net(), DataLoader(rows, 6), DataLoader(rows, 6))
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

@@ -118,7 +118,25 @@ def test_capture__of_a_layer_used_twice_explains_and_names_the_last_use(whole):
     truth = whole(net, images, "conv", lambda z: z.amax(dim=1))
     torch.testing.assert_close(captured.gradients[0], truth.gradients)
     torch.testing.assert_close(captured.activations[0], truth.activations)
-    assert captured.layers[0].reason == "given; used 2 times, the last use is explained"
+    assert captured.layers[0].reason == "given; used 2 times, the last use that the answer depends on is explained"
+
+
+def test_capture__of_a_layer_used_again_for_what_is_no_answer_means_the_answers_use():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return {"logits": self.head(self.body(x).mean((2, 3))), "features": self.body(x.flip(-1))}
+
+    torch.manual_seed(0)
+    net, images = Net(), torch.rand(2, 1, 6, 6)
+    captured = capture(net, images, "body")
+    alone = capture(nn.Sequential(net.body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.head), images, "0")
+    torch.testing.assert_close(captured.activations[0], alone.activations[0])
+    torch.testing.assert_close(captured.gradients[0], alone.gradients[0])
+    assert captured.gradients[0].abs().sum() > 0
     assert "used 2 times" in capture(net, images).layers[0].reason
 
 
