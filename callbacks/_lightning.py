@@ -6,6 +6,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from camtrain.cam import evaluating, is_compiled
 from camtrain.cam.ownership import part_named
 from camtrain.errors import CamtrainError, ConfigurationError
+from camtrain.loading import require_whole
 from camtrain.packages import joined, overrides, part_of
 
 if TYPE_CHECKING:
@@ -90,6 +92,16 @@ def _of_rank() -> str:
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     several = distributed and torch.distributed.get_world_size() > 1
     return f" on rank {torch.distributed.get_rank()}" if several else ""
+
+
+def tell_of_cut_checkpoint(trainer: Trainer) -> None:
+    """Where Lightning could not read the checkpoint to go on from since it was cut short: that, and another one."""
+    path = getattr(trainer, "ckpt_path", None)
+    if path is not None and "://" not in str(path):
+        try:
+            require_whole(Path(path))
+        except ConfigurationError as error:
+            rank_zero_warn(str(error))
 
 
 # Processes.

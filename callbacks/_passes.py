@@ -149,7 +149,7 @@ def samples_of(trainer: Trainer, batch: Batch, first: int, dataloader_idx: int =
 
 
 def keeps_its_order(trainer: Trainer, dataloader_idx: int = 0) -> bool:
-    """Whether a place in the pass is the same image each time, of all processes: not where the loader shuffles, or may."""
+    """Whether a place in the pass of all processes is the same image each time: not where the loader may shuffle."""
     sampler = _sampler(evaluation_loader(trainer, dataloader_idx))
     if isinstance(sampler, DistributedSampler):
         return not sampler.shuffle

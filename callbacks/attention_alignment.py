@@ -13,7 +13,15 @@ from camtrain.alignment import Alignment, MaskMaker, Penalty, Processes, Step, T
 from camtrain.alignment.batch import require_masks
 from camtrain.alignment.step import add_to_loss, loss_in
 from camtrain.callbacks._conditions import Span, factor, never_begins, not_logged, position, waits_for
-from camtrain.callbacks._lightning import Callback, LightningModule, SayOnce, Trainer, patch, patched, runs_compiled
+from camtrain.callbacks._lightning import (
+    Callback,
+    LightningModule,
+    SayOnce,
+    Trainer,
+    patch,
+    patched,
+    runs_compiled,
+)
 from camtrain.callbacks._passes import denormalizer_of
 from camtrain.cam import log_probability
 from camtrain.checks import check_arguments

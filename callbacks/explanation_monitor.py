@@ -17,6 +17,7 @@ from camtrain.callbacks._lightning import (
     key_of,
     network_of,
     runs_compiled,
+    tell_of_cut_checkpoint,
 )
 from camtrain.callbacks._passes import (
     denormalizer_of,
@@ -48,8 +49,8 @@ from camtrain.sinks.run import Run
 from camtrain.tasks import Task, check_task
 
 _MOVED = (
-    "leaves masks out, and what they tell: the step moves or mixes the images before the network sees them, so that it is "
-    "not known where their objects then lie. Normalize and augment in the data set or in on_after_batch_transfer"
+    "leaves masks out, and what they tell: the step moves or mixes the images before the network sees them, so that it "
+    "is not known where their objects then lie. Normalize and augment in the data set or in on_after_batch_transfer"
 )
 
 
@@ -211,6 +212,7 @@ class ExplanationMonitor(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no hook behind, and write what there is of the report."""
         self._dismount()
+        tell_of_cut_checkpoint(trainer)
         if self._passes:
             self._attempt(Run.of(trainer).conclude)
 
@@ -255,8 +257,8 @@ class ExplanationMonitor(Callback):
             self._explainer = None
         if not keeps_its_order(trainer, self.dataloader_idx):
             self._say(
-                "knows an image by its content where batches have no 'id': the dataloader may shuffle, or deal images to "
-                "processes in a way of its own",
+                "knows an image by its content where batches have no 'id': the dataloader may shuffle, or deal images "
+                "to processes in a way of its own",
                 key="order",
             )
         return ValidationPass(

@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from camtrain.callbacks._lightning import Attempt, Callback, LightningModule, Trainer
+from camtrain.callbacks._lightning import Attempt, Callback, LightningModule, Trainer, tell_of_cut_checkpoint
 from camtrain.packages import is_a
 from camtrain.report.terminal import epoch_line, print_line
 from camtrain.sinks.run import Run
@@ -51,6 +51,7 @@ class RunSummary(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The same for what there is of the run."""
+        tell_of_cut_checkpoint(trainer)
         if trainer.state.fn == "fit":
             self.on_fit_end(trainer, pl_module)
 

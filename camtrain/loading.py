@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 import torchvision
@@ -207,6 +208,7 @@ def imported(path: str) -> Any:
 
 def read_stored(path: Path) -> Mapping[str, Any]:
     """What a file of weights holds: a state dict, or a checkpoint with one; ConfigurationError for anything else."""
+    require_whole(path)
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
@@ -221,6 +223,25 @@ def read_stored(path: Path) -> Mapping[str, Any]:
             f"{path} holds a {type(stored).__name__}, not weights: save model.state_dict(), or give a checkpoint."
         )
     return stored
+
+
+def require_whole(path: Path) -> None:
+    """ConfigurationError for a checkpoint that was cut short, as by a crash while it was written; it offers another.
+
+    That is the newest whole one of the same folder. What does not begin as `torch.save` does is left to who reads it.
+    """
+    if not path.is_file() or _is_whole(path):
+        return
+    others = [other for other in path.parent.glob(f"*{path.suffix}") if other != path and _is_whole(other)]
+    before = max(others, key=lambda other: other.stat().st_mtime_ns, default=None)
+    offer = f"go on with the one before it, {before}" if before else "no other whole one lies beside it"
+    raise ConfigurationError(f"{path} is cut short at {path.stat().st_size} bytes and cannot be read: {offer}.")
+
+
+def _is_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(2)
+    return is_zipfile(path) if start in (b"PK", b"P", b"") else True
 
 
 def _parted(spec: str) -> tuple[str, str]:

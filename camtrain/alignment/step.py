@@ -20,8 +20,8 @@ from camtrain.tasks.calls import Call, Calls, moves_images
 
 _LOOKED_AT = 20  # steps: a flip may not be drawn in the first
 _MOVED = (
-    "teaches other places than the masks mark: the step crops, mirrors or mixes the images before the network sees them. "
-    "Augment images and masks together, in the data set or in on_after_batch_transfer"
+    "teaches other places than the masks mark: the step crops, mirrors or mixes the images before the network sees "
+    "them. Augment images and masks together, in the data set or in on_after_batch_transfer"
 )
 
 

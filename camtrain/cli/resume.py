@@ -8,6 +8,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from camtrain.errors import ConfigurationError
+from camtrain.loading import require_whole
 from camtrain.packages import NAMES
 
 FOLDER = "checkpoints"
@@ -26,10 +27,11 @@ def find_continued(checkpoint: str, runs: Path) -> Continued | None:
     """The run that a checkpoint belongs to; for `"last"` the newest checkpoint of all runs in the folder `runs`.
 
     A run's checkpoints lie in `<runs>/<version>/checkpoints`. None for a checkpoint that lies elsewhere. Raises
-    ConfigurationError where `"last"` finds none.
+    ConfigurationError where `"last"` finds none, and for one that was cut short, with the one before it.
     """
     if checkpoint != "last":
         path = Path(checkpoint)
+        require_whole(path)
         inside = path.parent.name == FOLDER and path.resolve().parent.parent.parent == runs.resolve()
         return Continued(path, path.resolve().parent.parent.name) if inside else None
     continued = _newest(runs.glob(f"*/{FOLDER}/*.ckpt"))
@@ -38,6 +40,7 @@ def find_continued(checkpoint: str, runs: Path) -> Continued | None:
             f"ckpt_path is 'last', and no run in {runs} has a checkpoint: name the file, or let ModelCheckpoint save "
             "one in every epoch (filename: last, enable_version_counter: false)."
         )
+    require_whole(continued)
     return Continued(continued, continued.parent.parent.name)
 
 

@@ -26,7 +26,7 @@ from camtrain.cam.methods import Method
 from camtrain.cam.ownership import call, evaluating, isolated
 from camtrain.cam.targets import Target
 from camtrain.data.batches import Batch
-from camtrain.errors import ConfigurationError
+from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.monitoring.explained import Explained, explain_batch
 from camtrain.tasks import Binary, SingleLabel, Task, resolve_task
 from camtrain.tasks.calls import Call, Calls, moves_images
@@ -35,6 +35,7 @@ _TWO_PATHS = "the model has torch's own attention modules, whose results differ 
 _PARTS = "the step calls parts of the model, none of which answers from the images alone"
 _COMPILED = "it runs compiled, where hooks see nothing"
 _NOTHING_TO_RIDE_ON = "the step's own pass went through no hooked module that returns logits"
+_OTHER_IMAGES = "the step asks it about more or fewer images than the batch holds"
 
 
 class FirstPass:
@@ -182,11 +183,15 @@ class Explainer:
         answer = self._first.answer(batch)
         if self._ride is None:
             if answer is None:
-                raise self._first.error or ConfigurationError(
-                    f"{type(self.network).__name__} has no forward method, and its step calls no single part that maps "
-                    "the batch's images to logits: pass model='name' of the one to explain; it has "
+                error = self._first.error
+                if isinstance(error, CamtrainError):
+                    raise error
+                why = "has no forward method" if error is None else f"does not take them as they are ({error})"
+                raise ConfigurationError(
+                    f"{type(self.network).__name__} {why}, and its step calls no single part that maps the batch's "
+                    "images to logits: pass model='name' of the one to explain; it has "
                     f"{', '.join(name for name, _ in self.network.named_children())}."
-                )
+                ) from error
             self.called, self._late = answer.module, True
             ride = self._find(answer.module, _inputs(answer.args, answer.kwargs))
             ride.root, ride.given = answer.module, (answer.args, answer.kwargs)
@@ -261,8 +266,16 @@ class Explainer:
         if ride.root is None or self.walks == _PARTS or (args and kwargs):
             return called, batch.images
         inputs = _inputs(args, kwargs)
-        fits = not isinstance(inputs, Tensor) or len(inputs) == len(batch)
-        return (ride.root, inputs) if fits else (called, batch.images)
+        if not isinstance(inputs, Tensor) or len(inputs) == len(batch):
+            return ride.root, inputs
+        rows = min(len(inputs), len(batch))
+        if inputs.shape[1:] == batch.images.shape[1:] and torch.equal(inputs[:rows], batch.images[:rows]):
+            return called, batch.images  # halves of the batch, or other views behind it
+        raise ConfigurationError(
+            f"The step asks {type(ride.root).__name__} about {len(inputs)} images at a time, of a batch of {len(batch)}"
+            ", not the batch's own: which answer belongs to which image is not known. Normalize and augment "
+            "in the data set or in on_after_batch_transfer."
+        )
 
     def _captured(self, batch: Batch, task: Task, called: nn.Module, inputs: Any) -> tuple[Capture, ...]:
         def rounds(output: Any) -> list[Target]:
@@ -273,7 +286,10 @@ class Explainer:
         labels = batch.labels if isinstance(batch.labels, Tensor) else None
         if not self.walks and not self._late:
             ride = cast(Ride, self._ride)
-            captures = ride.captured_each(rounds, labels)
+            own = ride.logits is None or ride.logits.ndim < 2 or len(ride.logits) == len(batch)
+            captures = ride.captured_each(rounds, labels) if own else None
+            if not own:
+                ride.reason = _OTHER_IMAGES
             if captures is not None and len(captures[0].scores) == len(batch):
                 return captures
             self.walks = ride.reason or _NOTHING_TO_RIDE_ON

@@ -138,6 +138,22 @@ def test_monitor__measures_no_mask_where_the_step_mirrors_its_images(make_traine
     assert "cam/inside_energy/grad_cam" not in trainer.callback_metrics
 
 
+def test_monitor__of_a_step_that_asks_by_halves_explains_the_batch_unless_they_are_others(make_trainer):
+    class Halves(Module):
+        change = 0.0
+
+        def validation_step(self, batch, batch_idx):
+            torch.cat([self.net(half - self.change) for half in batch[0].chunk(2)])
+
+    data, monitors = DataLoader(TensorDataset(*images(8)), 4), [ExplanationMonitor(), ExplanationMonitor()]
+    make_trainer(callbacks=[monitors[0]]).validate(Halves(), data, verbose=False)
+    make_trainer(callbacks=[monitors[1]]).validate(Module(), data, verbose=False)
+    assert monitors[0].images["loss"].tolist() == pytest.approx(monitors[1].images["loss"].tolist())
+    Halves.change = 0.5
+    with pytest.raises(ConfigurationError, match="about 2 images at a time, of a batch of 4"):
+        make_trainer(callbacks=[ExplanationMonitor()]).validate(Halves(), data, verbose=False)
+
+
 def test_samples__that_pad_the_last_round_of_processes_are_the_first_ones_again(make_trainer, monkeypatch):
     data, batch = TensorDataset(*images(5)), Batch(images(3)[0])
     dealt = DataLoader(data, 3, sampler=DistributedSampler(data, num_replicas=2, rank=1, shuffle=False))

@@ -15,9 +15,11 @@ import wandb
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.demos.boring_classes import BoringModel
 from torch import nn
 from torch.utils.data import DataLoader
 
+from camtrain.callbacks import RunSummary
 from camtrain.cli import main
 from camtrain.cli.resume import Continued, continue_run, find_continued, locate_last
 from camtrain.errors import ConfigurationError
@@ -230,3 +232,20 @@ def test_configurations__save_every_epoch_to_go_on_from(name, make_trainer, tmp_
     found = find_continued("last", tmp_path).checkpoint
     assert torch.load(found, weights_only=True)["epoch"] == 2
     assert len(list(folder.iterdir())) == len(savers) + sum(bool(saver.save_last) for saver in savers)
+
+
+def test_checkpoint__that_was_cut_short_is_named_and_the_one_before_it_offered(tmp_path):
+    folder = tmp_path / "runs" / "version_0" / "checkpoints"
+    folder.mkdir(parents=True)
+    for age, name in ((2, "a.ckpt"), (1, "b.ckpt")):
+        torch.save({"weight": torch.rand(100)}, folder / name)
+        os.utime(folder / name, (10 - age, 10 - age))
+    cut = folder / "b.ckpt"
+    cut.write_bytes(cut.read_bytes()[:500])
+    for asked in ("last", str(cut)):
+        with pytest.raises(ConfigurationError, match=r"b\.ckpt is cut short at 500 bytes .* before it, .*a\.ckpt"):
+            find_continued(asked, tmp_path / "runs")
+    with pytest.warns(UserWarning, match=r"b\.ckpt is cut short"), pytest.raises((OSError, RuntimeError)):
+        pl.Trainer(
+            callbacks=[RunSummary()], max_epochs=1, accelerator="cpu", logger=False, default_root_dir=tmp_path
+        ).fit(BoringModel(), ckpt_path=cut)
