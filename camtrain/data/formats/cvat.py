@@ -20,7 +20,7 @@ def read_cvat(path: Path) -> Annotations:
     if root.tag != "annotations" or root.find(".//image") is None:
         raise DataError(f"{path} lists no images: export it from CVAT as 'CVAT for images 1.1'.")
     left_out: Counter[str] = Counter()
-    labels = [label for label in root.iterfind("./meta//labels/label") if label.find("parent") is None]
+    labels = root.iterfind("./meta//labels/label")
     names = [str(label.findtext("name")) for label in labels if label.findtext("type") not in _WITHOUT_AREA]
 
     def read(image: Element) -> ImageAnnotation:
