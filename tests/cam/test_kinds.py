@@ -427,3 +427,92 @@ def test_branches__say_that_they_are_one_of_several():
     (layer,) = resolve_layers(net, IMAGES)
     assert layer.name == "branches.2"
     assert "one of 4 branches" in layer.reason
+
+
+class Scales(nn.Module):
+    """Patches of two sizes in one sequence."""
+
+    def __init__(self, first):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fine, self.coarse, self.first = Patches(), Patches(stride=8), first
+        self.block, self.head = Block(), nn.Linear(16, 3)
+
+    def forward(self, images):
+        parts = [self.fine(images), self.coarse(images)]
+        return self.head(self.block(torch.cat(parts if self.first == "fine" else parts[::-1], dim=1)).mean(dim=1))
+
+
+@pytest.mark.parametrize("first", ["fine", "coarse"])
+def test_scales__in_one_sequence_are_read_as_the_larger_grid_and_the_others_counted(first):
+    net = Scales(first)
+    (layer,) = resolve_layers(net, IMAGES)
+    assert (layer.name, layer.layout.grid) == ("block", (8, 8))
+    assert f"tokens {'before' if first == 'fine' else 'after'} 16 others" in layer.reason
+    assert held(net, IMAGES, layer)
+
+
+class OfPatches(nn.Module):
+    """Takes patches that somebody else has cut, as a sequence or in a dictionary."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.block, self.head = nn.Linear(48, 16), Block(), nn.Linear(16, 3)
+
+    def forward(self, patches):
+        patches = patches["patches"] if isinstance(patches, dict) else patches
+        return self.head(self.block(self.embed(patches)).mean(dim=1))
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"patches": x}], ids=["sequence", "dictionary"])
+def test_patches__as_inputs_have_no_place_that_could_be_looked_at(wrap):
+    with pytest.raises(LayerError, match=r"do not hold their places.*guided_backpropagation"):
+        resolve_layers(OfPatches(), wrap(torch.rand(2, 64, 48, generator=torch.Generator().manual_seed(0))))
+
+
+class Windowed(nn.Module):
+    """Attention within windows of 4 x 4 patches that are folded into the batch, padded where the image has no more."""
+
+    def __init__(self, last):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.block, self.head = nn.Conv2d(3, 16, 4, 4), Block(), nn.Linear(16, 3)
+        self.norm = last
+
+    def forward(self, images):
+        x = self.stem(images).permute(0, 2, 3, 1)
+        rows, columns = x.shape[1:3]
+        x = nn.functional.pad(x, (0, 0, 0, -columns % 4, 0, -rows % 4))
+        down, across = x.shape[1] // 4, x.shape[2] // 4
+        x = self.block(x.reshape(-1, down, 4, across, 4, 16).transpose(2, 3).reshape(-1, 16, 16))
+        x = x.reshape(-1, down, across, 4, 4, 16).transpose(2, 3).reshape(-1, 4 * down, 4 * across, 16)
+        return self.head(self.norm(x[:, :rows, :columns]).mean(dim=(1, 2)))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 48), (28, 44)])
+@pytest.mark.parametrize(("last", "name"), [(nn.LayerNorm(16), "norm"), (nn.Identity(), "stem")])
+def test_windows__of_square_and_wide_images_end_in_the_map_that_joins_them(size, last, name):
+    net, images = Windowed(last), torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    (layer,) = resolve_layers(net, images)
+    assert (layer.name, layer.layout.grid) == (name, (size[0] // 4, size[1] // 4))
+    assert held(net, images, layer)
+
+
+class Turned(nn.Module):
+    """A map whose axes are in an order that nobody else has, between two in the usual one."""
+
+    def __init__(self, order):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.scale, self.head, self.order = nn.Conv2d(3, 16, 4, 4), Scale(), nn.Linear(16, 3), order
+
+    def forward(self, images):
+        x = self.scale(self.conv(images).relu().permute(self.order))
+        return self.head(x.permute([self.order.index(axis) for axis in range(4)]).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("order", [(2, 3, 0, 1), (0, 2, 1, 3), (2, 0, 1, 3), (1, 0, 2, 3)])
+def test_axes__in_no_known_order_leave_the_map_before_them(order):
+    (layer,) = resolve_layers(Turned(order), IMAGES)
+    assert (layer.name, layer.layout.name) == ("conv", "channels first")
