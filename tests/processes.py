@@ -43,6 +43,7 @@ def _work(function, arguments, file, rank, devices, port):
     names = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": devices, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in names.items()})
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)  # a fork has none of the threads that its parent's pool counts on, and would wait for them
     try:
         torch.save(function(*arguments), file)
     except BaseException:

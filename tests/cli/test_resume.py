@@ -93,6 +93,7 @@ def _fit(folder, words, environment):
     os.chdir(folder)
     sys.path.insert(0, str(folder))
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)  # as in `processes.forked`
     main(["fit", "--config", "config.yaml", *words])
     wandb.finish()
 
