@@ -67,7 +67,7 @@ def wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
 
 @pytest.fixture
 def read_run() -> Callable[..., dict[str, Any]]:
-    """`read_run(run.sync_dir)`: history, summary, config, alerts and tables of an offline run."""
+    """`read_run(run.settings.sync_dir)`: history, summary, config, alerts and tables of an offline run."""
     from tests.wandb_reader import read_run as read
 
     return read

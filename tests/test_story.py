@@ -49,7 +49,7 @@ def story(tmp_path_factory):
         )
         trainer.fit(Net(), *loaders("background"))
         folder = Run.of(trainer).folder
-        sync_dir = logger.experiment.sync_dir
+        sync_dir = logger.experiment.settings.sync_dir
         wandb.finish()
         read = read_run(sync_dir)
         wandb.teardown()

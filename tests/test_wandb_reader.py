@@ -9,7 +9,7 @@ def run_file(wandb_offline):
     run = wandb.init(project="camtrain", dir=wandb_offline)
     for step in range(3):
         run.log({"loss": 1.0 / (step + 1), "text": "x" * 20_000})  # three records over two blocks of 32 KiB
-    folder = run.sync_dir
+    folder = run.settings.sync_dir
     run.finish()
     assert [row["loss"] for row in read_run(folder)["history"]] == [1.0, 0.5, 1 / 3]
     return next(wandb_offline.rglob("*.wandb"))

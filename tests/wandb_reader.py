@@ -14,7 +14,7 @@ FULL, LAST = 1, 4
 
 
 def read_run(run_dir: str | Path, timeout: float = 60.0) -> dict[str, Any]:
-    """History, summary, config, metrics, alerts, artifacts and tables of the run in `run.sync_dir`.
+    """History, summary, config, metrics, alerts, artifacts and tables of the run in `run.settings.sync_dir`.
 
     `run.finish()` returns before the file is flushed, so this waits for the record of the run's exit.
     """

@@ -188,7 +188,7 @@ def test_masked_pair__survives_a_worker():
 
 
 def test_masked_pair__is_asked_to_pin_itself(monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self + 1)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, *_: self + 1)
     assert torch.equal(pin_memory(pair()).masks, MASKS + 1)
 
 

@@ -116,6 +116,6 @@ def test_background__of_many_passes_holds_no_more_than_its_bound(pictures):
     background = Background(sink, most_pictures=6)
     for epoch in range(200):
         background.write(pictures(epoch))
-        assert sum(pictures_in(records) for records in background._waiting) <= 6
+        assert sum(pictures_in(records) for records in list(background._waiting)) <= 6
     sink.gate.set()
     background.flush()

@@ -63,7 +63,7 @@ def test_monitor__feeds_several_loggers_at_once(tmp_path, make_trainer, wandb_of
     module = ImageClassifier("camtrain.networks.SmallResNet", 2, model_kwargs={"width": 4})
     trainer.fit(module, loader, loader)
     trainer.test(module, loader, verbose=False)
-    folder = online.experiment.sync_dir
+    folder = online.experiment.settings.sync_dir
     online.experiment.finish()
     assert "cam/drift/shift_since_first" in (tmp_path / "csv" / "v" / "metrics.csv").read_text()
     found = read(board.log_dir)

@@ -19,7 +19,7 @@ def offline_run(wandb_offline, read_run):
     def record(write):
         logger = WandbLogger(project="camtrain", save_dir=wandb_offline)
         write(WandbSink(logger))
-        folder = logger.experiment.sync_dir
+        folder = logger.experiment.settings.sync_dir
         logger.experiment.finish()
         return read_run(folder) | {"folder": folder, "id": logger.version}
 
@@ -120,7 +120,7 @@ def test_wandb_sink__keeps_the_report_and_sums_the_run_up(two_passes):
 def test_wandb_sink__encodes_without_loss_on_request(wandb_offline, read_run, make_pass):
     logger = WandbLogger(project="camtrain", save_dir=wandb_offline)
     WandbSink(logger, "png").write(*make_pass(0, 0))
-    folder = logger.experiment.sync_dir
+    folder = logger.experiment.settings.sync_dir
     logger.experiment.finish()
     assert next(row for row in read_run(folder)["history"] if HEATMAPS in row)[HEATMAPS]["format"] == "png"
 

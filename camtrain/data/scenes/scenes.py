@@ -49,8 +49,8 @@ def draw_scene(kind: str, place: str, key: Sequence[int], image_size: int = 96, 
         with_object: False leaves the object out and all else as it is, the mask too.
 
     >>> scene = draw_scene("duck", "water", key=(0, 1), image_size=32)
-    >>> scene.image.shape, scene.mask.max()
-    ((32, 32, 3), np.uint8(1))
+    >>> scene.image.shape, int(scene.mask.max())
+    ((32, 32, 3), 1)
     """
     pose, back, light = (np.random.default_rng((*key, part)) for part in range(3))
     rgb, coverage, base = _draw_object(kind, image_size, pose)
