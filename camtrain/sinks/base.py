@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Unfinished
 from dataclasses import replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -186,7 +187,7 @@ class Background:
     def _wait(self, last: "Future[None]") -> None:
         try:
             last.result(PATIENCE)
-        except TimeoutError:
+        except (TimeoutError, Unfinished):  # the same from Python 3.11 on
             self._errors.append(TimeoutError(f"still busy after {PATIENCE:.0f} s with {len(self._waiting)} passes"))
 
     def _work(self) -> None:

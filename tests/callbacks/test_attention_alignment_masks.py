@@ -79,7 +79,7 @@ def loop(make_trainer, cue, *, epochs, **arguments):
 
 
 def test_loop__flags_and_corrects_what_it_finds_without_a_mask(make_trainer):
-    detector, alignment, module = loop(make_trainer, True, epochs=4, segmenter="found")
+    detector, alignment, module = loop(make_trainer, True, epochs=6, segmenter="found")
     assert len(detector.flagged_since) == 3
     assert alignment.maker.places == ((0.75, 0.75, 0.25, 0.25),)
     assert not any(each.box for each in detector.verdicts)

@@ -169,7 +169,7 @@ def test_row__trains_to_the_same_weights_with_the_monitors_and_aligns(row, tmp_p
     if row not in ("barebones", "limit_val_batches"):  # neither logs, or there is nothing to look at
         assert math.isfinite(numbers["cam/inside_energy/grad_cam"])
         assert math.isfinite(numbers["cam/average_drop/grad_cam"])
-        assert math.isfinite(numbers["reliance/flagged"])
+        assert math.isfinite(numbers["reliance/flagged"]) == (row != "overfit_batches")  # too few images to judge
     if row == "limit_val_batches":
         assert not [name for name, value in numbers.items() if name.startswith("cam/") and not math.isnan(value)]
     if row == "barebones":

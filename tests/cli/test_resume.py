@@ -127,13 +127,13 @@ def test_fit__goes_on_after_kill_9_where_it_was(tmp_path):
 def runs(tmp_path):
     for version in ("abc", "def"):
         (tmp_path / "p" / version / "checkpoints").mkdir(parents=True)
-        (tmp_path / "p" / version / "checkpoints" / "last.ckpt").touch()
+        torch.save({}, tmp_path / "p" / version / "checkpoints" / "last.ckpt")
     return tmp_path / "p"
 
 
 def test_find_continued__takes_the_newest_checkpoint_for_last(runs):
     newest = runs / "abc" / "checkpoints" / "epoch=3.ckpt"
-    newest.touch()
+    torch.save({}, newest)
     os.utime(newest, ns=(2**62, 2**62))
     assert find_continued("last", runs) == Continued(newest, "abc")
 
@@ -164,7 +164,7 @@ def test_continue_run__points_a_logger_at_the_same_run(runs, kind, key, name):
 def test_continue_run__goes_on_in_the_folder_of_a_logger_that_nobody_named(tmp_path, written, kind):
     run = tmp_path / "lightning_logs" / "version_3"
     (run / "checkpoints").mkdir(parents=True)
-    (run / "checkpoints" / "last.ckpt").touch()
+    torch.save({}, run / "checkpoints" / "last.ckpt")
     (run / written).touch()
     config = Namespace(ckpt_path="last", trainer=Namespace(logger=None, default_root_dir=str(tmp_path)))
     assert continue_run(config).version == "version_3"
