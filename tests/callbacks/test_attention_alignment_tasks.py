@@ -192,7 +192,7 @@ def test_clips__of_one_frame_over_and_over_become_twins_as_the_frame():
 
 def test_tasks__with_more_than_an_answer_an_image_are_refused(make_trainer):
     for task in ("segmentation", "captioning", Detection()):
-        with pytest.raises(ConfigurationError, match="has many: .*neither the penalty nor twins work"):
+        with pytest.raises(ConfigurationError, match=r"has many: .*neither the penalty nor twins work"):
             AttentionAlignment(task=task)
     with pytest.raises(ConfigurationError, match="task='edges' is none"):
         AttentionAlignment(task="edges")
