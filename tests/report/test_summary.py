@@ -3,6 +3,7 @@ from math import isnan
 
 import pytest
 
+from camtrain.reliance.language import QUESTION, WORDS
 from camtrain.report.summary import EpochSpan, alignment_start, find_scalar, headline, measures, span, value_at
 from camtrain.sinks import CELLS, History, Verdict
 
@@ -81,10 +82,10 @@ def test_measures__tell_before_from_after():
 @pytest.mark.parametrize(
     ("cue", "verdicts", "expected"),
     [
-        ("other words", ["reliant", "not reliant"], "1 of 2 words is said without the picture: a."),
-        ("question", ["reliant", "reliant"], "2 of 2 questions are answered without the picture: a and b."),
-        ("question", ["undecided"], "No question is found to be answered without the picture; 1 of 1 undecided."),
-        ("other words", ["not reliant"], "No word is said without the picture."),
+        (WORDS, ["reliant", "not reliant"], "1 of 2 words is said without the picture: a."),
+        (QUESTION, ["reliant", "reliant"], "2 of 2 questions are answered without the picture: a and b."),
+        (QUESTION, ["undecided"], "No question is found to be answered without the picture; 1 of 1 undecided."),
+        (WORDS, ["not reliant"], "No word is said without the picture."),
     ],
 )
 def test_headline__of_sentences_names_no_background(cue, verdicts, expected):
