@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from camtrain import explain
 from camtrain.metrics import average_drop, confidence_increase, insertion_deletion, masked_confidences
-from camtrain.render.video import read_video
+from camtrain.render.film import read_video
 
 FRAMES, STRIDE = 16, 2
 METHODS = ("grad_cam", "grad_cam_plus_plus", "layer_cam", "contribution_cam")

@@ -28,7 +28,7 @@ from camtrain.checks import check_arguments
 from camtrain.data.batches import Batch, class_names, read_batch
 from camtrain.errors import ConfigurationError
 from camtrain.records import Alert
-from camtrain.render.outlines import sheet_of
+from camtrain.render.overlays import sheet_of
 from camtrain.sinks.run import Run
 from camtrain.swaps import Blend, Infill
 

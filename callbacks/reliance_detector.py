@@ -51,8 +51,7 @@ from camtrain.reliance import (
     unmeasured,
 )
 from camtrain.reliance.history import accepted, fair_cues
-from camtrain.reliance.pictures import Outcome, pictures, records_of_round
-from camtrain.reliance.places import LEAST
+from camtrain.reliance.pictures import LEAST, Outcome, pictures, records_of_round
 from camtrain.sinks.run import Run
 from camtrain.tasks import Task, check_task
 

@@ -18,12 +18,12 @@ from camtrain.losses.consistency import ConsistencyLoss, flip_inconsistency
 from camtrain.losses.distillation import HeatmapDistillationLoss, heatmap_distance, match_grid, unit_norm
 from camtrain.losses.hint import HINTLoss, SquaredHINTLoss, misranking, squared_misalignment
 from camtrain.losses.input_gradient import InputGradientLoss, input_gradients, outside_gradient
-from camtrain.swaps.blending import move_objects
 from camtrain.swaps.twins import (
     can_have_twin,
     choose_donors,
     deal_backgrounds,
     make_twins,
+    move_objects,
     same_class_share,
 )
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from camtrain.alignment.batch import as_classes
-from camtrain.alignment.calls import find_images
+from camtrain.alignment.network import find_images
 from camtrain.cam.hooks import hooked, is_same
 from camtrain.data.batches import Batch
 from camtrain.swaps import Blend, deal

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from camtrain.alignment.batch import Census, Processes, Subject
 from camtrain.alignment.budget import Plan, is_measured
-from camtrain.alignment.calls import holds_logits, other_answers, recording
 from camtrain.alignment.exchange import Deal, Dealer
-from camtrain.alignment.network import Looking, Network
+from camtrain.alignment.network import Looking, Network, holds_logits, other_answers, recording
 from camtrain.cam import Layer, ownership
 from camtrain.data.batches import Batch
 from camtrain.tasks.answers import depends_on

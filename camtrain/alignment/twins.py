@@ -19,8 +19,8 @@ from camtrain.alignment.batch import (
     outline_objects,
 )
 from camtrain.alignment.budget import Dose, Plan
-from camtrain.alignment.calls import answers_again, find_images
 from camtrain.alignment.exchange import Deal, Dealer
+from camtrain.alignment.network import answers_again, find_images
 from camtrain.alignment.step import Scalar, Step
 from camtrain.cam import ownership
 from camtrain.checks import check_arguments

@@ -1,7 +1,7 @@
 """The explanation engine: tensors in, heatmaps out."""
 
 from camtrain.cam.attention import le_grad
-from camtrain.cam.capture import Capture, capture, gradients_of
+from camtrain.cam.capture import Activations, Capture, capture, gradients_of, record_activations
 from camtrain.cam.fusion import fuse
 from camtrain.cam.guided import guided_backpropagation, guided_grad_cam, guided_gradients
 from camtrain.cam.layers import Layer, find_layers, resolve_layers
@@ -22,7 +22,6 @@ from camtrain.cam.occlusion import occlusion_map
 from camtrain.cam.outputs import find_logits, logits_candidates
 from camtrain.cam.ownership import evaluating, is_compiled, unwrap
 from camtrain.cam.perturbation import ablation_cam, score_cam
-from camtrain.cam.recording import Activations, record_activations
 from camtrain.cam.ride import Ride, can_ride
 from camtrain.cam.spatial import (
     annotated,

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from camtrain.cam.capture import Capture, Targets, differentiate
+from camtrain.cam.capture import Capture, GradFlip, Targets, differentiate
 from camtrain.cam.hooks import Hooks, is_same, is_step
 from camtrain.cam.layers import Layer
 from camtrain.cam.outputs import answers, find_logits
 from camtrain.cam.ownership import Belongings, usable_in_autograd
-from camtrain.cam.recording import GradFlip
 from camtrain.cam.targets import Target
 from camtrain.errors import CamtrainError
 

@@ -19,8 +19,7 @@ from camtrain.loading import device_of, load_model, model_names, zoo_names
 from camtrain.records import HEATMAPS, read_history
 from camtrain.records.images import read_pixels
 from camtrain.render import overlay
-from camtrain.render.captions import captioned
-from camtrain.render.video import frame_rate, read_video, write_video
+from camtrain.render.film import captioned, frame_rate, read_video, write_video
 
 
 def run(options: FilmOptions) -> int:

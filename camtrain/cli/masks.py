@@ -13,7 +13,7 @@ from camtrain.data.files import read_image
 from camtrain.data.folders import SampleDataset
 from camtrain.data.overview import Overview, Remark, overview_of
 from camtrain.errors import CamtrainError
-from camtrain.render.outlines import Outlined, outline_sheet
+from camtrain.render.overlays import Outlined, outline_sheet
 
 REFUSED = 1
 MOST_VALUES = 12

@@ -27,7 +27,7 @@ from camtrain.cam.ownership import call, evaluating, isolated
 from camtrain.cam.targets import Target
 from camtrain.data.batches import Batch
 from camtrain.errors import CamtrainError, ConfigurationError
-from camtrain.monitoring.explained import Explained, explain_batch
+from camtrain.monitoring.table import Explained, explain_batch
 from camtrain.tasks import Binary, SingleLabel, Task, resolve_task
 from camtrain.tasks.calls import Call, Calls, moves_images
 

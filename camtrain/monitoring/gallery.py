@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
-from camtrain.monitoring.explained import Explained
 from camtrain.monitoring.panels import Naming, answer_of, keyframe, strip
 from camtrain.monitoring.selection import Kept, keep
-from camtrain.monitoring.table import Table
+from camtrain.monitoring.table import Explained, Table
 from camtrain.records import CELLS, Gallery
 from camtrain.records.panels import TILES_ACROSS, TILES_DOWN
 from camtrain.render import draw_contours, overlay, to_uint8

@@ -18,7 +18,7 @@ from camtrain.data.masks import FULL, mask_facts, odd_about
 from camtrain.monitoring.selection import Kept
 from camtrain.records import CELLS, Panel
 from camtrain.render import overlay, to_uint8
-from camtrain.render.outlines import Outlined, outline_sheet
+from camtrain.render.overlays import Outlined, outline_sheet
 
 STRIP = 16  # the height of a signal's picture
 HALF = 0.5  # of a heatmap's height: what W&B shows as a mask

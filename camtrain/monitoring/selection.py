@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from camtrain.monitoring.explained import Explained
-from camtrain.monitoring.table import GROUNDED, lookup
+from camtrain.monitoring.table import GROUNDED, Explained, lookup
 from camtrain.records import CELLS, RIGHT_UNGROUNDED
 
 CANDIDATES = 4  # for each failure case that is shown

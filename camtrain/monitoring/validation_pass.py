@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from camtrain.monitoring.drift import Traces
-from camtrain.monitoring.explained import Explained
 from camtrain.monitoring.explainer import Explainer
 from camtrain.monitoring.gallery import Tile, Tiles, gallery
 from camtrain.monitoring.panels import MaskLook, Naming, panels
@@ -30,7 +29,16 @@ from camtrain.monitoring.selection import (
     offer_to_all,
     right_for_the_wrong_reason,
 )
-from camtrain.monitoring.table import Table, calibration, cell_counts, class_rows, confusion, histograms, remembered
+from camtrain.monitoring.table import (
+    Explained,
+    Table,
+    calibration,
+    cell_counts,
+    class_rows,
+    confusion,
+    histograms,
+    remembered,
+)
 from camtrain.records import FAILURES, HEATMAPS, Classes, FourCells, Histograms, Panel, Panels, Record
 
 LUCKY, SURPRISE = "right for the wrong reason", "surprise"

@@ -43,7 +43,7 @@ from camtrain.reliance.intervene import (
     restrict,
 )
 from camtrain.reliance.locate import Evidence, gather_evidence, join_evidence
-from camtrain.reliance.places import CueRegion, Exemplars, exemplars, locate, region_of, with_regions
+from camtrain.reliance.pictures import CueRegion, Exemplars, exemplars, locate, region_of, with_regions
 from camtrain.reliance.pool import Collecting, Collector, Count, PoolCensus, Pools, Samples, usable
 from camtrain.reliance.records import (
     STICKER,

@@ -1,6 +1,5 @@
 """Masks for images that came without one: guessed, or by a function of one's own."""
 
-from camtrain.segmenters.guess import guess_masks, overhang
-from camtrain.segmenters.outlines import Outlines, Segmenter, key_of, segmented
+from camtrain.segmenters.outlines import Outlines, Segmenter, guess_masks, key_of, overhang, segmented
 
 __all__ = ["Outlines", "Segmenter", "guess_masks", "key_of", "overhang", "segmented"]

@@ -1,5 +1,7 @@
 """Run: all that is written of what one Trainer does, its folder, its sinks, its numbers and its report."""
 
+import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -16,12 +18,13 @@ from camtrain.report.summary import latest_verdicts, summary_of
 from camtrain.report.terminal import advised, places, print_summary
 from camtrain.sinks.base import Background, PictureFormat, SinkGroup, logger_sinks, shows_pictures
 from camtrain.sinks.files import FilesSink
-from camtrain.sinks.guard import guard
 
 WITHOUT_LOGGER = "camtrain_logs"
 UNNAMED = ("lightning_logs", "default")  # loggers' own names, which say nothing
 
 _ATTRIBUTE = "_camtrain_run"  # on the Trainer: a run lives as long as its Trainer does
+log = logging.getLogger(__name__)
+GUARDED = ("log_metrics", "log_hyperparams", "after_save_checkpoint", "save", "finalize")
 
 
 class Run:
@@ -302,3 +305,46 @@ def numbered(folder: Path, *, last: bool = False) -> Path:
 def _in_use(folder: Path) -> bool:
     """Whether anything lies in it, other runs' folders aside."""
     return folder.is_dir() and any(not path.name.startswith("version_") for path in folder.iterdir())
+
+
+def guard(logger: Any) -> Callable[[], None]:
+    """Let a logger's calls fail quietly once the connection to its service is lost; return what undoes this.
+
+    The loss is reported once. Other errors go through as before.
+
+    >>> class Cut:
+    ...     def log_metrics(self, metrics):
+    ...         raise ConnectionResetError("gone")
+    >>> cut = Cut()
+    >>> undo = guard(cut)
+    >>> cut.log_metrics({})
+    >>> undo()
+    >>> cut.log_metrics({})
+    Traceback (most recent call last):
+    ConnectionResetError: gone
+    """
+    reported: list[str] = []
+    undone = ExitStack()
+    for name in GUARDED:
+        if callable(getattr(logger, name, None)) and name not in vars(logger):
+            setattr(logger, name, _guarded(getattr(logger, name), type(logger).__name__, reported))
+            undone.callback(vars(logger).pop, name)
+    return undone.close
+
+
+def _guarded(call: Callable[..., Any], owner: str, reported: list[str]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return call(*args, **kwargs)
+        except ConnectionError as error:
+            if not reported:
+                reported.append(owner)
+                log.warning(
+                    "%s lost its service (%s: %s); training goes on, and numbers are kept in the run's local files.",
+                    owner,
+                    type(error).__name__,
+                    error,
+                )
+
+    return guarded

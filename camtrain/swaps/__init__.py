@@ -1,6 +1,5 @@
 """Pixels changed that should not matter: what the cure trains on, and what the diagnosis asks with."""
 
-from camtrain.swaps.blending import Blend, move_objects
 from camtrain.swaps.compositing import (
     blend,
     composite,
@@ -17,6 +16,7 @@ from camtrain.swaps.compositing import (
 from camtrain.swaps.infills import Infill, noise_background
 from camtrain.swaps.looks import LOOKS, Look, look_of
 from camtrain.swaps.twins import (
+    Blend,
     blend_twins,
     can_have_twin,
     choose_donors,
@@ -25,6 +25,7 @@ from camtrain.swaps.twins import (
     deal_backgrounds,
     make_masked_twins,
     make_twins,
+    move_objects,
     same_class_share,
 )
 

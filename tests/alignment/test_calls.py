@@ -2,7 +2,7 @@
 
 import torch
 
-from camtrain.alignment.calls import find_images
+from camtrain.alignment.network import find_images
 from camtrain.data.batches import Batch
 from camtrain.tasks.answers import depends_on
 

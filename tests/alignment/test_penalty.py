@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from camtrain.alignment.calls import recording
+from camtrain.alignment.network import recording
 from camtrain.alignment.penalty import penalize, require_gradient, squared_norms
 from camtrain.cam import Layer, annotated, contribution_cam, log_probability
 from camtrain.data.batches import Batch

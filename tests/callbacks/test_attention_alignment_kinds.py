@@ -13,7 +13,7 @@ from camtrain.cam import contribution_cam, gradients_of, record_activations
 from camtrain.data import points_to_masks
 from camtrain.errors import BatchError
 from camtrain.losses import AlignmentLoss
-from camtrain.swaps.blending import Blend
+from camtrain.swaps.twins import Blend
 from tests.callbacks.modules import Foreign, Given, fit, mapping, network, pair, samples
 
 pytestmark = [

@@ -8,7 +8,7 @@ import torch
 
 from camtrain.cli import main
 from camtrain.networks import SmallResNet
-from camtrain.render.video import write_video
+from camtrain.render.film import write_video
 
 NETWORK = ["--model", "camtrain.networks.SmallResNet", "--size", "32"]
 

@@ -19,7 +19,7 @@ from camtrain.data.transforms import eval_transform
 from camtrain.loading import load_model
 from camtrain.networks import SmallResNet
 from camtrain.render import overlay
-from camtrain.render.video import frame_rate, read_video, write_video
+from camtrain.render.film import frame_rate, read_video, write_video
 from camtrain.sinks import HEATMAPS, FilesSink, Panels, Scalars
 
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from camtrain.cli import main
-from camtrain.render.outlines import LINE, Outlined, outline_sheet, outlined
+from camtrain.render.overlays import LINE, Outlined, outline_sheet, outlined
 
 LAYOUT = ("--images", "images", "--masks", "masks")
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from camtrain.callbacks import RunSummary
 from camtrain.cli import main
-from camtrain.cli.resume import Continued, continue_run, find_continued, locate_last
+from camtrain.cli.lightning import Continued, continue_run, find_continued, locate_last
 from camtrain.errors import ConfigurationError
 from camtrain.sinks import FAILURES, HEATMAPS, read_history
 from tests.layout import ROOT

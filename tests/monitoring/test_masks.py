@@ -2,7 +2,7 @@ import torch
 
 from camtrain.data.batches import Batch
 from camtrain.monitoring.panels import MaskLook, Naming
-from camtrain.render.outlines import FOG, LINE
+from camtrain.render.overlays import FOG, LINE
 
 NAMING = Naming(["cat"])
 

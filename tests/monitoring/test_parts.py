@@ -8,7 +8,6 @@ from torch import nn
 from camtrain.cam import Capture, Layer, grad_cam, hires_cam, pool_masks
 from camtrain.data.batches import Batch
 from camtrain.monitoring.drift import Traces, drift_scalars
-from camtrain.monitoring.explained import ceiling, explain_batch
 from camtrain.monitoring.explainer import Explainer
 from camtrain.monitoring.panels import Naming, panels
 from camtrain.monitoring.selection import (
@@ -23,7 +22,17 @@ from camtrain.monitoring.selection import (
     offer_to_all,
     right_for_the_wrong_reason,
 )
-from camtrain.monitoring.table import Table, class_rows, confusion, histograms, joined, remembered, scalars
+from camtrain.monitoring.table import (
+    Table,
+    ceiling,
+    class_rows,
+    confusion,
+    explain_batch,
+    histograms,
+    joined,
+    remembered,
+    scalars,
+)
 from camtrain.monitoring.validation_pass import Followed, ValidationPass
 from camtrain.records import CELLS
 from camtrain.render import overlay, to_uint8

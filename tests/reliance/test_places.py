@@ -21,7 +21,7 @@ from camtrain.reliance import (
     with_regions,
 )
 from camtrain.reliance.locate import hottest, pointing
-from camtrain.reliance.places import clusters, likeness
+from camtrain.reliance.pictures import clusters, likeness
 from camtrain.reliance.windows import apart, containing, place_name, windows
 from tests.reliance.worlds import World, read_background
 

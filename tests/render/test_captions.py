@@ -1,7 +1,7 @@
 import torch
 
 from camtrain.cli.film import _line
-from camtrain.render.captions import captioned
+from camtrain.render.film import captioned
 
 
 def test_captioned__leaves_the_picture_and_adds_a_line_with_the_scale():

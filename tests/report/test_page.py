@@ -9,7 +9,7 @@ import torch
 from camtrain.records import Gallery, Setup
 from camtrain.records.folder import write_run_info
 from camtrain.records.formats import History, Pass
-from camtrain.render.outlines import sheet_of
+from camtrain.render.overlays import sheet_of
 from camtrain.report.charts import Series, area_chart, line_chart
 from camtrain.report.page import EffectAxis, class_verdicts, curves, write_report
 from camtrain.report.pictures import SavedPictures, film_epochs, gallery_page, spread

@@ -13,7 +13,7 @@ import pytest
 from camtrain.sinks import FilesSink, Scalars, SinkGroup, read_history
 from camtrain.sinks.base import Background
 from camtrain.sinks.files import RESERVE_FILE, Appender
-from camtrain.sinks.guard import guard
+from camtrain.sinks.run import guard
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 4

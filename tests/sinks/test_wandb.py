@@ -3,8 +3,7 @@ import pytest
 from pytorch_lightning.loggers import WandbLogger
 
 from camtrain.sinks import CELLS, FAILURES, HEATMAPS, Alert, Panels, Scalars, Verdict
-from camtrain.sinks.wandb import WandbSink
-from camtrain.sinks.wandb_pictures import IMAGES_PER_LIST, ROWS_PER_TABLE, panel_masks, verdict_table
+from camtrain.sinks.wandb import IMAGES_PER_LIST, ROWS_PER_TABLE, WandbSink, panel_masks, verdict_table
 
 COLUMNS = ["epoch", "sample", "picture", "reason", "true", "predicted", "probability", "true_probability"]
 COLUMNS += ["correct", "cell", "verdict", "group", "inside_energy/grad_cam", "inside_energy/hires_cam"]
