@@ -126,7 +126,6 @@ class Penalty:
             loss=loss,
             annotated=census.annotated,
             second_order=self.second_order,
-            generator=step.generator,
         )
         if self.given == "auto" and step.measures and result.task is not None:
             with twice_differentiable():
@@ -148,9 +147,12 @@ class Penalty:
         return self.given == "auto" and self.target is log_probability
 
     def _target(self, step: Step) -> Callable[..., Tensor]:
-        """What is explained; of values what raises or lowers them, unless a target was given."""
-        if self.target is not log_probability or step.subject.task is None:
+        """What is explained; of values what moves them, of several labels one, unless it was given."""
+        if self.target is not log_probability:
             return self.target
+        if step.subject.task is None:
+            several = are_multi_hot(step.batch.labels) and step.call.logits.shape[1] > 1
+            return partial(sampled_positive, generator=step.generator) if several else self.target
         return _value if step.subject.kind == "values" else step.subject.task.evidence
 
     def check(self, step: Step) -> None:
@@ -209,17 +211,11 @@ def penalize(
     loss: Callable[..., Tensor],
     annotated: Tensor,
     second_order: bool = True,
-    generator: torch.Generator | None = None,
 ) -> Outside:
-    """The loss of each layer's heatmaps against the masks, averaged over layers, in at least float32.
-
-    Of multi-hot labels one class present in each image is drawn, where the target is the log-probability of a label.
-    """
+    """The loss of each layer's heatmaps against the masks, averaged over layers, in at least float32."""
     assert batch.masks is not None
     masks = batch.masks
     batch = replace(batch, labels=known_labels(batch.labels, annotated))
-    if target is log_probability and are_multi_hot(batch.labels) and call.logits.shape[1] > 1:
-        target = partial(sampled_positive, generator=generator)
     gradients = score_gradients(call, batch, target, second_order)
     maps = [
         method(layer.to_map(a), layer.to_map(g))

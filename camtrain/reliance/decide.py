@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 
 from scipy.special import stdtrit
 
@@ -20,7 +19,6 @@ __all__ = [
     "in_spreads",
     "rejected",
     "share_of_round",
-    "verdict_of",
 ]
 
 MOST_OVERHANG = 0.4  # in the median over a class's images; exact masks have up to 0.38, nearly all eroded ones more
@@ -64,22 +62,18 @@ def decide(
     way either, as they would where donors' classes do not go with their backgrounds (a balanced set). All else is
     undecided, with the number of images that would settle it. ``other_infill`` enters the note only.
     """
-    present = sorted(set(effects.labels.tolist()))
-    told = tuple(
-        verdict_of(
-            effects,
-            c,
-            class_names[c],
-            _of(c, estimates),
-            None if guarded is None else _of(c, guarded),
-            _of(c, other_infill),
-            criteria,
-            tests=len(estimates),
-            overhang=(overhangs or {}).get(c, math.nan),
+    cases = _cases(effects, class_names, criteria, tests=len(estimates))
+    verdicts = tuple(
+        _by_masks(
+            case,
+            case.of(estimates),
+            None if guarded is None else case.of(guarded),
+            case.of(other_infill),
+            overhang=(overhangs or {}).get(case.class_index, math.nan),
         )
-        for c in present
+        for case in cases
     )
-    return _with_exceptions(told, effects, class_names, criteria)
+    return _with_exceptions(verdicts, effects, class_names, criteria)
 
 
 def unmeasured(names: Sequence[str], reason: str) -> tuple[Verdict, ...]:
@@ -113,36 +107,84 @@ def in_spreads(verdict: Verdict) -> Verdict:
     return replace(verdict, class_index=0, class_name="value", note=note, **numbers)
 
 
-def verdict_of(
-    effects: Effects,
-    class_index: int,
-    name: str,
+@dataclass(frozen=True)
+class ClassCase:
+    """One class of a round: what was measured of it, and by what rules it is decided.
+
+    ``tests`` is how many the round holds in all.
+    """
+
+    effects: Effects
+    class_index: int
+    class_name: str
+    criteria: Criteria
+    tests: int
+
+    def of(self, estimates: Sequence[Estimate]) -> list[Estimate]:
+        """Those of this class."""
+        return [estimate for estimate in estimates if estimate.class_index == self.class_index]
+
+    def answer(self, verdict: Answer, estimate: Estimate | None, note: str) -> Verdict:
+        """The verdict, with the numbers of the estimate that led to it."""
+        effects, rows = self.effects, self.effects.of(self.class_index)
+        numbers = (estimate.effect, estimate.low, estimate.high) if estimate else (math.nan, math.nan, math.nan)
+        p_value, cue = (estimate.adjusted, estimate.cue) if estimate else (math.nan, "background")
+        placebo = float((effects.before[rows, 0].double() - effects.after[rows, 0, 0]).mean())
+        images = int(rows.sum())
+        return Verdict(self.class_index, self.class_name, verdict, *numbers, placebo, p_value, images, cue, note)
+
+    def too_few(self) -> Verdict:
+        """Undecided, where nothing was estimated."""
+        effects, usable = self.effects, int(self.effects.of(self.class_index).sum())
+        if bool(effects.before[effects.labels == self.class_index, 0].isnan().all()):
+            note = "the network's answers are not finite: lower the learning rate, or look at the loss"
+        else:
+            note = f"{usable} usable images; about {max(1, self.criteria.min_images - usable)} more are needed"
+        return self.answer("undecided", None, note)
+
+    def share_exchanged(self) -> str:
+        """How much of the frame another image's background took, in the mean."""
+        exchanged = self.effects.exchanged
+        shares = None if exchanged is None else exchanged[self.effects.of(self.class_index)]
+        return "part" if shares is None or not len(shares) else f"{100 * float(shares.mean()):.0f} %"
+
+    def probability_elsewhere(self) -> float:
+        """The mean probability of the class on the images of the others, as they are; 0 where none was asked."""
+        effects = self.effects
+        asked = (effects.classes == self.class_index) & (effects.labels != self.class_index).unsqueeze(1)
+        values = effects.before[asked].double()
+        values = values[~values.isnan()]
+        return float(values.mean()) if len(values) else 0.0
+
+
+def _cases(effects: Effects, class_names: Sequence[str], criteria: Criteria, *, tests: int) -> list[ClassCase]:
+    return [ClassCase(effects, c, class_names[c], criteria, tests) for c in sorted(set(effects.labels.tolist()))]
+
+
+def _by_masks(
+    case: ClassCase,
     estimates: Sequence[Estimate],
     guarded: Sequence[Estimate] | None,
     other_infill: Sequence[Estimate],
-    criteria: Criteria,
     *,
-    tests: int,
-    overhang: float = math.nan,
+    overhang: float,
 ) -> Verdict:
-    """The verdict on one class from its own estimates; ``tests`` is how many the round holds in all."""
-    answer = partial(_answer, effects, class_index, name)
+    """The verdict on one class whose masks are annotated."""
     if not estimates:
-        return answer("undecided", None, _too_few(effects, class_index, criteria))
-    found = rejected(estimates, criteria)
-    confirmed = found if overhang <= FITTING else _confirmed(found, guarded, criteria)
+        return case.too_few()
+    above = rejected(estimates, case.criteria)
+    confirmed = above if overhang <= FITTING else _confirmed(above, guarded, case.criteria)
     if confirmed and overhang > MOST_OVERHANG:
         note = f"masks too small: {100 * overhang:.0f} % of the rim around them belongs to what stands out as well"
-        return answer("undecided", _most_telling(confirmed), note)
+        return case.answer("undecided", _most_telling(confirmed), note)
     if confirmed:
-        one = _most_telling(confirmed)
-        return answer("reliant", one, _evidence(one, other_infill))
-    if found:
-        one = max(found, key=lambda e: e.effect)
-        return answer(
-            "undecided", one, "the effect vanishes when the masks are grown: masks too small, or the object's edge"
-        )
-    return _not_found(effects, class_index, name, estimates, criteria, tests=tests)
+        telling = _most_telling(confirmed)
+        return case.answer("reliant", telling, _evidence(telling, other_infill))
+    if above:
+        largest = max(above, key=lambda estimate: estimate.effect)
+        note = "the effect vanishes when the masks are grown: masks too small, or the object's edge"
+        return case.answer("undecided", largest, note)
+    return _not_found(case, estimates)
 
 
 def decide_guessed(
@@ -165,22 +207,18 @@ def decide_guessed(
     ``no evidence``, and never "not reliant": every upper bound lies below ``criteria.limit``; the note says over which
     share of the frame. All else is undecided.
     """
-    present = sorted(set(effects.labels.tolist()))
-    told = tuple(
-        _guessed_verdict(
-            effects,
-            c,
-            class_names[c],
-            _of(c, estimates),
-            _of(c, close),
-            None if guarded is None else _of(c, guarded),
-            (placements or {}).get(c),
-            criteria,
-            tests=len(estimates),
+    cases = _cases(effects, class_names, criteria, tests=len(estimates))
+    verdicts = tuple(
+        _by_guesses(
+            case,
+            case.of(estimates),
+            case.of(close),
+            None if guarded is None else case.of(guarded),
+            (placements or {}).get(case.class_index),
         )
-        for c in present
+        for case in cases
     )
-    return _with_exceptions(told, effects, class_names, criteria)
+    return _with_exceptions(verdicts, effects, class_names, criteria)
 
 
 def _with_exceptions(
@@ -198,102 +236,65 @@ def _with_exceptions(
     return tuple(noted)
 
 
-def _guessed_verdict(
-    effects: Effects,
-    class_index: int,
-    name: str,
+def _by_guesses(
+    case: ClassCase,
     estimates: Sequence[Estimate],
     close: Sequence[Estimate],
     guarded: Sequence[Estimate] | None,
     placed: Placement | None,
-    criteria: Criteria,
-    *,
-    tests: int,
 ) -> Verdict:
-    stuck = [one for one in rejected(estimates, criteria) if one.cue == STICKER]
-    estimates = [one for one in estimates if one.cue != STICKER]
+    """The verdict on one class whose masks are guesses."""
+    criteria = case.criteria
+    stuck = [estimate for estimate in rejected(estimates, criteria) if estimate.cue == STICKER]
+    estimates = [estimate for estimate in estimates if estimate.cue != STICKER]
     if not estimates and not stuck:
-        return _answer(effects, class_index, name, "undecided", None, _too_few(effects, class_index, criteria))
-    share = _share_exchanged(effects, class_index)
-    found = rejected(estimates, criteria)
-    confirmed = _confirmed(found, guarded, criteria)
+        return case.too_few()
+    above = rejected(estimates, criteria)
+    confirmed = _confirmed(above, guarded, criteria)
     telling = _most_telling(confirmed) if confirmed else None
-    more = [one for one in stuck if telling is None or one.effect > telling.effect]
-    if more and placed is not None and placed.convinces(criteria):
-        note = f"{_evidence(more[0], ())}; off the object in {placed.off} of {placed.images} images"
-        return _answer(effects, class_index, name, "reliant", more[0], note)
+    stronger = [estimate for estimate in stuck if telling is None or estimate.effect > telling.effect]
+    if stronger and placed is not None and placed.convinces(criteria):
+        note = f"{_evidence(stronger[0], ())}; off the object in {placed.off} of {placed.images} images"
+        return case.answer("reliant", stronger[0], note)
+    share = case.share_exchanged()
     if telling is not None:
         note = f"{_evidence(telling, ())}, off what was taken for the object; {share} of the frame exchanged"
-        return _answer(effects, class_index, name, "reliant", telling, note)
+        return case.answer("reliant", telling, note)
     if not estimates:
-        return _answer(effects, class_index, name, "undecided", None, _too_few(effects, class_index, criteria))
+        return case.too_few()
     doubtful = rejected(close, criteria)
-    if found or doubtful:
-        one = max([*found, *doubtful], key=lambda e: e.effect)
-        where = f"in the {one.cue} only" if one in doubtful else "next to what was taken for the object only"
-        note = f"shows {where}, and may be part of the object: look at the pictures"
-        return _answer(effects, class_index, name, "suspect", one, note)
-    verdict = _not_found(effects, class_index, name, estimates, criteria, tests=tests)
+    if above or doubtful:
+        largest = max([*above, *doubtful], key=lambda estimate: estimate.effect)
+        where = f"in the {largest.cue} only" if largest in doubtful else "next to what was taken for the object only"
+        return case.answer("suspect", largest, f"shows {where}, and may be part of the object: look at the pictures")
+    verdict = _not_found(case, estimates)
     if verdict.verdict != "not reliant":
         return verdict
     note = f"no evidence found, by these tests, over {share} of the frame"
     return replace(verdict, verdict="no evidence", note=note)
 
 
-def _answer(effects: Effects, class_index: int, name: str, verdict: Answer, one: Estimate | None, note: str) -> Verdict:
-    rows = effects.of(class_index)
-    numbers = (one.effect, one.low, one.high) if one else (math.nan, math.nan, math.nan)
-    p_value = one.adjusted if one else math.nan
-    cue = one.cue if one else "background"
-    placebo = float((effects.before[rows, 0].double() - effects.after[rows, 0, 0]).mean())
-    return Verdict(class_index, name, verdict, *numbers, placebo, p_value, int(rows.sum()), cue, note)
-
-
-def _too_few(effects: Effects, class_index: int, criteria: Criteria) -> str:
-    if bool(effects.before[effects.labels == class_index, 0].isnan().all()):
-        return "the network's answers are not finite: lower the learning rate, or look at the loss"
-    images = int(effects.of(class_index).sum())
-    return f"{images} usable images; about {max(1, criteria.min_images - images)} more are needed"
-
-
-def _share_exchanged(effects: Effects, class_index: int) -> str:
-    shares = None if effects.exchanged is None else effects.exchanged[effects.of(class_index)]
-    return "part" if shares is None or not len(shares) else f"{100 * float(shares.mean()):.0f} %"
-
-
-def _probability_elsewhere(effects: Effects, class_index: int) -> float:
-    """The mean probability of a class on the images of the others, as they are; 0 where none was asked about it."""
-    asked = (effects.classes == class_index) & (effects.labels != class_index).unsqueeze(1)
-    found = effects.before[asked].double()
-    found = found[~found.isnan()]
-    return float(found.mean()) if len(found) else 0.0
-
-
-def _not_found(
-    effects: Effects, class_index: int, name: str, estimates: Sequence[Estimate], criteria: Criteria, *, tests: int
-) -> Verdict:
+def _not_found(case: ClassCase, estimates: Sequence[Estimate]) -> Verdict:
     """Where nothing exceeds tau: is that sure, or are there too few images."""
-    answer = partial(_answer, effects, class_index, name)
-    rows = effects.of(class_index)
-    own = effects.before[rows, 0].double()
-    widest = max(estimates, key=lambda e: e.high)
-    if float(own.mean()) <= 2 * criteria.limit:
-        return answer(
-            "undecided", widest, f"the class is not recognized yet (mean probability {float(own.mean()):.2f})"
-        )
-    elsewhere = _probability_elsewhere(effects, class_index)
-    if float(own.mean()) - elsewhere <= criteria.limit:
-        note = f"the class is not told from others yet (mean probability {float(own.mean()):.2f}, {elsewhere:.2f} on"
-        return answer("undecided", widest, f"{note} their images)")
+    effects, limit = case.effects, case.criteria.limit
+    rows = effects.of(case.class_index)
+    own = float(effects.before[rows, 0].double().mean())
+    widest = max(estimates, key=lambda estimate: estimate.high)
+    if own <= 2 * limit:
+        return case.answer("undecided", widest, f"the class is not recognized yet (mean probability {own:.2f})")
+    elsewhere = case.probability_elsewhere()
+    if own - elsewhere <= limit:
+        note = f"the class is not told from others yet (mean probability {own:.2f}, {elsewhere:.2f} on their images)"
+        return case.answer("undecided", widest, note)
     swings = float((effects.after[rows, :1, 0] - effects.after[rows, 1:, 0]).abs().nanmean())
-    if widest.high < criteria.limit and swings > 1.5 * criteria.limit:
-        return answer(
-            "undecided", widest, f"any other background changes it by {100 * swings:.0f} points, but not by class"
-        )
-    if widest.high < criteria.limit:
-        return answer("not reliant", widest, f"every effect below {criteria.limit:g}")
-    more = images_needed(widest, criteria, tests)
-    return answer("undecided", widest, f"about {more} more images would decide" if more else "between the limits")
+    if widest.high < limit and swings > 1.5 * limit:
+        note = f"any other background changes it by {100 * swings:.0f} points, but not by class"
+        return case.answer("undecided", widest, note)
+    if widest.high < limit:
+        return case.answer("not reliant", widest, f"every effect below {limit:g}")
+    more = images_needed(widest, case.criteria, case.tests)
+    note = f"about {more} more images would decide" if more else "between the limits"
+    return case.answer("undecided", widest, note)
 
 
 def images_needed(one: Estimate, criteria: Criteria, tests: int) -> int | None:
@@ -316,10 +317,6 @@ def images_needed(one: Estimate, criteria: Criteria, tests: int) -> int | None:
 
 def _quantile(tail: float, units: int) -> float:
     return float(stdtrit(units - 1, 1 - tail))
-
-
-def _of(class_index: int, estimates: Sequence[Estimate]) -> list[Estimate]:
-    return [one for one in estimates if one.class_index == class_index]
 
 
 def _confirmed(found: Sequence[Estimate], guarded: Sequence[Estimate] | None, criteria: Criteria) -> Sequence[Estimate]:
