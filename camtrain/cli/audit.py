@@ -1,8 +1,9 @@
 """`camtrain audit`: explain every image of a dataset, and write the report that a training writes."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from camtrain.callbacks import ExplanationMonitor, RelianceDetector
 from camtrain.cam import find_logits
 from camtrain.cli.answers import output_of
-from camtrain.cli.images import Relabeled, data_settings, open_folder
+from camtrain.cli.images import Relabeled, Unlabeled, data_settings, open_task
 from camtrain.cli.options import AuditOptions
 from camtrain.cli.tables import columns_of, default_table, write_table
 from camtrain.data.batches import read_batch
+from camtrain.data.tasked import MarkedImages, ValuedImages
 from camtrain.data.transforms import eval_transform
 from camtrain.errors import ConfigurationError
 from camtrain.explanation import explain
@@ -34,34 +37,45 @@ from camtrain.report.summary import images_held, latest_verdicts, summary_of
 from camtrain.report.terminal import advised, summary_table
 from camtrain.sinks import FilesSink
 from camtrain.sinks.run import Run
-from camtrain.tasks import SingleLabel, resolve_task
+from camtrain.tasks import Detection, MultiLabel, SingleLabel, Task, check_task, resolve_task
 
 RELIANT_FOUND = 3
+
+_log = logging.getLogger("camtrain")
 
 
 def run(options: AuditOptions) -> int:
     """Audit, write, tell."""
     device_of(options.device)  # that there is one
-    transform = eval_transform(options.size, options.mean, options.std)
+    check_task(options.task)
     given = read_names(options.classes)
-    network = load_model(options.model, options.weights, len(given) if given else None)
+    classes = len(given) if given else 1 if options.task == "regression" else None
+    network = load_model(options.model, options.weights, classes)
+    if normalizes_itself(network):
+        _log.info("the network normalizes images itself: --mean and --std are left out")
+        options = replace(options, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    transform = eval_transform(options.size, options.mean, options.std)
     named = model_names(network, options.classes, options.weights)
-    dataset = open_folder(options.folder, transform, named, **options.layout)
+    dataset = open_task(options.folder, transform, named, options.task, **options.layout)
     metrics = chosen_metrics(options.metrics, masked=dataset.masked)
     if options.metric_images < 1:
         raise ConfigurationError(f"--metric-images is at least 1, got {options.metric_images}.")
-    outputs = find_logits(output_of(network, options.size))
+    if metrics and isinstance(dataset, ValuedImages | MarkedImages):
+        raise ConfigurationError(f"--metrics asks one label an image, and this is {options.task}: audit it without.")
+    output = output_of(network, options.size)
+    outputs = torch.zeros(0) if options.task == "detection" else find_logits(output)
     if outputs.numel() == 1 and metrics:
         raise ConfigurationError("--metrics asks a logit of each class; this network has one: audit it without.")
-    if named is None and (zoo := zoo_names(options.model, outputs.numel())):
+    single = isinstance(dataset, Relabeled | Unlabeled)
+    if single and named is None and (zoo := zoo_names(options.model, outputs.numel())):
         named = zoo
         if isinstance(dataset, Relabeled) and set(dataset.class_names) <= set(zoo):
             dataset = Relabeled(dataset.dataset, zoo)
-    names = dataset.class_names if isinstance(dataset, Relabeled) else named or []
+    names = dataset.class_names if isinstance(dataset, Relabeled | MarkedImages) else named or []
     shown = (options.num_probes, options.num_failures)
     monitor = ExplanationMonitor(options.methods, options.layers, 1, *shown, task=options.task)
     callbacks: list[pl.Callback] = [monitor]
-    if isinstance(dataset, Relabeled) and len(dataset.labels) > 1:
+    if not isinstance(dataset, Unlabeled) and not (isinstance(dataset, Relabeled) and len(dataset.labels) < 2):
         detector = RelianceDetector(
             images_per_class=options.images_per_class,
             max_images=options.max_images,
@@ -82,7 +96,7 @@ def run(options: AuditOptions) -> int:
     trainer.validate(module, datamodule=Audit(dataset, names, options), verbose=False)
     if not trainer.is_global_zero:
         return 0
-    columns = {} if monitor.images is None else columns_of(monitor.images, names)
+    columns = {} if monitor.images is None else columns_of(monitor.images, names, module.form)
     rows = _measure(options, module, dataset, columns, metrics) if metrics else ()
     return _tell(options, columns, rows)
 
@@ -92,12 +106,14 @@ class Audited(pl.LightningModule):
 
     def __init__(self, network: nn.Module, names: Sequence[str], options: AuditOptions) -> None:
         super().__init__()
-        self.network, self.task = network, options.task
+        self.network, self.task, self.form = network, options.task, "choice"
         self.class_names = list(names)
         self.mean, self.std = list(options.mean), list(options.std)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """The network's logits."""
+    def forward(self, images: Tensor) -> Any:
+        """The network's logits; of a detector, which takes a list of images where it is torchvision's, all of it."""
+        if self.task == "detection":
+            return self.network(list(images) if normalizes_itself(self.network) else images)
         return find_logits(self.network(images))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -106,15 +122,30 @@ class Audited(pl.LightningModule):
         logits = self(read.images)
         if read.labels is not None:
             task = resolve_task(self.task, logits, read)
+            self.form = task.form
             if not isinstance(task, SingleLabel):
-                raise ConfigurationError(
-                    f"An audit is of one label an image (--task single_label or binary), not {task}."
-                )
+                self._require_named(task, logits)
+                if not isinstance(task, Detection):
+                    losses = task.losses(logits, read.labels)
+                    self.log("val/loss", losses.mean(), sync_dist=True, batch_size=len(read))
+                return
             logits = task.read(logits)
             _require_same_classes(logits, self.class_names)
             self.log("val/loss", F.cross_entropy(logits, read.labels), sync_dist=True, batch_size=len(read))
             right = (logits.argmax(1) == read.labels).float().mean()
             self.log("val/accuracy", right, sync_dist=True, batch_size=len(read))
+
+    def _require_named(self, task: Task, output: Any) -> None:
+        """That the task is the one that files were read for, and its classes are those that have names."""
+        if task.name != self.task:
+            raise ConfigurationError(f"These labels are of another task: say --task {task.name}.")
+        if isinstance(task, MultiLabel):
+            _require_same_classes(task.read(output), self.class_names)
+        if isinstance(task, Detection) and (count := task.count(output)) > len(self.class_names):
+            raise ConfigurationError(
+                f"The model answers label {count - 1}, and --classes names {len(self.class_names)}, for labels 0 to "
+                f"{len(self.class_names) - 1}: name them all, __background__ first where 0 is the background."
+            )
 
 
 class Audit(pl.LightningDataModule):
@@ -126,12 +157,18 @@ class Audit(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The images in their order."""
-        return DataLoader(self.dataset, self.options.batch_size, num_workers=self.options.workers)
+        collate = self.dataset.collate if isinstance(self.dataset, MarkedImages) else None
+        return DataLoader(self.dataset, self.options.batch_size, num_workers=self.options.workers, collate_fn=collate)
 
     def denormalize(self, images: Tensor) -> Tensor:
         """Images in [0, 1]."""
         mean, std = (torch.tensor(values, device=images.device) for values in (self.options.mean, self.options.std))
         return (images * std.view(-1, 1, 1) + mean.view(-1, 1, 1)).clamp(0, 1)
+
+
+def normalizes_itself(network: nn.Module) -> bool:
+    """Whether it is one of torchvision's detectors, which take images in [0, 1], each of its own size."""
+    return isinstance(getattr(network, "transform", None), GeneralizedRCNNTransform)
 
 
 def _require_same_classes(logits: Tensor, names: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from camtrain.data.files import ImageRule, Sample, about_volumes, list_images, r
 from camtrain.data.folders import MaskedImageFolder, SampleDataset
 from camtrain.data.layouts import MaskFinder
 from camtrain.data.masks import mask_rule
+from camtrain.data.tasked import MarkedImages, ValuedImages, open_marked
 from camtrain.data.transforms import JointTransform, transform_pair
 from camtrain.errors import ConfigurationError, DataError
 
@@ -88,6 +89,31 @@ def open_folder(
     dataset = open_dataset(root, **layout)
     dataset.transform = transform
     return Relabeled(dataset, names) if isinstance(dataset, MaskedImageFolder) else Unlabeled(dataset)
+
+
+def open_task(
+    root: Path, transform: JointTransform, names: Sequence[str] | None, task: str, **layout: Any
+) -> Relabeled | Unlabeled | ValuedImages | MarkedImages:
+    """The images of a folder with what is true of them in a task.
+
+    Raises ConfigurationError for a task of which files are not read, and what `open_folder` and `open_marked` raise.
+    """
+    if task in ("auto", "single_label", "binary"):
+        return open_folder(root, transform, names, **layout)
+    if not root.is_dir():
+        raise DataError(f"There is no folder {root}: name one with images.")
+    if task in ("multi_label", "detection"):
+        return open_marked(root, transform, names, boxes=task == "detection", **layout)
+    if task != "regression":
+        raise ConfigurationError(
+            f"An audit reads files of one label an image, several labels, values and boxes, not of --task {task}: put "
+            "ExplanationMonitor into a Trainer and call trainer.validate, which take every task."
+        )
+    dataset = open_dataset(root, **layout)
+    if not isinstance(dataset, MaskedImageFolder):
+        raise DataError(f"{root} says no values: name a CSV file with --index, or sort images in folders of numbers.")
+    dataset.transform = transform
+    return ValuedImages(dataset)
 
 
 def open_dataset(root: Path, *, verify: str = "decode", **layout: Any) -> SampleDataset:

@@ -144,9 +144,13 @@ class AuditOptions(DataOptions, ModelOptions):
     """Explain every image of a dataset by a trained model, and write the report that a training writes.
 
     Reliance on backgrounds is tested too, class by class: with masks where there are any, else with guesses of where
-    the object is. Without class folders images are explained without labels.
+    the object is. Without class folders images are explained without labels. Several labels (multi_label) come from
+    annotations, an index or the same files in several class folders, values (regression) from an index or folders of
+    numbers, boxes (detection) from annotations; --task says so.
 
     Args:
+        task: What the network answers, auto, single_label, binary (one logit, that of the second of two classes),
+            multi_label, regression or detection.
         out: Folder to write.
         table: .parquet or .csv below OUT, by default images.parquet.
         batch_size: Images at a time.
@@ -170,6 +174,7 @@ class AuditOptions(DataOptions, ModelOptions):
         json: Print the result as JSON.
     """
 
+    task: str = "auto"
     out: Path = Path("audit")
     table: str | None = None
     batch_size: int = 32

@@ -17,12 +17,22 @@ def default_table() -> str:
     return "images.parquet" if find_spec("pyarrow") else "images.csv"
 
 
-def columns_of(table: Any, names: Sequence[str]) -> dict[str, list[Any]]:
-    """The table by column: the sample, then what is known of it; None for what is not, classes and cells by name."""
+def columns_of(table: Any, names: Sequence[str], form: str = "choice") -> dict[str, list[Any]]:
+    """The table by column: the sample, then what is known of it; None for what is not, classes and cells by name.
+
+    Of what is there or not (`form` is "presence") `true` and `predicted` are 1 or 0, and `class` says of what; values
+    stand as they are.
+    """
     columns: dict[str, list[Any]] = {"sample": list(table.samples)}
+    if form == "presence" and table.samples:
+        columns["class"] = [_named(names, value) for value in table["about"].tolist()]
     for name in table.columns:
         values = [None if value != value else value for value in table[name].tolist()]
-        if name in NAMED:
+        if name in NAMED and form != "choice":
+            known = table["right"] == table["right"]
+            asked = values if name != "label" else [v if k else None for v, k in zip(values, known, strict=True)]
+            columns[NAMED[name]] = asked
+        elif name in NAMED:
             columns[NAMED[name]] = [_named(names, value) for value in values]
         elif name == "cell":
             columns[name] = [_named(CELLS, value) for value in values]

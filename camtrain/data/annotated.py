@@ -24,7 +24,7 @@ def from_annotations(
         there = sorted(annotations.categories)
         raise DataError(f"The annotations have no category {unknown}; they have {there}. Correct categories.")
     check_names(names, annotations.kind)
-    find = _Finder(annotations.folder or folder)
+    find = FileFinder(annotations.folder or folder)
     samples, missing = [], []
     for image in annotations.images:
         label, shapes = _largest(image, names, find, upright)
@@ -54,7 +54,7 @@ def from_annotations(
 def attached(samples: Sequence[Sample], names: Sequence[str], annotations: Annotations, folder: Path) -> list[Sample]:
     """Samples whose labels are known, with the shapes of their class; all shapes where no category is a class."""
     by_class = bool(set(names) & set(annotations.categories))
-    find = _Finder(folder)
+    find = FileFinder(folder)
     records: dict[Path, list[ImageAnnotation]] = defaultdict(list)
     for image in annotations.images:
         if (path := find(image.file)) is not None:
@@ -91,7 +91,7 @@ def _say(annotations: Annotations, matched: int, count: int) -> None:
 
 
 def _largest(
-    image: ImageAnnotation, names: Iterable[str], find: "_Finder", upright: bool
+    image: ImageAnnotation, names: Iterable[str], find: "FileFinder", upright: bool
 ) -> tuple[str | None, tuple[Shape, ...] | None]:
     """The label of an image, and the shapes that belong to it."""
     chosen = set(names)
@@ -105,7 +105,7 @@ def _largest(
     return label, tuple(of_label) or None
 
 
-def _areas(image: ImageAnnotation, find: "_Finder", upright: bool, chosen: set[str]) -> Mapping[str, float]:
+def _areas(image: ImageAnnotation, find: "FileFinder", upright: bool, chosen: set[str]) -> Mapping[str, float]:
     areas: dict[str, float] = {}
     size = image.size
     for region in image.regions:
@@ -120,7 +120,7 @@ def _areas(image: ImageAnnotation, find: "_Finder", upright: bool, chosen: set[s
     return areas
 
 
-class _Finder:
+class FileFinder:
     """The image file that a name in an annotation file means: its path, its name, or its stem where only one has it."""
 
     def __init__(self, folder: Path) -> None:
@@ -128,6 +128,7 @@ class _Finder:
         self._by_name: dict[str, set[Path]] | None = None
 
     def __call__(self, name: str) -> Path | None:
+        """The file, None where there is none; DataError where it may be two."""
         direct = self.folder / name
         if direct.is_file():
             return direct

@@ -127,7 +127,7 @@ class MaskFinder:
 
     def named(self, name: str, bases: Sequence[Path]) -> Path:
         """The mask file that an index names, below the first of the folders that has it."""
-        return _existing(name, [*([self.folder] if self.folder is not None else []), *bases])
+        return existing_file(name, [*([self.folder] if self.folder is not None else []), *bases])
 
     def name_for(self, relative: Path) -> Path:
         """Where below the folder the mask of an image is looked for.
@@ -200,9 +200,9 @@ def read_index(
         split: "train", "val" or "test"; None for all.
         columns: names of the columns "image", "label", "mask", "group", "split" where they are not the usual.
     """
-    rows, header = _read_rows(index)
-    place = {role: _column(role, header, (columns or {}).get(role), index) for role in ("image", "label", "mask")}
-    split_column = _column("split", header, (columns or {}).get("split"), index, needed=split is not None)
+    rows, header = read_rows(index)
+    place = {role: column_of(role, header, (columns or {}).get(role), index) for role in ("image", "label", "mask")}
+    split_column = column_of("split", header, (columns or {}).get("split"), index, needed=split is not None)
     group_columns = _group_columns(header, (columns or {}).get("group"), index)
     label_column = place["label"] or ""
     bases = [folder, index.parent]
@@ -225,7 +225,7 @@ def read_index(
             masks = (find_mask.named(listed, bases),) if listed else find_mask(Path(file))
             group = groups.index(pair) if groups else None
             tail = _first_and_more(masks, group, found_in, file)
-            samples.append(Sample(_existing(file, bases), classes.index(name), *tail))
+            samples.append(Sample(existing_file(file, bases), classes.index(name), *tail))
     if not samples:
         raise DataError(f"{index} has no rows{'' if split is None else f' with split {split!r}'}. Add some.")
     return FolderLayout(samples, classes, groups)
@@ -361,7 +361,8 @@ def _id(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _read_rows(index: Path) -> tuple[list[dict[str, str]], list[str]]:
+def read_rows(index: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """The rows of a CSV file that hold something, and its header."""
     if not index.is_file():
         raise DataError(f"There is no index file {index}. Set index to a CSV file with file and label.")
     try:
@@ -377,7 +378,7 @@ def _read_rows(index: Path) -> tuple[list[dict[str, str]], list[str]]:
         raise DataError(f"{index} is no CSV file: {error}. Save it as one.") from error
 
 
-def _column(
+def column_of(
     role: str, header: Sequence[str], given: str | Sequence[str] | None, index: Path, needed: bool | None = None
 ) -> str | None:
     """The column of a role: the one that is named, or the one that is called so as people do."""
@@ -407,10 +408,10 @@ def _column(
 def _group_columns(header: Sequence[str], given: str | Sequence[str] | None, index: Path) -> list[str]:
     if given is not None:
         names = [given] if isinstance(given, str) else list(given)
-        return [str(_column("group", header, name, index)) for name in names]
+        return [str(column_of("group", header, name, index)) for name in names]
     if _is_wilds(header) and "place" in header:
         return ["y", "place"]
-    column = _column("group", header, None, index, needed=False)
+    column = column_of("group", header, None, index, needed=False)
     return [column] if column else []
 
 
@@ -442,7 +443,7 @@ def _cell(row: Mapping[str, str], column: str, index: Path, number: int) -> str:
     return value
 
 
-def _existing(name: str, bases: Sequence[Path]) -> Path:
+def existing_file(name: str, bases: Sequence[Path]) -> Path:
     """The file of a name below the first folder that has it, its suffix added and backslashes turned where needed."""
     variants: list[Callable[[Path], Iterable[Path]]] = [
         lambda base: [base / name],

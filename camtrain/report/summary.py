@@ -181,12 +181,14 @@ def price(history: History) -> str:
 def images_held(history: History, epoch: Epoch | None) -> dict[str, int]:
     """By class, how many images the validation data hold, as the last table of classes up to an epoch counts them.
 
-    >>> images_held(History(classes={0: {"rows": [{"class_name": "cat", "images": 24}]}}), 0)
-    {'cat': 24}
+    Where a class is there or not, those in which it was only answered do not count.
+
+    >>> images_held(History(classes={0: {"rows": [{"class_name": "cat", "images": 24, "invented": 4}]}}), 0)
+    {'cat': 20}
     """
     epochs = [known for known in history.classes if epoch is None or known <= epoch]
     rows = history.classes[max(epochs)]["rows"] if epochs else []
-    return {row["class_name"]: row["images"] for row in rows}
+    return {row["class_name"]: row["images"] - (row.get("invented") or 0) for row in rows}
 
 
 def latest_verdicts(history: History, epoch: Epoch | None) -> list[Verdict]:

@@ -555,6 +555,11 @@ def _(root):
     return table(root, "ImageId,EncodedPixels\n0.png,10 4 18 4\n1.png,\n", (8, 8))
 
 
+@row("boxes by their corners")
+def _(root):
+    return table(root, "file,xmin,ymin,xmax,ymax,class\n0.png,3,2,9,6,cat\n1.png,,,,,cat\n0.png,3,2,4,3,cat\n")
+
+
 @row("gaze or clicks, x and y", inside=4)
 def _(root):
     for name in ("0", "1"):
@@ -563,7 +568,7 @@ def _(root):
     return MaskedImageFolder(root, "images", annotations="gaze.csv")
 
 
-@row("x, y, width, height", refused="may be boxes or gaze.*save boxes as COCO")
+@row("x, y, width, height", refused="may be boxes or gaze.*save boxes by their corners")
 def _(root):
     return table(root, "image,x,y,width,height\n0.png,3,2,6,4\n")
 

@@ -1,4 +1,4 @@
-"""CSV files of shapes: run lengths (Airbus, SIIM), gaze and clicks, ImageNet's boxes of Kaggle."""
+"""CSV files of shapes: run lengths (Airbus, SIIM), gaze and clicks, boxes by their corners, ImageNet's of Kaggle."""
 
 import csv
 import re
@@ -16,6 +16,7 @@ from camtrain.errors import DataError, MaskError
 
 _RUNS = ("encodedpixels", "rlemask", "rle", "segmentation")
 _IMAGES = ("imageid", "image", "img", "id", "file", "filename", "imageidclassid")
+_CORNERS = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"), ("left", "top", "right", "bottom"))
 WITHOUT, WITH = "without object", "with object"
 
 
@@ -34,17 +35,21 @@ def read_table(path: Path) -> Annotations:
         return _run_lengths(path, rows, image, runs, category)
     if image and "predictionstring" in plain:
         return _prediction_strings(path, rows, image, plain["predictionstring"])
+    corners = next(([plain[name] for name in names] for names in _CORNERS if set(names) <= set(plain)), None)
+    if image and corners:
+        return _boxes(path, rows, image, corners, category)
     sides = [plain[name] for name in ("width", "height", "w", "h") if name in plain]
     if image and "x" in plain and "y" in plain and len(sides) == 2:
         raise DataError(
             f"{path} has the columns x, y, {', '.join(sides)}, which may be boxes or gaze on images of a size: save "
-            "boxes as COCO, or leave the size out."
+            "boxes by their corners xmin, ymin, xmax, ymax, or leave the size out."
         )
     if image and "x" in plain and "y" in plain:
         return _points(path, rows, image, plain["x"], plain["y"])
     raise DataError(
         f"{path} has the columns {list(plain.values())}: a CSV file of annotations has an image and EncodedPixels (run "
-        "lengths), x and y (gaze), or PredictionString (ImageNet's boxes). Rename them."
+        "lengths), x and y (gaze), xmin, ymin, xmax and ymax (boxes), or PredictionString (ImageNet's boxes). Rename "
+        "them."
     )
 
 
@@ -100,6 +105,31 @@ def _points(path: Path, rows: Sequence[Mapping[str, str]], image: str, x: str, y
         )
     images = [ImageAnnotation(name, tuple(Region("", Disc(*place)) for place in of)) for name, of in places.items()]
     return Annotations(f"points ({path})", images, [], {"point outside the image": left_out} if left_out else {})
+
+
+def _boxes(
+    path: Path, rows: Sequence[Mapping[str, str]], image: str, corners: Sequence[str], category: str | None
+) -> Annotations:
+    boxes: dict[str, list[Region]] = {}
+    highest = 0.0
+    for position, row in enumerate(rows):
+        regions = boxes.setdefault(row[image].strip(), [])
+        if not any(row[name].strip() for name in corners):
+            continue  # an image without a box
+        left, top, right, bottom = (number(row[name].strip(), "a corner") for name in corners)
+        if left >= right or top >= bottom:
+            raise DataError(
+                f"Row {position + 2} of {path} has a box from {left:g}, {top:g} to {right:g}, {bottom:g}, which holds "
+                f"nothing. Correct it, or name what are corners {', '.join(_CORNERS[0])}."
+            )
+        highest = max(highest, right, bottom)
+        regions.append(Region(row[category].strip() if category else WITH, Box(left, top, right, bottom)))
+    if 0 < highest <= 1:
+        raise MaskError(
+            f"{path} has corners in pixels; none is above {highest:g}. Multiply shares by width and height."
+        )
+    images = [ImageAnnotation(name, tuple(regions)) for name, regions in boxes.items()]
+    return Annotations(f"boxes ({path})", images, category_names(images))
 
 
 def _prediction_strings(path: Path, rows: Sequence[Mapping[str, str]], image: str, column: str) -> Annotations:
