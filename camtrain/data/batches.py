@@ -50,13 +50,13 @@ class Batch:
         return len(self.images)
 
 
-class MaskedPair(tuple[Tensor, Tensor]):
+class MaskedPair(list[Tensor]):
     """`(images, labels)` that also carries masks, groups and ids.
 
-    It unpacks, indexes and measures as a tuple of two, so that a module written for `x, y = batch` trains on
-    it unchanged, and survives `.to(device)`, `.pin_memory()` and pickling. A conversion that rebuilds tuples
-    element by element (Lightning's `64-true` and `bf16-true` precision) keeps only the two: use a mapping
-    there.
+    It unpacks, indexes and measures as the list of two that a DataLoader makes of pairs, so that a module written for
+    `x, y = batch` trains on it unchanged, and survives `.to(device)`, `.pin_memory()` and pickling. A conversion that
+    rebuilds lists element by element (Lightning's `64-true` and `bf16-true` precision) keeps only the two: use a
+    mapping there.
 
     >>> pair = MaskedPair((torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])), masks=torch.ones(2, 4, 4))
     >>> images, labels = pair
@@ -64,30 +64,25 @@ class MaskedPair(tuple[Tensor, Tensor]):
     (2, torch.Size([2, 4, 4]))
     """
 
-    masks: Tensor | None
-    groups: Tensor | None
-    ids: list[str] | None
-
-    def __new__(
-        cls,
+    def __init__(
+        self,
         pair: Iterable[Tensor],
         masks: Tensor | None = None,
         groups: Tensor | None = None,
         ids: list[str] | None = None,
-    ) -> "MaskedPair":
+    ) -> None:
         """Wrap a pair; anything but two elements is a `BatchError`."""
-        self = super().__new__(cls, pair)
+        super().__init__(pair)
         if len(self) != 2:
             raise BatchError(f"A MaskedPair holds (images, labels); got {len(self)} elements.")
         self.masks, self.groups, self.ids = masks, groups, ids
-        return self
 
     def to(self, *args: Any, **kwargs: Any) -> "MaskedPair":
         """Every tensor moved as `Tensor.to` moves it."""
         return self._map(lambda tensor: tensor.to(*args, **kwargs))
 
     def pin_memory(self) -> "MaskedPair":
-        """Every tensor in page-locked memory."""
+        """Every tensor in page-locked memory. Torch 2.6 asks no list: it copies it and pins the two."""
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "MaskedPair":
