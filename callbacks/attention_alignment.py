@@ -114,7 +114,7 @@ class AttentionAlignment(Callback):
         task: "auto" (by the labels of the first batch), "single_label", "binary", "multi_label", "regression", or a
             `camtrain.tasks.Task` of your own, whose `evidence` is explained and whose `losses` twins are asked.
 
-    Logged each epoch: `alignment/active` and `alignment/weight` (0 before the start), and from then on
+    Logged each epoch from the start on: `alignment/active` and `alignment/weight` (0 once it has ended),
     `alignment/penalty` (mean over annotated images, less what is tolerated), `alignment/dead_maps` (fraction of them
     whose map is empty), `alignment/learned` (what an automatic weight is multiplied by, in [0, 1]), `alignment/skipped`
     (fraction of steps whose terms were left out), `alignment/twins` (their loss). NaN in an epoch without annotations,
@@ -363,9 +363,10 @@ class AttentionAlignment(Callback):
         self.alignment.learn()
         active = self.span.is_on and not self.alignment.off
         scale = factor(self.schedule, self.span.progress(trainer)) if active else 0.0
-        log = partial(pl_module.log, on_step=False, on_epoch=True)
-        log("alignment/active", float(scale > 0), batch_size=1)
-        log("alignment/weight", self.alignment.penalty.weight * scale, batch_size=1)
+        log = partial(pl_module.log, on_step=False, on_epoch=True, sync_dist=True)
+        if self.span.started_at is not None:  # before, they would be two flat lines
+            log("alignment/active", float(scale > 0), batch_size=1)
+            log("alignment/weight", self.alignment.penalty.weight * scale, batch_size=1)
         batch = self._read(args[0] if args else next(iter(kwargs.values())))
         if scale == 0 or batch is None:
             return original(*args, **kwargs)
@@ -378,7 +379,7 @@ class AttentionAlignment(Callback):
         self._say(*self.alignment.settle(step))
         for scalar in self.alignment.scalars(step):
             images: Any = scalar.images  # a count that is still on its way is as good
-            log(f"alignment/{scalar.name}", scalar.value, batch_size=images, sync_dist=True)
+            log(f"alignment/{scalar.name}", scalar.value, batch_size=images)
         return output
 
     def _read(self, raw: Any) -> Batch | None:

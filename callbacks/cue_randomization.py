@@ -120,7 +120,9 @@ class CueRandomization(Callback):
     def _training_step(
         self, pl_module: LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        pl_module.log("randomization/active", float(self.active), on_step=False, on_epoch=True, batch_size=1)
+        pl_module.log(
+            "randomization/active", float(self.active), on_step=False, on_epoch=True, sync_dist=True, batch_size=1
+        )
         name, batch = (None, args[0]) if args else next(iter(kwargs.items()))
         if not self._checked:
             self._check(batch)

@@ -40,7 +40,7 @@ from camtrain.monitoring.drift import Alarms, drift_scalars
 from camtrain.monitoring.explainer import Explainer
 from camtrain.monitoring.gallery import Tile, Tiles
 from camtrain.monitoring.panels import MaskLook, Naming
-from camtrain.monitoring.table import Table, joined, scalars
+from camtrain.monitoring.table import Table, joined, scalars, unanswered
 from camtrain.monitoring.validation_pass import Followed, Offer, ValidationPass, records_of
 from camtrain.records import Panel, Setup
 from camtrain.records.folder import versions
@@ -51,6 +51,11 @@ from camtrain.tasks import Task, check_task
 _MOVED = (
     "leaves masks out, and what they tell: the step moves or mixes the images before the network sees them, so that it "
     "is not known where their objects then lie. Normalize and augment in the data set or in on_after_batch_transfer"
+)
+
+_UNANSWERED = (
+    "counts {count} of {total} answers as neither right nor wrong and of no class: they are NaN or infinite, see "
+    "cam/not_finite"
 )
 
 
@@ -64,7 +69,8 @@ class ExplanationMonitor(Callback):
     Logged at each explained epoch, as means over the images that have an answer: `cam/empty_maps/<method>`, and with
     masks in the batch `cam/inside_energy/<method>`, `cam/pointing_game/<method>` and the shares of the four cells
     `cam/right_grounded`, `cam/right_ungrounded`, `cam/wrong_grounded`, `cam/wrong_ungrounded`, judged by the first
-    method; over the probes, how far heatmaps moved since the last and the first pass: `cam/drift/...`. Pictures (the
+    method, of images whose heatmap holds something; `cam/not_finite`, once an answer was NaN or infinite; over the
+    probes, how far heatmaps moved since the last and the first pass: `cam/drift/...`. Pictures (the
     fixed probes, the failure cases), histograms and tables go to Weights & Biases and TensorBoard where they are
     loggers, and to `report.html` in the run's folder always; they are encoded in the background. An alert is raised
     once where heatmaps die, or where accuracy and inside energy part ways.
@@ -346,10 +352,23 @@ class ExplanationMonitor(Callback):
         self._attempt(seen.remember, self.images)
         names = list(self.images.starting("empty/")) or (self._explainer.names if self._explainer else [])
         if names:
-            pl_module.log_dict(logged_names(trainer, scalars(self.images, names)), sync_dist=True)
+            values = scalars(self.images, names) | self._unanswered(trainer, self.images)
+            pl_module.log_dict(logged_names(trainer, values), sync_dist=True)
             self._passes += 1
             if trainer.is_global_zero:
                 self._attempt(self._record, trainer, pl_module, seen, failures, tiles)
+
+    def _unanswered(self, trainer: Trainer, images: Table) -> dict[str, float]:
+        """The share of answers that are not finite, once there was one."""
+        count, total = unanswered(images), len(images.samples)
+        if count:
+            self._say(_UNANSWERED.format(count=count, total=total), key="unanswered", warn=True)
+        name = "cam/not_finite"
+        return (
+            {name: count / total}
+            if count or set(logged_names(trainer, {name: 0})) & set(trainer.callback_metrics)
+            else {}
+        )
 
     def _offers(self, trainer: Trainer, seen: ValidationPass) -> list[list[Offer]]:
         explainer = self._explainer
@@ -369,7 +388,7 @@ class ExplanationMonitor(Callback):
         epoch, step = trainer.current_epoch, trainer.global_step
         naming = self._naming(trainer, self._explainer)
         probes = seen.probe_panels(naming)
-        pl_module.log_dict(logged_names(trainer, drift_scalars(probes)), rank_zero_only=True)
+        pl_module.log_dict(logged_names(trainer, drift_scalars(probes)), rank_zero_only=True, sync_dist=True)
         records = records_of(self.images, probes, failures, tiles, naming, epoch, step, seen.form)
         layers = {layer.name: layer.reason for layer in self._explainer.layers}
         described = {"layers": layers, "methods": list(self.methods), "versions": versions()}

@@ -21,6 +21,7 @@ from camtrain.render import overlay, to_uint8
 from camtrain.render.overlays import Outlined, outline_sheet
 
 STRIP = 16  # the height of a signal's picture
+_NO_ANSWER = "no answer: NaN"
 HALF = 0.5  # of a heatmap's height: what W&B shows as a mask
 
 
@@ -158,6 +159,8 @@ def _panel(kept: Kept, numbers: dict[str, float], channels: Tensor, naming: Nami
 def answer_of(form: str, numbers: Mapping[str, float], naming: Naming) -> dict[str, Any]:
     """What was answered and what is true, in the fields of a panel."""
     label, predicted, known = numbers["label"], numbers["predicted"], not isnan(numbers["right"])
+    if isnan(predicted):
+        return {"label": None, "label_name": None, "predicted": None, "predicted_name": "NaN", "words": _NO_ANSWER}
     name = naming.label(int(numbers["about"]))
     outcome = ("right" if numbers["right"] else "wrong") if known else ""
     if form == "value":

@@ -70,6 +70,8 @@ def scalars(table: Table, names: Sequence[str]) -> dict[str, float]:
     {'cam/empty_maps/grad_cam': 1.0}
     """
     counts = cell_counts(table)
+    if not counts and _has_objects(table):  # all of their heatmaps are empty: not the last pass's shares once more
+        counts = dict.fromkeys(CELLS, 0)
     answered = bool(counts) or any(np.isfinite(values).any() for values in table.starting("inside_energy/").values())
     measures = {"inside_energy": "inside_energy", "pointing_game": "pointing_game"} if answered else {}
     values = {
@@ -80,8 +82,25 @@ def scalars(table: Table, names: Sequence[str]) -> dict[str, float]:
     if counts:
         values["cam/inside_energy_chance"] = _mean(table, "chance")
         values |= {f"cam/inside_energy_ceiling/{name}": _mean(table, f"ceiling/{name}") for name in names}
-    total = np.float32(sum(counts.values()))
+    total = np.float32(sum(counts.values()) or np.nan)
     return values | {f"cam/{cell.replace('/', '_')}": float(np.float32(n) / total) for cell, n in counts.items()}
+
+
+def _has_objects(table: Table) -> bool:
+    """Whether an image has a known answer and a mask of an object with something around it."""
+    return any(
+        bool((np.isfinite(table["right"]) & (shares > 0) & (shares < 1)).any())
+        for shares in table.starting("chance").values()
+    )
+
+
+def unanswered(table: Table) -> int:
+    """Of how many images the answer is not finite.
+
+    >>> unanswered(Table(["a", "b"], ("predicted",), np.array([[1.0], [np.nan]], np.float32)))
+    1
+    """
+    return int(np.isnan(table["predicted"]).sum())
 
 
 def cell_counts(table: Table) -> dict[str, int]:
@@ -143,7 +162,8 @@ def _class_row(table: Table, chosen: NDArray[np.bool_], name: str, *, presence: 
 
 def confusion(table: Table, names: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
     """How often each class was taken for each, the most frequent `MOST_PAIRS` pairs; empty without labels."""
-    labels, predicted = table["label"].astype(int).tolist(), table["predicted"].astype(int).tolist()
+    known = np.isfinite(table["right"])
+    labels, predicted = (table[column][known].astype(int).tolist() for column in ("label", "predicted"))
     counts = Counter((true, answer) for true, answer in zip(labels, predicted, strict=True) if true >= 0)
     return tuple((_name(names, t), _name(names, p), count) for (t, p), count in counts.most_common(MOST_PAIRS))
 

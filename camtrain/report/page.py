@@ -182,6 +182,7 @@ def render(
         price=story.price(history),
         charts=curves(history, start),
         cells=[(label, story.shares(counts), counts) for label, counts in _cells(history, run)],
+        cells_note=story.cells_note(history),
         cell_colors=CELL_COLORS,
         cells_chart=_cells_chart(history, start),
         film_epochs=epochs,

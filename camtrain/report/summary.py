@@ -90,15 +90,13 @@ def span(history: History) -> EpochSpan:
 
 
 def value_at(by_epoch: dict[Epoch, float], epoch: Epoch | None, *, after: Epoch | float = -inf) -> float:
-    """The latest number up to `epoch` and later than `after`; NaN where there is none.
+    """The latest number up to `epoch` and later than `after`, be it NaN; NaN where there is none.
 
-    >>> value_at({0: 0.5, 2: 0.7, 3: float("nan")}, 3)
-    0.7
+    >>> value_at({0: 0.5, 2: 0.7}, 3), value_at({0: 0.5, 2: 0.7, 3: float("nan")}, 3)
+    (0.7, nan)
     """
-    if epoch is None:
-        return NAN
-    known = [value for at, value in by_epoch.items() if after < at <= epoch and not isnan(value)]
-    return known[-1] if known else NAN
+    logged = [] if epoch is None else [value for at, value in by_epoch.items() if after < at <= epoch]
+    return logged[-1] if logged else NAN
 
 
 def find_scalar(names: Iterable[str], *parts: str, without: Sequence[str] = ()) -> str | None:
@@ -341,7 +339,22 @@ def _share_measure(history: History) -> Measure | None:
     if not history.cells:
         return None
     by_epoch = {epoch: shares(counts)[RIGHT_UNGROUNDED] for epoch, counts in history.cells.items()}
-    return _spanned(history, OFF_THE_OBJECT.capitalize(), by_epoch, "share", rises=False)
+    measure = _spanned(history, OFF_THE_OBJECT.capitalize(), by_epoch, "share", rises=False)
+    return replace(measure, note=cells_note(history))
+
+
+def cells_note(history: History) -> str:
+    """Which images of the last pass are in none of the four cells, as they have no heatmap or no answer.
+
+    >>> cells_note(History(scalars={"cam/empty_maps/grad_cam": {0: 0.25}}))
+    'without 25.0 % of the images, whose heatmaps are empty'
+    """
+    last = max(history.epochs, default=None)
+    first = next((name for name in history.scalars if name.startswith("cam/empty_maps/")), "")
+    reasons = {first: "whose heatmaps are empty", "cam/not_finite": "whose answers are NaN"}
+    parts = {why: value_at(history.scalars.get(name, {}), last) for name, why in reasons.items()}
+    left = [f"{shown(share, 'share')} of the images, {why}" for why, share in parts.items() if share > 0]
+    return "without " + ", and ".join(left) if left else ""
 
 
 def _spanned(history: History, label: str, by_epoch: dict[Epoch, float], unit: Unit, rises: bool) -> Measure:

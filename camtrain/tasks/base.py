@@ -43,7 +43,7 @@ class Units:
         asked: which images have a unit in this round.
         about: the class, label, output or token that the unit is about, -1 for none.
         labels: what is true, float: a class index, 0 or 1, a value; NaN where it is not known.
-        predictions: what was answered, in the same form.
+        predictions: what was answered, in the same form; NaN where the answer is not finite, which is no answer.
         right: whether the answer is true; False where that is not known.
         confidence: the probability that the network gives its own answer, in [0, 1]; for values, NaN.
         true_probability: the probability of what is true, NaN where it is not known.
@@ -66,8 +66,8 @@ class Units:
 
     @property
     def are_known(self) -> Bool[Tensor, " B"]:
-        """Of which units the truth is known."""
-        return self.asked & ~self.labels.isnan()
+        """Of which units the truth is known, and there is an answer."""
+        return self.asked & ~self.labels.isnan() & ~self.predictions.isnan()
 
     def chosen(self, rows: Int[Tensor, " N"]) -> "Units":
         """Those of some images."""

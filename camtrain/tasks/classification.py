@@ -250,7 +250,8 @@ def judged(
     scores: Float[Tensor, " B"],
     masks: Tensor | None,
 ) -> Units:
-    """The units of a choice between classes, one an image."""
+    """The units of a choice between classes, one an image; probabilities that are not finite are no answer."""
+    finite = probabilities.isfinite().all(dim=1)
     known = torch.zeros_like(predictions, dtype=torch.bool)
     unknown = torch.full_like(probabilities[:, 0], torch.nan)
     truth = true = unknown
@@ -264,8 +265,8 @@ def judged(
         asked=torch.ones_like(known),
         about=predictions if labels is None else torch.where(known, labels, predictions),
         labels=truth,
-        predictions=predictions.to(probabilities.dtype),
-        right=known & (predictions == labels) if labels is not None else known,
+        predictions=torch.where(finite, predictions.to(probabilities.dtype), torch.nan),
+        right=known & finite & (predictions == labels) if labels is not None else known,
         confidence=probabilities.gather(1, predictions.unsqueeze(1)).squeeze(1),
         true_probability=true,
         loss=-true.clamp_min(1e-12).log(),

@@ -88,7 +88,7 @@ class Regression(Task):
                 asked=torch.ones_like(high),
                 about=high.long(),
                 labels=labels,
-                predictions=answers,
+                predictions=torch.where(answers.isfinite(), answers, torch.nan),
                 right=errors.abs() <= self.tolerance,
                 confidence=unknown,
                 true_probability=unknown,

@@ -77,6 +77,7 @@ class Segmentation(Task):
         explained = torch.where(some(answered), answered, true)
         probability = in_float(logits.detach()).softmax(dim=1)[rows, about]
         nothing = torch.full_like(probability.flatten(1)[:, 0], torch.nan)
+        finite = logits.detach().isfinite().flatten(1).all(dim=1)
         overlap = (answered & true).flatten(1).sum(1) / ((answered | true) & known).flatten(1).sum(1)
         truth = nothing if labels is None else true.flatten(1).any(dim=1).to(nothing)
         return Units(
@@ -84,8 +85,8 @@ class Segmentation(Task):
             asked=sizes.gather(1, about.unsqueeze(1)).squeeze(1) > 0,
             about=about,
             labels=truth,
-            predictions=answered.flatten(1).any(dim=1).to(nothing),
-            right=(overlap >= 0.5) & (labels is not None),
+            predictions=torch.where(finite, answered.flatten(1).any(dim=1).to(nothing), torch.nan),
+            right=(overlap >= 0.5) & finite & (labels is not None),
             confidence=mean_over(probability, explained),
             true_probability=nothing if labels is None else mean_over(probability, true),
             loss=nothing if labels is None else -mean_over(probability.clamp_min(1e-12).log(), true),

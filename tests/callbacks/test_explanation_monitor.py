@@ -149,6 +149,7 @@ def test_monitor__counts_dead_maps_as_empty(make_trainer, foreign, loader):
     trainer.validate(module, loader(), verbose=False)
     assert trainer.callback_metrics["cam/empty_maps/grad_cam"] == 1
     assert trainer.callback_metrics["cam/inside_energy/grad_cam"].isnan()
+    assert trainer.callback_metrics["cam/right_ungrounded"].isnan()  # a map that holds nothing is on nothing, nor off
 
 
 @pytest.mark.parametrize(
@@ -530,3 +531,31 @@ def test_monitor__of_a_process_that_fails_while_recording_keeps_nobody_waiting(t
     assert sum("ExplanationMonitor failed in record (rank 1: RuntimeError: no ink)" in text for text in messages) == 1
     assert "cam/inside_energy/grad_cam" in told[0][0]
     assert list((tmp_path / "camtrain_logs" / "validate").rglob("*.jpg"))  # what the other process has
+
+
+class Broken(Foreign):
+    """Answers the first two images of each batch with NaN."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(self.net, Spoil())
+
+
+class Spoil(nn.Module):
+    def forward(self, logits):
+        return torch.cat([logits[:2] * torch.nan, logits[2:]])
+
+
+def test_monitor__of_answers_that_are_nan_counts_them_and_calls_them_neither_right_nor_wrong(make_trainer, tmp_path):
+    torch.manual_seed(1)
+    data, trainer = tensors(20), make_trainer(callbacks=[ExplanationMonitor()])
+    with pytest.warns(UserWarning, match=r"counts 6 of 20 answers as neither right nor wrong and of no class.*NaN"):
+        trainer.validate(Broken(), DataLoader(data, 8), verbose=False)
+    assert trainer.callback_metrics["cam/not_finite"] == pytest.approx(6 / 20)
+    (lines,) = [path.read_text().splitlines() for path in tmp_path.rglob("records.jsonl")]
+    records = {record["kind"]: record for record in map(json.loads, lines)}
+    answered = [row for row in range(20) if row % 8 > 1]
+    assert sum(row["images"] for row in records["classes"]["rows"]) == len(answered)
+    assert sum(count for *_, count in records["classes"]["confusion"]) == len(answered)
+    assert sum(records["cells"]["counts"].values()) <= len(answered)
+    assert records["calibration"]["images"] == len(answered)

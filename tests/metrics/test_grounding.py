@@ -76,11 +76,11 @@ def test_pointing_game__looks_at_the_interpolated_maximum():
     assert pointing_game(heat, mask.flip(-1)).item() == 0
 
 
-def test_reason_cells__follow_prediction_and_ground():
+def test_reason_cells__follow_prediction_and_ground_and_leave_out_what_holds_nothing():
     heat = torch.stack([LEFT[0], 1 - LEFT[0], LEFT[0], 1 - LEFT[0], _full(0.0)[0], LEFT[0], LEFT[0]])
     masks = torch.stack([LEFT[0]] * 5 + [_full(-1.0)[0], _full(1.0)[0]])
     correct = torch.tensor([True, True, False, False, True, True, True])
-    assert reason_cells(correct, heat, masks).tolist() == [0, 1, 2, 3, 1, -1, -1]
+    assert reason_cells(correct, heat, masks).tolist() == [0, 1, 2, 3, -1, -1, -1]
 
 
 def test_reason_cells__are_counted_over_batches():

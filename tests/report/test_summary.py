@@ -34,8 +34,9 @@ def test_span__is_told_from_around_the_start_of_alignment():
     assert span(History(scalars={"alignment/weight": {0: 1.0, 1: 1.0}})) == EpochSpan(None, 1, True)
 
 
-def test_value_at__skips_what_was_not_measured():
-    assert value_at({0: 0.1, 1: NAN, 4: 0.4}, 3) == 0.1
+def test_value_at__is_the_last_that_was_logged_and_no_older_one_past_a_nan():
+    assert value_at({0: 0.1, 4: 0.4}, 3) == 0.1
+    assert isnan(value_at({0: 0.1, 1: NAN, 4: 0.4}, 3))
     assert isnan(value_at({0: 0.1, 4: 0.4}, 3, after=0))
     assert isnan(value_at({0: 0.1}, None))
 

@@ -118,8 +118,8 @@ def reason_cells(
 ) -> Int[Tensor, " B"]:
     """The cell of each image: 0 right/grounded, 1 right/ungrounded, 2 wrong/grounded, 3 wrong/ungrounded.
 
-    Grounded means that `grounding` (inside energy corrected for chance) exceeds `grounded_above`. An empty heatmap is
-    not grounded; an image without an annotation, or whose mask is empty or full, is in no cell: -1.
+    Grounded means that `grounding` (inside energy corrected for chance) exceeds `grounded_above`. An image with an
+    empty heatmap, without an annotation, or whose mask is empty or full, is in no cell: -1.
 
     >>> heat = torch.tensor([[[4.0, 0.0]], [[0.0, 4.0]]])
     >>> reason_cells(torch.tensor([True, True]), heat, torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]]))
@@ -127,8 +127,8 @@ def reason_cells(
     """
     flat = masks.flatten(1)
     askable = (flat > 0).any(dim=1) & ((flat >= 0) & (flat < 1)).any(dim=1)
-    grounded = grounding(heatmaps, masks) > grounded_above  # NaN, of an empty heatmap, is not above
-    return torch.where(askable, 2 * (~correct).long() + (~grounded).long(), -1)
+    grounded = grounding(heatmaps, masks) > grounded_above
+    return torch.where(askable & ~is_empty(heatmaps), 2 * (~correct).long() + (~grounded).long(), -1)
 
 
 def instance_coverage(heatmaps: Float[Tensor, "B *s"], instances: Int[Tensor, "B *S"]) -> Float[Tensor, " B"]:
