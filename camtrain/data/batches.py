@@ -121,7 +121,7 @@ def read_batch(batch: Any, adapter: Adapter | None = None) -> Batch:
     if isinstance(batch, Tensor):
         return _normalized(batch)
     if isinstance(batch, MaskedPair):
-        return _normalized(*batch, batch.masks, batch.groups, batch.ids)
+        return _normalized(batch[0], batch[1], batch.masks, batch.groups, batch.ids)
     if isinstance(batch, Mapping):
         return _normalized(*(_first(batch, names) for names in _KEYS.values()))
     if isinstance(batch, Sequence) and not isinstance(batch, str) and 1 <= len(batch) <= 3:
