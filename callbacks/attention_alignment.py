@@ -114,11 +114,10 @@ class AttentionAlignment(Callback):
         task: "auto" (by the labels of the first batch), "single_label", "binary", "multi_label", "regression", or a
             `camtrain.tasks.Task` of your own, whose `evidence` is explained and whose `losses` twins are asked.
 
-    Logged each epoch from the start on: `alignment/active` and `alignment/weight` (0 once it has ended),
-    `alignment/penalty` (mean over annotated images, less what is tolerated), `alignment/dead_maps` (fraction of them
-    whose map is empty), `alignment/learned` (what an automatic weight is multiplied by, in [0, 1]), `alignment/skipped`
-    (fraction of steps whose terms were left out), `alignment/twins` (their loss). NaN in an epoch without annotations,
-    or whose steps leave the network out.
+    Logged each epoch from the start on: `alignment/active`, `alignment/weight` (both 0 once it has ended),
+    `alignment/penalty` (mean over annotated images, less what is tolerated), `alignment/dead_maps` (share of them whose
+    map is empty), `alignment/learned` (in [0, 1], what an automatic weight is multiplied by), `alignment/skipped`
+    (share of steps whose terms were left out), `alignment/twins` (loss). NaN where nothing is annotated or answered.
 
     Raises ConfigurationError, LayerError or MethodError for arguments that cannot be meant; in the first training step
     MaskError and ConfigurationError for data without masks or with bad ones, and, once it is on, GradientError where

@@ -52,7 +52,6 @@ _MOVED = (
     "leaves masks out, and what they tell: the step moves or mixes the images before the network sees them, so that it "
     "is not known where their objects then lie. Normalize and augment in the data set or in on_after_batch_transfer"
 )
-
 _UNANSWERED = (
     "counts {count} of {total} answers as neither right nor wrong and of no class: they are NaN or infinite, see "
     "cam/not_finite"
@@ -360,15 +359,11 @@ class ExplanationMonitor(Callback):
 
     def _unanswered(self, trainer: Trainer, images: Table) -> dict[str, float]:
         """The share of answers that are not finite, once there was one."""
-        count, total = unanswered(images), len(images.samples)
+        count, total, name = unanswered(images), len(images.samples), "cam/not_finite"
         if count:
             self._say(_UNANSWERED.format(count=count, total=total), key="unanswered", warn=True)
-        name = "cam/not_finite"
-        return (
-            {name: count / total}
-            if count or set(logged_names(trainer, {name: 0})) & set(trainer.callback_metrics)
-            else {}
-        )
+        before = logged_names(trainer, {name: 0}).keys() & set(trainer.callback_metrics)
+        return {name: count / max(total, 1)} if count or before else {}
 
     def _offers(self, trainer: Trainer, seen: ValidationPass) -> list[list[Offer]]:
         explainer = self._explainer
