@@ -1,4 +1,4 @@
-"""A LightningModule for image classification over any network."""
+"""LightningModules over any network: for image classification, and for every task."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -17,8 +17,9 @@ from camtrain.data.batches import Adapter, Batch, read_batch
 from camtrain.errors import BatchError, ConfigurationError
 from camtrain.loading import build_network, load_weights
 from camtrain.metrics import WorstGroupAccuracy
+from camtrain.tasks import Detection, check_task, resolve_task
 
-__all__ = ["ImageClassifier"]
+__all__ = ["ImageClassifier", "TaskModule"]
 
 _NOT_IN_A_CHECKPOINT = ("weights", "optimizer", "lr_scheduler", "batch_adapter")
 
@@ -127,6 +128,77 @@ class ImageClassifier(LightningModule):
             metric = cast("Metric", self.metrics[name])
             metric.update(*values)
             self.log(name, metric, **_per_epoch(name, batch))
+
+
+class TaskModule(LightningModule):
+    """Any network on any task, by the task's own loss; a detector by its own, as torchvision's return it.
+
+    Logs `train/loss`, `val/loss` and `test/loss`; what the answers are worth, `ExplanationMonitor` says. A detector has
+    a loss in training alone.
+
+    Args:
+        model: the import path of a class that takes `num_classes`, a name in `torchvision.models`, or a network.
+        task: "single_label", "binary", "multi_label", "regression", "segmentation", "detection", "captioning" or
+            "question_answering".
+        num_classes: how many numbers the network answers: 1 for a single logit or a value; of a detector with the
+            background.
+        model_kwargs: passed on to what builds the network.
+        inputs: what of a batch the network takes behind the images, by its keys, as ["question"].
+        optimizer: called with the parameters that are trained.
+
+    >>> module = TaskModule("camtrain.networks.TaskNet", "regression", 1)
+    >>> module(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 1])
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        task: str,
+        num_classes: int,
+        model_kwargs: dict[str, Any] | None = None,
+        inputs: Sequence[str] = (),
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+    ) -> None:
+        super().__init__()
+        check_task(task)
+        unnamed = () if isinstance(model, str) else ("model",)
+        self.save_hyperparameters(ignore=[*_NOT_IN_A_CHECKPOINT, *unnamed])
+        self.network = build_network(model, num_classes, **(model_kwargs or {}))
+        self.task, self.inputs, self.optimizer = task, tuple(inputs), optimizer
+
+    def forward(self, *inputs: Any) -> Any:
+        """Whatever the network returns."""
+        return self.network(*inputs)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        return self._step("train", batch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Ask the network, and log the loss."""
+        self._step("val", batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Ask the network, and log the loss."""
+        self._step("test", batch)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over the parameters that are trained."""
+        return self.optimizer([p for p in self.parameters() if p.requires_grad])
+
+    def _step(self, stage: str, batch: Any) -> Tensor:
+        read = read_batch(batch)
+        if self.task == Detection.name:
+            pictures, training = list(read.images), stage == "train"
+            answer = self(pictures, read.labels) if training else self(pictures)
+            loss = sum(answer.values(), torch.zeros((), device=self.device)) if training else torch.zeros(())
+        else:
+            answer, training = self(read.images, *(batch[name] for name in self.inputs)), True
+            loss = resolve_task(self.task, answer, read).losses(answer, read.labels).mean()
+        if training:
+            self.log(f"{stage}/loss", loss.detach(), **_per_epoch(f"{stage}/loss", read), sync_dist=True)
+        return loss
 
 
 def _per_epoch(name: str, batch: Batch) -> dict[str, Any]:

@@ -28,6 +28,7 @@ READS = {
 READERS = {
     "camtrain.explanation",  # hands the engine's logits to a target
     "camtrain.module",  # networks of their own, with a loss
+    "camtrain.networks",  # a detector, which has its own loss
     "camtrain.cli.audit",
     "camtrain.reliance.retrain",  # fits a head of its own
 }

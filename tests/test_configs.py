@@ -2,14 +2,17 @@
 
 import importlib
 import sys
+import warnings
 
 import pytest
 import yaml
 
 from camtrain.cli import main
+from camtrain.data.worlds import WORLDS
 from tests.layout import ROOT
 
 CONFIGS = ROOT / "configs"
+TASKS = sorted(path.stem for path in (CONFIGS / "tasks").glob("*.yaml"))
 WHOLE = sorted(path.name for path in CONFIGS.glob("*.yaml") if path.name not in ("wandb_online.yaml", "finetune.yaml"))
 
 
@@ -38,6 +41,27 @@ def test_configuration__parses(parse, name):
     assert parsed["model"]["class_path"] == "camtrain.module.ImageClassifier"
     assert parsed["trainer"]["logger"]["init_args"]["offline"] is True
     assert names(parsed)[-1] == "RunSummary"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_configuration__of_a_task_trains_and_writes_a_report(task, tmp_path, monkeypatch):
+    words = ["--trainer.max_epochs=1", "--trainer.logger=false", f"--trainer.default_root_dir={tmp_path}"]
+    sizes = ["--data.train_size=24", "--data.held_out_size=24", "--data.batch_size=12"]
+    quiet = ["--trainer.enable_progress_bar=false", "--trainer.num_sanity_val_steps=1"]
+    monkeypatch.setattr(sys, "argv", ["camtrain"])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        main(["fit", f"--config={CONFIGS / 'tasks' / task}.yaml", *words, *sizes, *quiet])
+    page = (tmp_path / "camtrain_logs" / "report.html").read_text()
+    assert "grad_cam" in page
+    assert not [each for each in caught if "failed in" in str(each.message)]
+
+
+def test_configurations__are_one_for_each_task():
+    assert sorted(WORLDS) == TASKS
+    for task in TASKS:
+        content = yaml.safe_load((CONFIGS / "tasks" / f"{task}.yaml").read_text())
+        assert content["data"]["init_args"]["task"] == task
 
 
 def test_fragments__make_a_list_where_there_is_none(parse):

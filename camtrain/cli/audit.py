@@ -23,6 +23,7 @@ from camtrain.cli.images import Relabeled, Unlabeled, data_settings, open_task
 from camtrain.cli.options import AuditOptions
 from camtrain.cli.tables import columns_of, default_table, write_table
 from camtrain.data.batches import read_batch
+from camtrain.data.collate import collated
 from camtrain.data.tasked import MarkedImages, ValuedImages
 from camtrain.data.transforms import eval_transform
 from camtrain.errors import ConfigurationError
@@ -157,8 +158,7 @@ class Audit(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The images in their order."""
-        collate = self.dataset.collate if isinstance(self.dataset, MarkedImages) else None
-        return DataLoader(self.dataset, self.options.batch_size, num_workers=self.options.workers, collate_fn=collate)
+        return DataLoader(self.dataset, self.options.batch_size, num_workers=self.options.workers, collate_fn=collated)
 
     def denormalize(self, images: Tensor) -> Tensor:
         """Images in [0, 1]."""

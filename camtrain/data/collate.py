@@ -69,12 +69,25 @@ class Collate:
 
     def __call__(self, items: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> Any:
         """Collate items, or take a gathered batch, and finish it."""
-        batch = dict(items) if isinstance(items, Mapping) else default_collate(list(items))
+        batch = dict(items) if isinstance(items, Mapping) else collated(items)
         if self.flip:
             batch["image"], batch["mask"] = flip_some(batch["image"], batch["mask"])
         if self.mean is not None and self.std is not None:
             batch["image"] = normalize(batch["image"], self.mean, self.std)
         return format_batch(batch, self.batch_format)
+
+
+def collated(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Items as one batch; labels that are boxes stay a list, an entry an image.
+
+    >>> boxes = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
+    >>> len(collated([{"label": boxes}, {"label": boxes}])["label"])
+    2
+    """
+    if not isinstance(items[0].get("label"), Mapping):
+        return dict(default_collate(list(items)))
+    rest = [{name: value for name, value in item.items() if name != "label"} for item in items]
+    return {**(default_collate(rest) if rest[0] else {}), "label": [item["label"] for item in items]}
 
 
 def format_batch(batch: Mapping[str, Any], batch_format: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from camtrain.data.annotated import FileFinder
 from camtrain.data.files import ImageRule, announce, read_interleaved, require_folder
@@ -67,7 +67,8 @@ class MarkedImages(Dataset[dict[str, Any]]):
 
     Items are `{"image", "label", "mask", "id"}`. With labels: `"label"` `(C,)` of 1, 0 and -1 where it is not known,
     `"mask"` `(C, H, W)` where labels have masks of their own, else `(H, W)`. With boxes: `"label"` is `{"boxes",
-    "labels"}` in pixels of the image as the transform leaves it, and there is no mask: collate with `collate`.
+    "labels"}` in pixels of the image as the transform leaves it, and there is no mask: collate with
+    `camtrain.data.collate.collated`.
 
     Args:
         facts: what is known of each file.
@@ -139,16 +140,6 @@ class MarkedImages(Dataset[dict[str, Any]]):
         scale = torch.tensor([shown[1] / size[1], shown[0] / size[0]] * 2)
         boxes = torch.tensor([corners for corners, _ in rows], dtype=torch.float32).view(-1, 4) * scale
         return {"boxes": boxes, "labels": torch.tensor([label for _, label in rows], dtype=torch.long)}
-
-    def collate(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """A batch: boxes stay a list, one entry an image."""
-        if not self.boxes:
-            return dict(default_collate(list(items)))
-        return {
-            "image": torch.stack([item["image"] for item in items]),
-            "label": [item["label"] for item in items],
-            "id": [item["id"] for item in items],
-        }
 
 
 def open_marked(

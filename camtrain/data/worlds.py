@@ -18,6 +18,15 @@ from camtrain.errors import DataError
 
 SHAPES = ("disk", "square", "cross")
 COLORS = ("red", "green", "blue")
+CLASSES = {
+    "binary": ("disk", "square"),
+    "multi_label": SHAPES,
+    "segmentation": ("background", "disk", "square"),
+    "detection": ("background", "disk", "square"),
+    "clips": ("to the left", "to the right"),
+    "captioning": (*COLORS, *SHAPES),
+    "question_answering": SHAPES,
+}
 QUESTIONS = ("what is on the left", "what is on the right")
 FRAMES = 6
 
@@ -31,7 +40,7 @@ class Drawn:
     """A world's pictures `(N, 3, *S)` in [0, 1], what is true of them in the task's form, and where that lies."""
 
     images: Tensor
-    labels: Tensor
+    labels: Any  # a tensor, or of boxes a list
     masks: Tensor
     agrees: Tensor  # (N,) bool: whether the shortcut says what is true
     questions: Tensor | None = None
@@ -46,6 +55,7 @@ class TaskWorld(Dataset[dict[str, Any]]):
     | "multi_label" | `(3,)`: disk, square, cross there or not | one for each | tint by the first label |
     | "regression" | the disk's radius in pixels | the disk | tint by radius |
     | "segmentation" | `(S, S)`: 1 disk, 2 square | the shape | tint by class |
+    | "detection" | `{"boxes", "labels"}`: 1 disk, 2 square | the shape | tint by class |
     | "clips" | 1 for a disk that moves right | `(T, S, S)` | tint by label |
     | "captioning" | `(2,)` words: color, shape | the shape | tint by shape |
     | "question_answering" | the shape at the side asked for | that shape | the question itself |
@@ -198,6 +208,16 @@ def _segmentation(count: int, side: int, correlation: float, g: torch.Generator)
     return Drawn(drawn.images, labels, drawn.masks, drawn.agrees)
 
 
+def _detection(count: int, side: int, correlation: float, g: torch.Generator) -> Drawn:
+    drawn = _binary(count, side, correlation, g)
+    labels = []
+    for mask, kind in zip(drawn.masks, drawn.labels.long(), strict=True):
+        at = mask.nonzero()
+        box = torch.cat([at.amin(dim=0).flip(0), at.amax(dim=0).flip(0) + 1]).float()
+        labels.append({"boxes": box.unsqueeze(0), "labels": 1 + kind.unsqueeze(0)})
+    return Drawn(drawn.images, labels, drawn.masks, drawn.agrees)
+
+
 def _clips(count: int, side: int, correlation: float, g: torch.Generator) -> Drawn:
     labels = torch.arange(count) % 2
     cue, agrees = cued(labels, _pick(2, count, g), correlation, g)
@@ -241,6 +261,7 @@ WORLDS: dict[str, Callable[[int, int, float, torch.Generator], Drawn]] = {
     "multi_label": _multi_label,
     "regression": _regression,
     "segmentation": _segmentation,
+    "detection": _detection,
     "clips": _clips,
     "captioning": _captioning,
     "question_answering": _question_answering,

@@ -7,7 +7,7 @@ one of three formats: "mapping" (`{"image", "label", "mask", "group", "id"}`), "
 
 from camtrain.data.modules.base import BatchFormat, MaskedDataModule
 from camtrain.data.modules.files import CocoDataModule, FilesDataModule, ImageFolderDataModule
-from camtrain.data.modules.generated import DecoyDataModule, ScenesDataModule
+from camtrain.data.modules.generated import DecoyDataModule, ScenesDataModule, WorldDataModule
 
 __all__ = [
     "BatchFormat",
@@ -17,4 +17,5 @@ __all__ = [
     "ImageFolderDataModule",
     "MaskedDataModule",
     "ScenesDataModule",
+    "WorldDataModule",
 ]

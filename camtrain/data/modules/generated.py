@@ -1,10 +1,11 @@
-"""Data modules over what is drawn or planted: scenes, and digits with decoys."""
+"""Data modules over what is drawn or planted: scenes, a world for every task, and digits with decoys."""
 
 from typing import Literal
 
 from camtrain.data.decoy import DecoyDigits, DecoyFashionMNIST, DecoyMNIST, read_digits
 from camtrain.data.modules.base import BatchFormat, MaskedDataModule
 from camtrain.data.scenes import Scenes
+from camtrain.data.worlds import CLASSES, TaskWorld
 from camtrain.errors import ConfigurationError
 
 
@@ -75,6 +76,59 @@ class ScenesDataModule(MaskedDataModule):
         )
         _ = scenes.pictures  # drawn here, not in the first batch or in every worker
         return scenes
+
+
+class WorldDataModule(MaskedDataModule):
+    """A generated world for a task, with a shortcut in training; see `camtrain.data.worlds`. Nothing is downloaded.
+
+    In validation and test the shortcut tells nothing, so that it is seen at once.
+
+    Args:
+        task: "binary", "multi_label", "regression", "segmentation", "detection", "clips", "captioning" or
+            "question_answering".
+        batch_size: images in a batch.
+        image_size: side in pixels.
+        correlation: share of the training pictures whose shortcut says what is true.
+        train_size: number of training pictures.
+        held_out_size: number of pictures of the validation, and of the test.
+        mask_fraction: share of the training pictures that have a mask; validation and test keep all.
+        seed: of everything that is drawn.
+    """
+
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+    def __init__(
+        self,
+        task: str,
+        batch_size: int = 32,
+        image_size: int = 32,
+        correlation: float = 1.0,
+        train_size: int = 768,
+        held_out_size: int = 384,
+        mask_fraction: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, 0, "mapping", drop_last=False)
+        self.task, self.image_size, self.correlation = task, image_size, correlation
+        self.train_size, self.held_out_size = train_size, held_out_size
+        self.mask_fraction, self.seed = mask_fraction, seed
+
+    @property
+    def class_names(self) -> list[str]:
+        """What the answers are called; none of values."""
+        return list(CLASSES.get(self.task, ()))
+
+    @property
+    def group_names(self) -> list[str]:
+        """Whether the shortcut says what is true."""
+        return ["shortcut is wrong", "shortcut is right"]
+
+    def build(self, split: str) -> TaskWorld:
+        """Draw the pictures of a split."""
+        train = split == "train"
+        size = self.train_size if train else self.held_out_size
+        correlation, share = (self.correlation, self.mask_fraction) if train else (None, 1.0)
+        return TaskWorld(self.task, split, size, self.image_size, correlation, self.seed, share)
 
 
 class DecoyDataModule(MaskedDataModule):
