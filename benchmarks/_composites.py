@@ -25,6 +25,10 @@ from camtrain.data.subsets import SPLITS, annotated_subset, permutation, stratif
 from camtrain.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 CLASSES = ("airplane", "motorbike", "car", "bicycle")  # the four with most images in sysu_shapes
+OBJECTS = {
+    "sysu_shapes": CLASSES,
+    "caltech101_masks": ("kangaroo", "elephant", "flamingo", "emu"),  # 45 images each
+}  # as many classes as places
 PLACES = ("cloudy", "rain", "shine", "sunrise")  # class i is at home in place i
 GROUPS = len(CLASSES) * len(PLACES)
 ALIGNED = [group for group in range(GROUPS) if group // len(PLACES) == group % len(PLACES)]
@@ -43,9 +47,9 @@ class Sources:
     places: tuple[tuple[Image.Image, ...], ...]
 
 
-def read_sources(root: Path, split: str, seed: int) -> Sources:
+def read_sources(root: Path, split: str, seed: int, objects: str = "sysu_shapes") -> Sources:
     """What is pasted in a split; the division into splits is the seed's."""
-    everything = _read_all(root)
+    everything = _read_all(root, objects)
     return Sources(*(tuple(_part(pool, split, seed) for pool in pools) for pools in everything))
 
 
@@ -55,11 +59,11 @@ def _part(pool: Sequence[Image.Image], split: str, seed: int) -> tuple[Image.Ima
 
 
 @cache
-def _read_all(root: Path) -> tuple[list[list[Image.Image]], list[list[Image.Image]]]:
-    shapes, weather = root / "sysu_shapes", root / "backgrounds_weather"
-    objects = [row for row in _rows(shapes) if row["n_objects"] == "1"]
+def _read_all(root: Path, objects: str) -> tuple[list[list[Image.Image]], list[list[Image.Image]]]:
+    shapes, weather = root / objects, root / "backgrounds_weather"
+    single = [row for row in _rows(shapes) if row.get("n_objects", "1") == "1"]
     return (
-        [[_cut_out(shapes, row) for row in objects if row["label"] == name] for name in CLASSES],
+        [[_cut_out(shapes, row) for row in single if row["label"] == name] for name in OBJECTS[objects]],
         [[_photo(weather / row["file"]) for row in _rows(weather) if row["label"] == name] for name in PLACES],
     )
 
@@ -88,20 +92,29 @@ class Composites(InMemoryDataset):
     differ only in their places. Each object of the split is shown about equally often.
 
     Args:
-        root: the folder that holds `sysu_shapes` and `backgrounds_weather`.
+        root: the folder that holds the objects' folder and `backgrounds_weather`.
         split: "train", "val" or "test": no two share a photograph.
         count: number of images, equally many of each class.
         correlation: share of each class that is at home, exact to one image; the others are spread over the other
             places. 1/4 is balanced.
         size: side in pixels.
         seed: of everything.
+        objects: one of `OBJECTS`.
     """
 
-    class_names = CLASSES
-    group_names = tuple(f"{kind}, {place}" for kind in CLASSES for place in PLACES)
-
-    def __init__(self, root: Path, split: str, count: int, correlation: float, size: int, seed: int) -> None:
-        self.root, self.split, self.size, self.seed = root, split, size, seed
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        count: int,
+        correlation: float,
+        size: int,
+        seed: int,
+        objects: str = "sysu_shapes",
+    ) -> None:
+        self.root, self.split, self.size, self.seed, self.objects = root, split, size, seed, objects
+        self.class_names = OBJECTS[objects]
+        self.group_names = tuple(f"{kind}, {place}" for kind in self.class_names for place in PLACES)
         labels = torch.arange(count) % len(CLASSES)
         self.places = assign_places(labels, correlation, seed)
         super().__init__(split, labels, labels * len(PLACES) + self.places, torch.ones(count, dtype=torch.bool))
@@ -109,7 +122,7 @@ class Composites(InMemoryDataset):
     @cached_property
     def pictures(self) -> Pictures:
         """All images and masks, composed at the first use."""
-        sources = read_sources(self.root, self.split, self.seed)
+        sources = read_sources(self.root, self.split, self.seed, self.objects)
         images = np.empty((len(self), 3, self.size, self.size), np.uint8)
         masks = np.empty((len(self), self.size, self.size), np.uint8)
         orders = [permutation(len(pool), self.seed).tolist() for pool in sources.objects]

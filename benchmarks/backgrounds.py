@@ -4,10 +4,10 @@
     python benchmarks/backgrounds.py --seeds 3 --json backgrounds.json
 
 Waterbirds-style composites (`_composites.py`): airplane, motorbike, car and bicycle (the four classes of sysu_shapes
-with most images) on cloudy, rain, shine and sunrise photographs. In training each class stands on its own background
-with the stated correlation; the test set is balanced over the 16 groups. Photographs of objects and of backgrounds are
-divided into training, validation and test before anything is pasted. The validation set carries the training
-correlation: nobody has unbiased data to tune on.
+with most images; `--objects` takes other photographs) on cloudy, rain, shine and sunrise photographs. In training each
+class stands on its own background with the stated correlation; the test set is balanced over the 16 groups. Photographs
+of objects and of backgrounds are divided into training, validation and test before anything is pasted. The validation
+set carries the training correlation: nobody has unbiased data to tune on.
 
 Every row trains the same network from the same weights on the same images in the same order, mirrored at random, with
 AdamW. GroupDRO and last-layer retraining (DFR) are told the group of every training image; the others are not. At 100 %
@@ -37,7 +37,7 @@ from typing import Any
 from _backgrounds_rows import FULL, MOBILENET, QUICK, ROWS, SCRATCH, Network, Row
 from _backgrounds_table import shown, summarize, tabulate
 from _backgrounds_training import accuracies, answers, fit, on_twins, percent
-from _composites import BALANCED, GROUPS, Composites, sheet
+from _composites import BALANCED, GROUPS, OBJECTS, Composites, sheet
 from _report import environment, parser, report
 from _runs import CANDIDATES, Ledger, Run, largest_as_good
 from rich.progress import Progress
@@ -58,6 +58,12 @@ class Setting:
     images: int
     size: int
     batch_size: int
+    objects: str = "sysu_shapes"
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """How a run is found again; the first set of photographs goes without its name, as in older files."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("objects", "sysu_shapes")}
 
     @property
     def tested(self) -> int:
@@ -75,14 +81,16 @@ class Setting:
 
 
 @lru_cache(maxsize=8)  # five sets serve all rows of one seed and correlation
-def composites(root: Path, split: str, count: int, correlation: float, size: int, seed: int) -> Composites:
-    return Composites(root, split, count, correlation, size, seed)
+def composites(
+    root: Path, split: str, count: int, correlation: float, size: int, seed: int, objects: str
+) -> Composites:
+    return Composites(root, split, count, correlation, size, seed, objects)
 
 
 def datasets(root: Path, setting: Setting, correlated: bool) -> dict[str, Composites]:
     """For training, validation and test."""
     correlation = setting.correlation / 100 if correlated else BALANCED
-    made = partial(composites, root, size=setting.size, seed=setting.seed)
+    made = partial(composites, root, size=setting.size, seed=setting.seed, objects=setting.objects)
     return {
         "train": made("train", setting.images, correlation),
         "val": made("val", setting.validated, correlation),
@@ -92,7 +100,7 @@ def datasets(root: Path, setting: Setting, correlated: bool) -> dict[str, Compos
 
 def found_elsewhere(runs: list[Run], setting: Setting) -> Run | None:
     """The same training at another correlation, where the row's training set has none."""
-    wanted = asdict(setting) | {"correlation": None}
+    wanted = setting.key | {"correlation": None}
     same = (one for one in runs if one["setting"] | {"correlation": None} == wanted)
     return None if ROWS[setting.row].correlated else next(same, None)
 
@@ -108,13 +116,13 @@ class Bench:
         known = found_elsewhere(self.ledger.runs, setting)
         if known is not None:
             found = {name: value for name, value in known.items() if name != "setting"}
-            return self.ledger.once(asdict(setting), lambda: found)
+            return self.ledger.once(setting.key, lambda: found)
         recipe, chosen = ROWS[setting.row], {}
-        if recipe.tuned and self.ledger.find(asdict(setting)) is None:
+        if recipe.tuned and self.ledger.find(setting.key) is None:
             weight = self.tuned_weight(setting)
             recipe, chosen = replace(ROWS[f"weight_{weight:g}"], masks=recipe.masks), {"weight": weight}
         train = partial(run, setting, recipe, self.network, self.root, self.device)
-        return self.ledger.once(asdict(setting), lambda: {**train(), **chosen})
+        return self.ledger.once(setting.key, lambda: {**train(), **chosen})
 
     def tuned_weight(self, setting: Setting) -> float:
         """The largest candidate that is as good on twins of the validation images as the best."""
@@ -148,7 +156,7 @@ def run(setting: Setting, recipe: Row, network: Network, root: Path, device: str
 def main() -> None:
     options = arguments()
     network = SCRATCH if options.from_scratch else MOBILENET
-    shape = options.epochs or network.epochs, options.images, options.size, options.batch_size
+    shape = options.epochs or network.epochs, options.images, options.size, options.batch_size, options.objects
     planned = [
         Setting(row, correlation, seed, network.name, *shape)
         for seed in range(options.seeds)
@@ -160,7 +168,7 @@ def main() -> None:
         to_pil_image(sheet([made["train"], made["test"]])).save(options.sheet)
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    settings = list(map(asdict, planned))
+    settings = [setting.key for setting in planned]
 
     def contents(runs: list[Run]) -> dict[str, Any]:
         rows = tabulate([one for one in runs if one["setting"] in settings])
@@ -179,7 +187,12 @@ def main() -> None:
     printed = argparse.Namespace(**{**vars(options), "json": None})  # the file is written, with its runs
     for correlation in sorted(options.correlation):
         rows = [shown(row) for row in found["rows"] if row["correlation"] == correlation]
-        report(rows, {}, printed, f"{network.name}, {correlation:g} % correlation, {options.seeds} seeds")
+        report(
+            rows,
+            {},
+            printed,
+            f"{options.objects}, {network.name}, {correlation:g} % correlation, {options.seeds} seeds",
+        )
     report([], found["summary"], printed)
 
 
@@ -192,6 +205,7 @@ def arguments() -> argparse.Namespace:
         "--epochs", type=int, default=None, help=f"default {MOBILENET.epochs}, {SCRATCH.epochs} from scratch"
     )
     made.add_argument("--images", type=int, default=None, help="to train on; default 3000, quick 1000")
+    made.add_argument("--objects", choices=OBJECTS, default="sysu_shapes", help="default %(default)s")
     made.add_argument("--size", type=int, default=96, help="side of the images in pixels")
     made.add_argument("--batch-size", type=int, default=32)
     made.add_argument("--sheet", type=Path, metavar="FILE", help="also draw some images to this PNG file")

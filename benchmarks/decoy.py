@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from _decoy_data import Dataset, all_but_patch, load, swap_patches
-from _decoy_rows import ALONE, FEW, PARTS, PUBLISHED, ROWS
+from _decoy_rows import ALONE, FEW, PARTS, PUBLISHED, REFITTED, ROWS
 from _decoy_table import summarize, tabulate, tuned_weights
 from _decoy_training import BATCH_SIZE, TIMED_STEPS, WARM_UP, LateAccuracy, accuracy, energies, fit, time_step
 from _report import environment, parser, report
@@ -165,7 +165,7 @@ def read_options() -> Namespace:
         "--rows",
         nargs="+",
         choices=list(ROWS),
-        default=[name for name in ROWS if name not in (*ALONE, *PARTS, *FEW)],
+        default=[name for name in ROWS if name not in (*ALONE, *PARTS, *FEW, *REFITTED)],
         metavar="ROW",
         help=", ".join(ROWS),
     )
