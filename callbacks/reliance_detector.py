@@ -78,8 +78,8 @@ class RelianceDetector(Callback):
     mixes them, or the task makes no choice between classes, nothing is judged: all is `undecided`, with the reason.
 
     Logged, and open to `ModelCheckpoint` and `EarlyStopping` (which waits for the first round): `reliance/flagged` (how
-    many classes are reliant), `reliance/effect` (the largest effect, in probability), both NaN before a round and where
-    one could not be made, and `reliance/effect/<class>`; the last known values where a validation is not examined.
+    many classes are reliant), `reliance/effect` (the largest, in probability), both NaN before a round and where one
+    could not be made, and `reliance/effect/<class>`; the last values where a validation is not examined.
 
     Where nothing is there, `alpha` bounds the chance of any false flag in a whole run, over all rounds, classes, tests
     and cues; where something is, the expected share of innocent classes among those that a round flags.
@@ -180,6 +180,7 @@ class RelianceDetector(Callback):
             raise ConfigurationError(
                 f"RelianceDetector judges validation images; {type(pl_module).__name__} has no validation_step."
             )
+        Run.of(trainer).guard_loggers()
         go_first(trainer, self)
         if not builds_later(pl_module):
             network_of(pl_module, self.model)
@@ -254,7 +255,7 @@ class RelianceDetector(Callback):
         """Wait until the verdicts and their pictures are written, write the report and say what became of the run."""
         self._asking.let_go()
         self.plan.album.forget()
-        run = Run.of(trainer)
+        (run := Run.of(trainer)).release_loggers()
         run.flush()
         if self.verdicts:
             self._attempt(run.conclude)

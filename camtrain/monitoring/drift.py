@@ -79,7 +79,7 @@ class Traces:
             panel,
             since_last=drift(before.last, heat),
             since_first=drift(before.first, heat),
-            flipped=before.predicted != panel.predicted,
+            flipped=None if panel.predicted is None else before.predicted != panel.predicted,
         )
 
     def state_dict(self) -> dict[str, Any]:

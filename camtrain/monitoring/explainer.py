@@ -147,6 +147,8 @@ class Explainer:
     def arm(self, batch: Batch) -> None:
         """Be ready for the forward pass of a batch."""
         self.batch = batch
+        if self.compiled and self.walks != _COMPILED:  # to hear what the step gives the network; ours is not compiled
+            self._modes.enter_context(torch.compiler.set_stance("force_eager"))
         if self._first is not None and self._ride is None and self.called is not None:
             try:
                 self._find(self.called, batch.images)
@@ -154,8 +156,6 @@ class Explainer:
                 self._first.error = error
         if self.walks == _COMPILED:
             return
-        if self.compiled:  # one pass at least is made eagerly, to hear what the step gives the network
-            self._modes.enter_context(torch.compiler.set_stance("force_eager"))
         if self._first is not None:
             self._first.listen()
         if self._ride is not None:

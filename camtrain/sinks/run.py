@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from camtrain.packages import is_a
 from camtrain.records import MASKS_FILE, Document, Record, Scalars, Verdict, Verdicts, read_history
 from camtrain.records.folder import read_run_info, write_run_info, write_verdicts
 from camtrain.report import REPORT_FILE, write_report
@@ -327,9 +329,32 @@ def guard(logger: Any) -> Callable[[], None]:
     undone = ExitStack()
     for name in GUARDED:
         if callable(getattr(logger, name, None)) and name not in vars(logger):
-            setattr(logger, name, _guarded(getattr(logger, name), type(logger).__name__, reported))
+            call = getattr(logger, name)
+            call = _named_for_files(call) if name == "log_metrics" and is_a(logger, "MLFlowLogger") else call
+            setattr(logger, name, _guarded(call, type(logger).__name__, reported))
             undone.callback(vars(logger).pop, name)
     return undone.close
+
+
+def _named_for_files(call: Callable[..., Any]) -> Callable[..., Any]:
+    """MLflow keeps a metric as a file of its name, which cannot be a folder of others too, nor hold every character."""
+
+    @functools.wraps(call)
+    def named(metrics: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return call({file_name(name): value for name, value in metrics.items()}, *args, **kwargs)
+
+    return named
+
+
+def file_name(name: str) -> str:
+    """The name that MLflow knows a metric of ours by.
+
+    >>> file_name("reliance/effect/sea (north)"), file_name("reliance/effect")
+    ('reliance/effect_of/sea _north_', 'reliance/effect')
+    """
+    head, found, rest = name.partition("reliance/effect/")
+    plain = re.sub(r"[^-. :/\w]", "_", rest, flags=re.ASCII)
+    return f"{head}reliance/effect_of/{plain}" if found else name
 
 
 def _guarded(call: Callable[..., Any], owner: str, reported: list[str]) -> Callable[..., Any]:

@@ -10,8 +10,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from camtrain import explain
 from camtrain.callbacks import ExplanationMonitor
+from camtrain.data.batches import Batch
 from camtrain.errors import BatchError, ConfigurationError, LayerError, MaskError, MethodError
+from camtrain.explanation import resolve_methods
 from camtrain.metrics import inside_energy, pointing_game
+from camtrain.monitoring.explainer import Explainer
 from tests.callbacks.conftest import Foreign, tensors
 from tests.processes import forked
 
@@ -559,3 +562,28 @@ def test_monitor__of_answers_that_are_nan_counts_them_and_calls_them_neither_rig
     assert sum(count for *_, count in records["classes"]["confusion"]) == len(answered)
     assert sum(records["cells"]["counts"].values()) <= len(answered)
     assert records["calibration"]["images"] == len(answered)
+
+
+CALLS = []
+
+
+class Watched(nn.Module):
+    """Notes at each call whether it is being compiled."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        CALLS.append(torch.compiler.is_compiling())
+        return self.conv(x).mean((2, 3))
+
+
+def test_explainer__looks_for_the_layers_of_a_compiled_network_eagerly():
+    network = Watched()
+    network.compile(backend="eager")
+    explainer = Explainer(network, network, "auto", resolve_methods(["grad_cam"]), compiled=True)
+    explainer.arm(Batch(torch.rand(2, 3, 8, 8)))
+    explainer.disarm()
+    assert CALLS
+    assert not any(CALLS)

@@ -8,6 +8,7 @@ from camtrain.callbacks import ExplanationMonitor
 from camtrain.records import Scalars
 from camtrain.sinks.base import logger_sinks
 from camtrain.sinks.pictures import PictureSink
+from camtrain.sinks.run import guard
 from tests.sinks.test_run import Foreign, fit
 
 
@@ -79,6 +80,20 @@ def test_mlflow__gets_pictures_and_the_report_as_artifacts(make_pass, make_docum
     assert (name, run, pixels.dtype) == ("log_image", "r1", np.uint8)
     assert options == {"artifact_file": "camtrain/cam/heatmaps/s0/0000030.png"}
     assert ("log_artifact", ("r1", str(tmp_path / "report.html"), "camtrain"), {}) in service.calls
+
+
+def test_mlflow__is_given_no_number_whose_file_would_be_a_folder_too(tmp_path):
+    def log_metrics(self, metrics, step=None):
+        for name, value in metrics.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(str(value))
+
+    logger = of_lightning("MLFlowLogger", log_metrics=log_metrics)
+    undo = guard(logger)
+    logger.log_metrics(metrics={"reliance/effect": 0.5, "reliance/effect/sea (north)": 0.25, "val/loss": 1.0}, step=1)
+    undo()
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert written == {"reliance/effect", "reliance/effect_of/sea _north_", "val/loss"}
 
 
 def test_comet__gets_pictures_and_the_report(make_pass, make_document, tmp_path):
