@@ -11,7 +11,7 @@ from _composites import Composites
 from _runs import CANDIDATES
 from torch import nn
 
-from camtrain.callbacks import AttentionAlignment, LastLayerRetraining
+from camtrain.callbacks import AttentionAlignment, CueRandomization, LastLayerRetraining
 from camtrain.cam import true_class
 from camtrain.module import ImageClassifier
 
@@ -71,6 +71,11 @@ def refitted(masks: float = 1.0, aligned_too: bool = False) -> dict[str, Any]:
     return {"masks": masks, "told": f"{100 * masks:g} % of masks", "callbacks": callbacks}
 
 
+def randomized(network: Network, train: Composites) -> list[pl.Callback]:
+    """Backgrounds exchanged among the images of a batch, from the first step on."""
+    return [CueRandomization("background", start_when=0)]
+
+
 ROWS = {
     "erm": Row("ERM"),
     "unbiased": Row("no correlation", correlated=False),
@@ -80,6 +85,7 @@ ROWS = {
     "refit_15": Row("LastLayerRetraining", **refitted(0.15)),
     "ours_refit": Row("ours, then LastLayerRetraining", **refitted(aligned_too=True)),
     "ours_refit_15": Row("ours, then LastLayerRetraining", **refitted(0.15, aligned_too=True)),
+    "randomize": Row("CueRandomization", masks=1.0, told="100 % of masks", callbacks=randomized),
     "given_15": Row("ours (default)", **aligned(0.15)),
     "penalty": Row("contribution penalty", **aligned(fine=True, weight=3.0, twins=0.0)),
     "grad_cam": Row("Grad-CAM energy", **aligned(method="grad_cam", target=true_class, weight=3.0, twins=0.0)),
@@ -101,4 +107,4 @@ ROWS = {
     **{f"weight_{weight:g}": Row(f"ours, weight {weight:g}", **aligned(weight=weight)) for weight in CANDIDATES},
 }
 QUICK = ("erm", "unbiased", "ours", "ours_5")
-FULL = tuple(name for name in ROWS if not name.startswith(("weight_", "refit", "ours_refit", "given_15")))
+FULL = tuple(name for name in ROWS if not name.startswith(("weight_", "refit", "ours_refit", "randomize", "given_15")))
