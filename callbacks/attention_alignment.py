@@ -263,7 +263,7 @@ class AttentionAlignment(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell where an epoch had nothing to align with."""
-        self.alignment.learn()
+        self.alignment.take_in_last_step()
         self._say(self.alignment.annotations.end_epoch())
         if self.maker is not None and self.span.is_on:
             self._show_masks(trainer, self.maker)
@@ -359,7 +359,7 @@ class AttentionAlignment(Callback):
         self.alignment.close()
         if not trainer.training:  # a validation step that calls it
             return original(*args, **kwargs)
-        self.alignment.learn()
+        self.alignment.take_in_last_step()
         active = self.span.is_on and not self.alignment.off
         scale = factor(self.schedule, self.span.progress(trainer)) if active else 0.0
         log = partial(pl_module.log, on_step=False, on_epoch=True, sync_dist=True)
@@ -375,7 +375,7 @@ class AttentionAlignment(Callback):
             output = run(pl_module, step, partial(original, *args, **kwargs))
         if step.is_missed:
             self._say(_LEFT_OUT if pl_module.automatic_optimization else _MISSED)
-        self._say(*self.alignment.settle(step))
+        self._say(*self.alignment.conclude_step(step))
         for scalar in self.alignment.scalars(step):
             images: Any = scalar.images  # a count that is still on its way is as good
             log(f"alignment/{scalar.name}", scalar.value, batch_size=images)

@@ -278,9 +278,9 @@ class ExplanationMonitor(Callback):
     def _mask_look(self, trainer: Trainer, pl_module: LightningModule) -> MaskLook | None:
         """In the process that writes, while the folder of the stage that runs has no description of its masks."""
         run = Run.of(trainer)
-        return None if not run.writes or run.has_begun(self._setup_of(pl_module)) else MaskLook()
+        return None if not run.writes or run.has_begun(self._setup_key(pl_module)) else MaskLook()
 
-    def _setup_of(self, pl_module: LightningModule) -> str:
+    def _setup_key(self, pl_module: LightningModule) -> str:
         return f"{self.state_key} of {id(pl_module)}"
 
     def _tiles(self, trainer: Trainer) -> Tiles:
@@ -318,7 +318,7 @@ class ExplanationMonitor(Callback):
     def _explain(self, trainer: Trainer, batch: Batch, explainer: Explainer) -> None:
         """Add the batch to the pass; the layers and the task have to be clear from the first one."""
         try:
-            explainer.settle(batch)
+            explainer.find_layers_and_task(batch)
             for layer in explainer.layers:
                 self._say(f"explains layer {layer.name!r}: {layer.reason}")
             if self._pass is not None:
@@ -328,12 +328,12 @@ class ExplanationMonitor(Callback):
                     self._attempt(self._pass.update, explained, samples)
         finally:
             self._dismount()
-        if explainer.compiled and not explainer.walks:
+        if explainer.compiled and not explainer.why_own_pass:
             self._say("runs validation steps eagerly: what a step makes of images for compiled code cannot be heard")
         if explainer.moved:
             self._say(_MOVED, warn=True)
-        if explainer.walks:
-            self._say(f"makes a forward pass of its own for each batch: {explainer.walks}")
+        if explainer.why_own_pass:
+            self._say(f"makes a forward pass of its own for each batch: {explainer.why_own_pass}")
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, seen: ValidationPass) -> None:
         """Log the means of all processes; the first one writes the pictures and tables.
@@ -389,7 +389,7 @@ class ExplanationMonitor(Callback):
         described = {"layers": layers, "methods": list(self.methods), "versions": versions()}
         described["stage"] = str(getattr(trainer.state.fn, "value", ""))
         run, looks = Run.of(trainer), seen.masks
-        if run.begins(self._setup_of(pl_module)):
+        if run.is_first_time(self._setup_key(pl_module)):
             masks = {"masks": looks.facts() | {"processes": trainer.world_size}} if looks is not None else {}
             sheet = looks.sheet(naming) if looks is not None else None
             records.append(Setup(described | masks, epoch, step, sheet))

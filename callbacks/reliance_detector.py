@@ -330,17 +330,17 @@ class RelianceDetector(Callback):
                 outcomes = self._rounds(trainer, pl_module, progress)
         except Exception as error:
             self._give_up(error)
-            self._history.lose()
+            self._history.forget_values()
             count = self._asking.classes or len(names_of(trainer, 0, self.dataloader_idx))
             self.verdicts = unmeasured(names_of(trainer, count, self.dataloader_idx) or ["all classes"], self._unread)
             self._attempt(self._write, trainer, [Outcome(self.verdicts)], False)
             return
         self.verdicts = tuple(verdict for outcome in outcomes for verdict in outcome.verdicts)
-        self._attempt(self._write, trainer, outcomes, self._history.keep(self.verdicts, trainer.current_epoch))
+        self._attempt(self._write, trainer, outcomes, self._history.take_in(self.verdicts, trainer.current_epoch))
 
     def _rounds(self, trainer: Trainer, pl_module: LightningModule, progress: Progress) -> list[Outcome]:
         if self._asking.about_language:
-            criteria = self._history.spend(self.criteria, 1, self.spend_alpha)
+            criteria = self._history.criteria_of_next_round(self.criteria, 1, self.spend_alpha)
             names = partial(names_of, trainer, dataloader_idx=self.dataloader_idx)
             return [Outcome(self._asking.judge(partial(everywhere, trainer), names, criteria, self._unread))]
         judged = self._asking.collecting.take()
@@ -350,7 +350,7 @@ class RelianceDetector(Callback):
             raise CamtrainError(next((why for _, why in heard if why), "no validation batch was seen"))
         if trainer.state.fn != "fit":
             self._collect_lenders(trainer, pl_module, progress)
-        criteria = self._history.spend(self.criteria, len(choices), self.spend_alpha)
+        criteria = self._history.criteria_of_next_round(self.criteria, len(choices), self.spend_alpha)
         return [self._round(trainer, pl_module, about, judged.get(about), criteria, progress) for about in choices]
 
     def _round(

@@ -116,7 +116,7 @@ class Alignment:
         self.close()
         try:
             if learn:
-                self.learn()
+                self.take_in_last_step()
         finally:
             self.module = self.network = self._step = self._past = self._given = None
             self.processes = Processes()
@@ -128,12 +128,20 @@ class Alignment:
 
     @contextmanager
     def step(self, batch: Batch, *, scale: float = 1.0) -> Iterator[Step]:
-        """A step of a plain loop: within it the forward pass, `Step.add` and the backward pass."""
+        """A step of a plain loop: within it the forward pass, `Step.add` and the backward pass.
+
+        ConfigurationError for a first batch without masks.
+        """
+        if batch.masks is None and not (self.first_batch_seen or self.off):
+            raise ConfigurationError(
+                "An alignment needs masks, and its first batch holds none: give Batch(images, labels, masks); an image "
+                "without an annotation gets a mask of all -1."
+            )
         batch, notes = self.read(batch)
         step = self.begin(batch, scale=scale)
         try:
             yield step
-            notes += self.settle(step)
+            notes += self.conclude_step(step)
             self.end()
         finally:
             self.close()
@@ -168,7 +176,7 @@ class Alignment:
         batch = batch if each is None else replace(batch, masks=united(each, batch.labels))
         earlier = self._step
         self.close()
-        self.learn()
+        self.take_in_last_step()
         step = self._step = Step(
             self.module,
             self.network,
@@ -213,7 +221,7 @@ class Alignment:
             refused=self.twins.refuses,
         )
 
-    def settle(self, step: Step) -> list[str]:
+    def conclude_step(self, step: Step) -> list[str]:
         """The step's loss is known; returns what there is to say of it. All processes are here together."""
         if isinstance(step.network, Network):
             self.network = step.network
@@ -225,7 +233,7 @@ class Alignment:
         self._finite += [Later(torch.stack(finite))] if finite else []
         return step.notes
 
-    def learn(self) -> None:
+    def take_in_last_step(self) -> None:
         """Learn of the batch before, which nobody waits for any more. MaskError for masks that cannot be meant."""
         skipped = sum(1 - int(finite) for later in self._finite for finite in later.read())
         self._finite = []
@@ -265,7 +273,7 @@ class Alignment:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint: its steps, what the automatic weights measured, the network's name; no image."""
-        self.learn()
+        self.take_in_last_step()
         return {
             "steps": self.steps,
             "skipped": self.skipped,

@@ -242,6 +242,8 @@ _REFUSED = {
     "captioning": "both terms read logits (B, C), and a caption has (B, T, V)",
 }
 
+_UNREAD = "nothing says yet how a training step's answers are read for it"
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -296,9 +298,10 @@ def check_alignable(task: str | Task) -> None:
     check_task(task)
     name = task if isinstance(task, str) else task.name
     if name in TASKS and name not in _OF_TASK:
+        reason = _REFUSED.get(name, _UNREAD)
         raise ConfigurationError(
-            f"Alignment teaches one answer an image, and a {name} has many: {_REFUSED[name]}, so that neither the "
-            f"penalty nor twins work. It takes task='auto', {', '.join(map(repr, _OF_TASK))}, or a Task of your own."
+            f"Alignment teaches one answer an image, and a {name} has many: {reason}, so that neither the penalty nor "
+            f"twins work. It takes task='auto', {', '.join(map(repr, _OF_TASK))}, or a Task of your own."
         )
 
 

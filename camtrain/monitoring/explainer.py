@@ -123,7 +123,7 @@ class Explainer:
         self.target, self.autocast = target, autocast
         self.spec: LayerSpec = layers if layers == "auto" else [each.module for each in find_layers(network, layers)]
         self.layers: tuple[Layer, ...] = ()
-        self.walks = "" if can_ride(network) else _TWO_PATHS
+        self.why_own_pass = "" if can_ride(network) else _TWO_PATHS
         self.compiled = compiled
         self.moved = False  # the step crops, mirrors or mixes the images that it gives the network
         self.batch: Batch | None = None  # between `arm` and `disarm`
@@ -147,19 +147,21 @@ class Explainer:
     def arm(self, batch: Batch) -> None:
         """Be ready for the forward pass of a batch."""
         self.batch = batch
-        if self.compiled and self.walks != _COMPILED:  # to hear what the step gives the network; ours is not compiled
+        if (
+            self.compiled and self.why_own_pass != _COMPILED
+        ):  # to hear what the step gives the network; ours is not compiled
             self._modes.enter_context(torch.compiler.set_stance("force_eager"))
         if self._first is not None and self._ride is None and self.called is not None:
             try:
                 self._find(self.called, batch.images)
             except Exception as error:  # whatever a foreign forward raises of images as they are in the batch
                 self._first.error = error
-        if self.walks == _COMPILED:
+        if self.why_own_pass == _COMPILED:
             return
         if self._first is not None:
             self._first.listen()
         if self._ride is not None:
-            self._ride.arm(batch.images, listen=bool(self.walks))
+            self._ride.arm(batch.images, listen=bool(self.why_own_pass))
 
     def disarm(self) -> None:
         """Leave no hook behind."""
@@ -171,7 +173,7 @@ class Explainer:
             self._ride.forget()
         self.batch, self._late = None, False
 
-    def settle(self, batch: Batch) -> None:
+    def find_layers_and_task(self, batch: Batch) -> None:
         """After the first pass: know the layers, which call answers, and which task it is.
 
         Raises LayerError for layers without a map, ConfigurationError where no call answers or a target of one's own
@@ -196,9 +198,9 @@ class Explainer:
             ride = self._find(answer.module, _inputs(answer.args, answer.kwargs))
             ride.root, ride.given = answer.module, (answer.args, answer.kwargs)
         elif self._first.feeds(self._ride.root, batch):
-            self.walks = _PARTS
+            self.why_own_pass = _PARTS
         if self.compiled and self._asked(batch)[1] is batch.images:
-            self.walks = _COMPILED
+            self.why_own_pass = _COMPILED
         task = resolve_task(self._task, self._output(batch), batch)
         if self.target is not predicted_class and not task.one_unit:
             raise ConfigurationError(
@@ -223,7 +225,7 @@ class Explainer:
 
     def explain(self, batch: Batch, samples: list[str], grounded_above: float) -> list[Explained]:
         """The batch's units with their heatmaps in rounds, from the pass that was made since `arm`."""
-        self.settle(batch)
+        self.find_layers_and_task(batch)
         task = cast(Task, self._task)
         self.called, inputs = self._asked(batch)
         if moves_images(batch.images, inputs):  # shown where the network saw them; what the masks mark lies elsewhere
@@ -263,7 +265,7 @@ class Explainer:
         """The module that the step called, and what it gave it; what it may be where the step called none."""
         ride, called = cast(Ride, self._ride), cast(nn.Module, self.called)
         args, kwargs = ride.given
-        if ride.root is None or self.walks == _PARTS or (args and kwargs):
+        if ride.root is None or self.why_own_pass == _PARTS or (args and kwargs):
             return called, batch.images
         inputs = _inputs(args, kwargs)
         if not isinstance(inputs, Tensor) or len(inputs) == len(batch):
@@ -284,7 +286,7 @@ class Explainer:
             return [_scoring(units.scores, task.whole_output) for units in task.units(output, batch)]
 
         labels = batch.labels if isinstance(batch.labels, Tensor) else None
-        if not self.walks and not self._late:
+        if not self.why_own_pass and not self._late:
             ride = cast(Ride, self._ride)
             own = ride.logits is None or ride.logits.ndim < 2 or len(ride.logits) == len(batch)
             captures = ride.captured_each(rounds, labels) if own else None
@@ -292,7 +294,7 @@ class Explainer:
                 ride.reason = _OTHER_IMAGES
             if captures is not None and len(captures[0].scores) == len(batch):
                 return captures
-            self.walks = ride.reason or _NOTHING_TO_RIDE_ON
+            self.why_own_pass = ride.reason or _NOTHING_TO_RIDE_ON
         with self.autocast():
             return capture_each(called, inputs, self.layers, rounds, labels=labels)
 

@@ -33,7 +33,7 @@ class VerdictHistory:
     examined_step: int | None = None
     passes: int = 0  # validations since the one that was examined
 
-    def keep(self, verdicts: Sequence[Verdict], epoch: int) -> bool:
+    def take_in(self, verdicts: Sequence[Verdict], epoch: int) -> bool:
         """Take in a round's verdicts; True where they hold the first flag of the run.
 
         A class that the round did not judge keeps its last effect. Where no effect could be measured, of too few images
@@ -50,11 +50,11 @@ class VerdictHistory:
         self.flagged_since = {**dict.fromkeys(flags, epoch), **self.flagged_since}
         return first
 
-    def lose(self) -> None:
+    def forget_values(self) -> None:
         """A round that could not be made: nothing is known."""
         self.values = dict.fromkeys(self.values, nan)
 
-    def spend(self, criteria: Criteria, choices: int, sparing: bool) -> Criteria:
+    def criteria_of_next_round(self, criteria: Criteria, choices: int, sparing: bool) -> Criteria:
         """With what each choice of the next round may spend of alpha; all of it where that is not `sparing`."""
         share = share_of_round(self.rounds + 1) if sparing else 1.0
         return replace(criteria, share=share / choices)

@@ -123,14 +123,14 @@ class Run:
         )
         return f"{project}, {_model_of(self.trainer.lightning_module)}, {self._began:%Y-%m-%d %H:%M}"
 
-    def begins(self, what: str) -> bool:
+    def is_first_time(self, what: str) -> bool:
         """Whether this is asked for the first time in the folder of the stage that runs."""
         asked = self.has_begun(what)
         self._begun.add((self.place, what))
         return not asked
 
     def has_begun(self, what: str) -> bool:
-        """Whether `begins` was asked for it in the folder of the stage that runs."""
+        """Whether `is_first_time` was asked for it in the folder of the stage that runs."""
         return (self.place, what) in self._begun
 
     def write(self, *records: Record) -> None:

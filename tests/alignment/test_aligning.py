@@ -161,3 +161,9 @@ def test_state__is_gone_on_from():
     alignment.restore(first.state())
     train(half, alignment, batches[2:])
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), half.parameters(), strict=True))
+
+
+def test_plain_loop__without_masks_is_refused_at_its_first_batch():
+    images, labels, _ = few()
+    with pytest.raises(ConfigurationError, match="its first batch holds none"):
+        train(network(), Alignment(Penalty()), [(images, labels, None)])
