@@ -135,6 +135,11 @@ class Specimen:
         shape = self.inputs(1).shape
         return tuple(shape[axis] for axis in self.space)
 
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """Library, family, name and size: what it is known by."""
+        return self.library, self.family, self.name, "x".join(map(str, self.size))
+
 
 def images(shape: tuple[int, ...], count: int) -> Tensor:
     """Smooth random images, the same ones each time."""
@@ -142,7 +147,7 @@ def images(shape: tuple[int, ...], count: int) -> Tensor:
     return torch.randn(count, *shape, generator=generator)
 
 
-def timm_specimens(*, quick: bool) -> Iterator[Specimen]:
+def timm_specimens(*, quick: bool, more: int = 1) -> Iterator[Specimen]:
     """The smallest network of every module of timm, square and rectangular where it takes such images."""
     import timm
 
@@ -153,7 +158,8 @@ def timm_specimens(*, quick: bool) -> Iterator[Specimen]:
         modules = [module for module in timm.list_modules() if module not in LARGE and timm.list_models(module=module)]
         chosen = [SMALLEST.get(module, timm.list_models(module=module)[0]) for module in modules]
         chosen = [n if n in known else timm.list_models(module=m)[0] for m, n in zip(modules, chosen, strict=True)]
-        names = {name: name for name in [*chosen, *ALSO] if name in known}
+        others = [name for module in modules for name in timm.list_models(module=module)[: more - 1]]
+        names = {name: name for name in [*chosen, *ALSO, *others] if name in known}
     for name in names:
         yield from _timm_sizes(name)
 
@@ -351,11 +357,11 @@ def _torchvision(name: str) -> nn.Module:
     return models.get_model(name, num_classes=7, **options)
 
 
-def specimens(*, quick: bool) -> Iterator[Specimen]:
+def specimens(*, quick: bool, more: int = 1) -> Iterator[Specimen]:
     """All of them, of the libraries that are installed."""
     for library, made in (
         ("torchvision", torchvision_specimens),
-        ("timm", timm_specimens),
+        ("timm", partial(timm_specimens, more=more)),
         ("transformers", transformers_specimens),
     ):
         if importlib.util.find_spec(library) is not None:

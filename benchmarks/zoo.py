@@ -2,86 +2,125 @@
 
     python benchmarks/zoo.py --quick
 
-Networks have random weights. A map is *right* if
+Networks have random weights: larger ones than a constructor gives (else attention looks at everything alike and maps
+underflow), and where places do not hold in these the constructor's own. A map is *right* if
 
-* activations and gradients are those of the whole graph in float64;
+* activations and gradients are those of the whole graph in float64. Where the graph itself differs between float32 and
+  float64 by more than that (what is multiplied explodes, a rectifier flips), they must be the whole graph's in float32,
+  and those of an explanation in float64 the whole graph's in float64;
 * places hold: where one of nine (or eight, or four) parts of the image is changed, the map changes there more than its
-  other parts do, or more than for changes elsewhere. Where all cells change alike nobody can tell, as in a LeViT with
-  random weights, which is judged by the rest; and what a convolution puts out has its places where it has them, however
-  much was mixed before;
-* nothing is left behind: the network can be deep-copied, its state, modes and hooks and the random state are as before.
+  other parts, or more than for changes elsewhere;
+* nothing is left behind: parameters, buffers, caches, modes, hooks, the random state and logits are as before to the
+  last bit, and the network can be deep-copied, saved, averaged and (some of them, it takes long) compiled.
 
-It is *refused* where the engine says that it has no map to show, and *silently wrong* otherwise. The cost of "auto" is
-what it takes once per network, in forward passes of the same two images: the median of `--repeats` interleaved
-measurements.
+It is *exempt* where all but the places is right and these tell nothing: all cells change alike to four digits, or the
+map is one of a convolution or of a LeViT that mixed all places before. It is *refused* where the engine says that it
+has no map to show, *too slow* where it takes longer than `--limit`, *not built* where the network could not be made,
+and *silently wrong* otherwise. The cost of "auto" is what it takes once per network, in forward passes of the same two
+images: the median of `--repeats` interleaved measurements.
+
+Without --quick the smallest network of every module of timm (with --more N of them), every type of transformers and
+the further libraries that are installed are looked at, which takes hours. With --json each row is written as it is
+made, and what the file holds already is not run again.
 """
 
 import copy
 import gc
+import importlib.util
+import json
 import re
+import signal
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from itertools import product
 from typing import Any
 
 import torch
-from _report import parser, report
+from _report import environment, parser, report, write_json
+from _zoo_libraries import LIBRARIES
 from _zoo_networks import Specimen, specimens
+from _zoo_traces import failures, photograph, traces
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from camtrain.cam import Layer, capture, evaluating, find_logits, record_activations
+from camtrain.cam import Capture, Layer, capture, evaluating, find_logits, record_activations
 from camtrain.cam.layers import forget_choice
 from camtrain.errors import CamtrainError
 
 TOLERANCE = 2e-3  # of the largest number, float32 with the graph cut against float64 with the graph whole
+SINGLE, DOUBLE = 1e-5, 1e-9  # the same with both in one precision
 HELD = 0.75  # of the places
+PLACES = r"\d+ of \d+ places hold"
+
+
+COUNTED = ("right", "exempt", "refused", "silent wrong")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     made = parser(__doc__)
     made.add_argument("--repeats", type=int, default=3)
-    made.add_argument("--only", default="", metavar="REGEX", help="networks whose library/family/name this matches")
+    made.add_argument(
+        "--only", default="", metavar="REGEX", help="networks whose library/family/name/size this matches"
+    )
+    made.add_argument("--more", type=int, default=1, metavar="N", help="networks of each module of timm (default 1)")
+    made.add_argument("--limit", type=int, default=300, metavar="SECONDS", help="for a network (default 300)")
     options = made.parse_args(arguments)
-    rows = []
-    for specimen in specimens(quick=options.quick):
-        if re.search(options.only, f"{specimen.library}/{specimen.family}/{specimen.name}"):
-            row = examine(specimen, options.repeats)
-            rows.append(row)
-            print(*row.values(), sep="\t", file=sys.stderr, flush=True)
-    judged = [row for row in rows if row["verdict"] != "not built"]
-    costs = [row["cost"] for row in judged if row["cost"] is not None]
+    there = options.json is not None and options.json.is_file()
+    rows = [row for row in (json.loads(options.json.read_text())["rows"] if there else ()) if row["verdict"] in COUNTED]
+    known = {(row["library"], row["family"], row["name"], row["size"]) for row in rows}
+    asked = (s for s in chosen(options.quick, options.more) if re.search(options.only, "/".join(s.key)))
+    waiting = [specimen for specimen in asked if specimen.key not in known]
+    for specimen in track(waiting, "networks", console=Console(file=sys.stderr)):
+        rows.append(examine(specimen, options.repeats, options.limit))
+        if options.json is not None:
+            write_json(
+                options.json,
+                {"rows": rows, "summary": summarized(rows), "environment": environment(options.device)},
+            )
+    others = [row for row in rows if row["verdict"] != "right"]
+    report(rows, summarized(rows), options, tables={"all that are not right": others})
+
+
+def summarized(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many networks were looked at, and how many there are of each verdict."""
     counts = {
-        verdict: sum(row["verdict"] == verdict for row in judged) for verdict in ("right", "refused", "silent wrong")
+        verdict: sum(row["verdict"] == verdict for row in rows) for verdict in (*COUNTED, "too slow", "not built")
     }
-    summary = {
-        "models": len(judged),
-        "right": counts["right"],
-        "refused": counts["refused"],
-        "silent_wrong": counts["silent wrong"],
+    costs = [row["cost"] for row in rows if row["cost"] is not None]
+    return {
+        "models": sum(counts[verdict] for verdict in COUNTED),
+        **{verdict.replace(" ", "_"): count for verdict, count in counts.items()},
         "auto_cost": statistics.median(costs) if costs else None,
     }
-    wrong = [row for row in rows if row["verdict"] != "right"]
-    report(rows, summary, options, tables={"refused, wrong, or not built": wrong})
+
+
+def chosen(quick: bool, more: int = 1) -> Iterator[Specimen]:
+    """The networks of the libraries that are installed."""
+    yield from specimens(quick=quick, more=more)
+    for library, made in () if quick else LIBRARIES.items():
+        if importlib.util.find_spec(library) is not None:
+            yield from made()
 
 
 def families(rows: Sequence[Mapping[str, Any]]) -> str:
     """A Markdown table with a row for each family: its networks, how many are right, and where the map lies."""
     lines = [
-        "| library | family | looked at | right | refused | layer | cells | cost |",
-        "|---|---|---|---|---|---|---|---|",
+        "| library | family | looked at | right | exempt | refused | layer | cells | cost |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        if row["verdict"] != "not built":
+        if row["verdict"] in COUNTED:
             groups.setdefault((row["library"], row["family"]), []).append(row)
     for (library, family), group in sorted(groups.items()):
-        counts = [sum(row["verdict"] == verdict for row in group) for verdict in ("right", "refused")]
+        counts = [sum(row["verdict"] == verdict for row in group) for verdict in ("right", "exempt", "refused")]
         names = ", ".join(dict.fromkeys(f"`{row['name']}`" for row in group))
         layers = ", ".join(dict.fromkeys(f"`{row['layer']}`" for row in group if row["layer"]))
         cells = ", ".join(dict.fromkeys(row["grid"] for row in group if row["grid"]))
@@ -92,13 +131,10 @@ def families(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def examine(specimen: Specimen, repeats: int) -> dict[str, Any]:
+def examine(specimen: Specimen, repeats: int, limit: int = 300) -> dict[str, Any]:
     """One network: the verdict on it, the layer, what is wrong, and the cost."""
     row: dict[str, Any] = {
-        "library": specimen.library,
-        "family": specimen.family,
-        "name": specimen.name,
-        "size": "x".join(map(str, specimen.size)),
+        **dict(zip(("library", "family", "name", "size"), specimen.key, strict=True)),
         "verdict": "not built",
         "layer": "",
         "grid": "",
@@ -108,41 +144,53 @@ def examine(specimen: Specimen, repeats: int) -> dict[str, Any]:
     with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         try:
-            inputs = specimen.inputs(2)
-            net = awake(specimen, inputs)
-            with torch.no_grad():
-                net(inputs)
+            with _limited(limit):
+                row |= _judged(specimen, repeats)
+        except TooLong:
+            row |= {"verdict": "too slow", "note": f"longer than {limit} seconds"}
         except Exception as error:  # whatever a foreign constructor or forward raises
-            return row | {"note": f"{type(error).__name__}: {error}"[:160].replace("\n", " ")}
-        row |= judge(specimen, net, inputs)
-        row["cost"] = cost_of_auto(net, inputs, repeats) if row["verdict"] == "right" else None
+            row |= {"note": f"{type(error).__name__}: {error}"[:160].replace("\n", " ")}
     gc.collect()
     return row
 
 
-def awake(specimen: Specimen, inputs: Tensor) -> nn.Module:
-    """A network with random weights that shows something and that float32 can compute.
+class TooLong(BaseException):
+    """A network's time is over; not an Exception, which a foreign forward may catch."""
 
-    Where branches are multiplied (StarNet) larger weights explode: the weights are then as its constructor left them.
-    """
-    for gain in (True, False):
+
+@contextmanager
+def _limited(seconds: int) -> Iterator[None]:
+    def end(*_: Any) -> None:
+        raise TooLong
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _judged(specimen: Specimen, repeats: int) -> dict[str, Any]:
+    """With larger weights, and with the constructor's own where places do not hold in these: what mixes all places in
+    one of the two says nothing of the reading, which is the same."""
+    inputs, verdicts = specimen.inputs(2), []
+    for weights in ("larger", "as built"):
         torch.manual_seed(0)
         net = specimen.build().eval()
-        awaken(net, gain)
-        if _is_tame(net, inputs):
+        awaken(net, weights == "larger")
+        with torch.no_grad():
+            logits = find_logits(copy.deepcopy(net)(inputs))  # if it can be run at all
+        if weights == "larger" and not torch.isfinite(logits).all():
+            continue
+        verdict = {"weights": weights} | judge(specimen, net, inputs)
+        if verdict["verdict"] == "right":
+            return verdict | {"cost": cost_of_auto(net, inputs, repeats)}
+        verdicts.append(verdict)
+        if not re.fullmatch(PLACES, verdict["note"]) and verdict["verdict"] == "silent wrong":
             break
-    return net
-
-
-def _is_tame(net: nn.Module, inputs: Tensor) -> bool:
-    """Does float32 compute what float64 does; yes where that cannot be asked."""
-    with torch.no_grad():
-        ours = find_logits(net(inputs)).double()
-        try:
-            truth = find_logits(copy.deepcopy(net).double()(inputs.double()))
-        except Exception:  # a foreign network that computes in one precision alone
-            return True
-    return bool((ours - truth).abs().max() <= TOLERANCE * truth.abs().max())
+    return verdicts[0]
 
 
 def awaken(net: nn.Module, gain: bool = True) -> None:
@@ -165,6 +213,7 @@ def awaken(net: nn.Module, gain: bool = True) -> None:
 
 
 def judge(specimen: Specimen, net: nn.Module, inputs: Tensor) -> dict[str, Any]:
+    twin = copy.deepcopy(net)
     before = photograph(net)
     try:
         with torch.no_grad():
@@ -173,46 +222,54 @@ def judge(specimen: Specimen, net: nn.Module, inputs: Tensor) -> dict[str, Any]:
         return {"verdict": "refused", "note": str(error)[:400]}
     except Exception as error:  # an error that is not ours is a wrong answer too
         return {"verdict": "silent wrong", "note": f"{type(error).__name__}: {error}"[:200].replace("\n", " ")}
+    same = photograph(net) == before
     (layer,) = captured.layers
     grid = tuple(captured.activations[0].shape[2:])
-    found = {"layer": layer.name, "grid": "x".join(map(str, grid)), "note": layer.reason}
-    wrong = [
-        *(["something is left behind"] if photograph(net) != before else []),
-        *_not_copied(net),
-        *_inexact(net, inputs, layer, captured.activations[0], captured.gradients[0]),
-        *_misplaced(specimen, net, layer, grid),
-    ]
-    return found | ({"verdict": "silent wrong", "note": "; ".join(wrong)} if wrong else {"verdict": "right"})
-
-
-def photograph(net: nn.Module) -> dict[str, Any]:
+    left = traces(net, twin, inputs, "/".join(specimen.key))
+    reference, inexact = _exact(net, inputs, captured)
+    misplaced, untold = _misplaced(specimen, net, layer, grid)
+    wrong = [*([] if same else ["something is left behind"]), *failures(left), *inexact, *misplaced]
+    verdict = "silent wrong" if wrong else "exempt" if untold else "right"
     return {
-        "state": {name: (tensor._version, tensor.double().sum().item()) for name, tensor in net.state_dict().items()},
-        "modes": [module.training for module in net.modules()],
-        "hooks": [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in net.modules()],
-        "names": [sorted(vars(module)) for module in net.modules()],
-        "rng": torch.get_rng_state().tolist(),
+        "verdict": verdict,
+        "layer": layer.name,
+        "grid": "x".join(map(str, grid)),
+        "note": "; ".join(wrong) or untold or layer.reason,
+        "reference": reference,
+        "unchanged": same,
+        **left,
     }
 
 
-def _not_copied(net: nn.Module) -> Iterator[str]:
-    try:
-        copy.deepcopy(net)
-    except Exception as error:
-        yield f"cannot be deep-copied ({type(error).__name__})"
-
-
-def _inexact(net: nn.Module, inputs: Tensor, layer: Layer, activations: Tensor, gradients: Tensor) -> Iterator[str]:
+def _exact(net: nn.Module, inputs: Tensor, captured: Capture) -> tuple[str, list[str]]:
+    """By which reference activations and gradients were judged, and what differs from it."""
+    (layer,) = captured.layers
+    ours = (captured.activations[0], captured.gradients[0])
     try:
         double = copy.deepcopy(net).double()
-        expected = whole(double, inputs.double(), layer, net)
+        truth = whole(double, inputs.double(), layer, net)
     except Exception as error:
-        yield f"no reference ({type(error).__name__}: {error})"[:120]
-        return
-    for what, ours, truth in zip(("activations", "gradients"), (activations, gradients), expected, strict=True):
-        scale = float(truth.abs().max())
-        if ours.shape != truth.shape or scale == 0 or not float((ours - truth).abs().max()) <= TOLERANCE * scale:
-            yield f"{what} differ from the whole graph's"
+        single = whole(copy.deepcopy(net), inputs, layer, net)
+        why = f"float32, as float64 fails ({type(error).__name__})"
+        return why, [f"{what} differ from the whole graph's" for what in differing(ours, single, SINGLE)]
+    if not (differences := differing(ours, truth, TOLERANCE)):
+        return "float64", []
+    single = whole(copy.deepcopy(net), inputs, layer, net)
+    if differing(ours, single, SINGLE) or not differing(single, truth, TOLERANCE):
+        return "float64", [f"{what} differ from the whole graph's" for what in differences]
+    again = capture(copy.deepcopy(double), inputs.double(), layer.name)
+    differences = differing((again.activations[0], again.gradients[0]), truth, DOUBLE)
+    return "each in its precision", [f"{what} differ from the whole graph's in float64" for what in differences]
+
+
+def differing(ours: Sequence[Tensor], truth: Sequence[Tensor], tolerance: float) -> list[str]:
+    """Which of activations and gradients differ, or are nothing but zeros."""
+
+    def differs(a: Tensor, b: Tensor) -> bool:
+        scale = float(b.abs().max())
+        return a.shape != b.shape or scale == 0 or not float((a - b).abs().max()) <= tolerance * scale
+
+    return [what for what, a, b in zip(("activations", "gradients"), ours, truth, strict=True) if differs(a, b)]
 
 
 def whole(double: nn.Module, inputs: Tensor, layer: Layer, net: nn.Module) -> tuple[Tensor, Tensor]:
@@ -233,7 +290,8 @@ def whole(double: nn.Module, inputs: Tensor, layer: Layer, net: nn.Module) -> tu
         handle = module.register_forward_hook(add)
         logits = find_logits(double(inputs))
         handle.remove()
-        (gradient,) = torch.autograd.grad(logits.amax(dim=1).sum(), [added[-1]])
+        score = logits.gather(1, logits.argmax(dim=1, keepdim=True)).sum()
+        (gradient,) = torch.autograd.grad(score, [added[-1]])
     return layer.to_map(made[-1]), layer.to_map(gradient)
 
 
@@ -241,13 +299,19 @@ ALL_MIXING = ("levit",)  # a step down attends to all places with nothing added 
 ALIKE = 1e-4  # deviation over mean: with random weights some attention mixes all places to the last digit
 
 
-def _misplaced(specimen: Specimen, net: nn.Module, layer: Layer, grid: tuple[int, ...]) -> Iterator[str]:
+def _misplaced(specimen: Specimen, net: nn.Module, layer: Layer, grid: tuple[int, ...]) -> tuple[list[str], str]:
+    """What is wrong with the places, and why they tell nothing if they do not."""
     (rows, columns), (height, width) = grid[-2:], specimen.size[-2:]
     if abs(rows * width - columns * height) > 1.5 * max(height, width):
-        yield f"{rows}x{columns} cells are no map of {height}x{width} pixels"
+        return [f"{rows}x{columns} cells are no map of {height}x{width} pixels"], ""
     held, count = places_held(specimen, net, layer, grid)
-    if held < HELD * count and not _is_of_a_convolution(layer) and specimen.family not in ALL_MIXING:
-        yield f"{held} of {count} places hold"
+    if count == 0:
+        return [], "all cells change alike"
+    if held >= HELD * count:
+        return [], ""
+    if _is_of_a_convolution(layer) or specimen.family in ALL_MIXING:
+        return [], f"{held} of {count} places hold, of a map that has its places by its making"
+    return [f"{held} of {count} places hold"], ""
 
 
 def _is_of_a_convolution(layer: Layer) -> bool:
@@ -259,7 +323,9 @@ def _is_of_a_convolution(layer: Layer) -> bool:
 
 
 def places_held(specimen: Specimen, net: nn.Module, layer: Layer, grid: tuple[int, ...]) -> tuple[int, int]:
-    """How many parts of the image, once changed, change their part of the map most, and how many there are."""
+    """How many parts of the image, once changed, change their part of the map most, and how many there are.
+
+    (0, 0) where all cells change alike."""
     parts = [3 if len(grid) == 2 and min(grid) >= 6 else min(2, cells) for cells in grid]
     parts = [1] * (len(specimen.space) - len(grid)) + parts
     places = list(product(*(range(count) for count in parts)))
@@ -272,7 +338,7 @@ def places_held(specimen: Specimen, net: nn.Module, layer: Layer, grid: tuple[in
             rows.append([_part(change, other[-len(grid) :], parts[-len(grid) :]).mean() for other in places])
     table = torch.tensor(rows, dtype=torch.float64).clamp_min(1e-30).log()
     if float(table.std(dim=1).max()) < ALIKE:
-        return len(places), len(places)
+        return 0, 0
     centered = table - table.mean(dim=0) - table.mean(dim=1, keepdim=True)
     held = [(t.argmax(dim=1) == torch.arange(len(places))).sum() for t in (table, centered)]
     return int(max(held)), len(places)

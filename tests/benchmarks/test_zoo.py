@@ -1,6 +1,7 @@
 """The zoo's judge: right, refused and silently wrong maps of networks for which that is known."""
 
 import json
+import time
 from functools import partial
 from pathlib import Path
 
@@ -66,8 +67,8 @@ def test_examine__of_a_reading_that_is_wrong_says_so(monkeypatch):
 
     capture = zoo.capture
 
-    def misread(net, inputs):
-        captured = capture(net, inputs)
+    def misread(*args):
+        captured = capture(*args)
         (layer,) = captured.layers
         object.__setattr__(layer, "layout", transposed(layer.layout))
         return captured
@@ -85,7 +86,7 @@ def test_families__in_the_docs_are_those_that_were_measured(name):
     text = (ROOT / "docs" / "architectures.md").read_text()
     assert zoo.families(content["rows"]) in text
     summary = content["summary"]
-    assert summary["right"] + summary["refused"] + summary["silent_wrong"] == summary["models"]
+    assert sum(summary.get(verdict.replace(" ", "_"), 0) for verdict in zoo.COUNTED) == summary["models"]
     assert f"{summary['models']} networks, {summary['right']} right" in text
 
 
@@ -100,17 +101,50 @@ class Exploding(nn.Module):
 
     def forward(self, x):
         value = self.conv(x)
-        for _ in range(6):
+        for _ in range(3):
             value = value * value.flip(1)
         return (3 + value).cos().mean((2, 3))
 
 
-@pytest.mark.parametrize(("build", "grows"), [(Exploding, False), (plain, True)], ids=["exploding", "plain"])
-def test_awake__enlarges_weights_where_float32_can_count(build, grows):
-    net = zoo.awake(specimen(build), 9 * specimen(build).inputs(2))
-    torch.manual_seed(0)
-    before, after = (next(module.parameters()).abs().sum() for module in (build(), net))
-    assert bool(after > 1.01 * before) is grows
+def test_examine__leaves_to_float32_what_float32_cannot_count():
+    loud = Specimen("own", "exploding", "exploding", Exploding, lambda count: 9 * images((3, 32, 32), count))
+    row = zoo.examine(loud, 1)
+    assert (row["verdict"], row["reference"]) == ("right", "each in its precision"), row
+
+
+@pytest.mark.parametrize("build", [Exploding, plain])
+def test_examine__of_another_gradient_says_so(monkeypatch, build):
+    def other(net, images, *args):
+        captured = capture(net, images, *args)
+        captured.gradients[0].mul_(1.01)
+        return captured
+
+    capture = zoo.capture
+    monkeypatch.setattr(zoo, "capture", other)
+    row = zoo.examine(Specimen("own", "own", "own", build, lambda count: 9 * images((3, 32, 32), count)), 1)
+    assert (row["verdict"], row["note"]) == ("silent wrong", "gradients differ from the whole graph's")
+
+
+def test_examine__ends_where_the_time_is_over():
+    def slow():
+        time.sleep(5)
+        return plain()
+
+    assert zoo.examine(specimen(slow), 1, limit=1)["verdict"] == "too slow"
+
+
+def test_traces__of_a_network_that_cannot_be_copied_any_more(monkeypatch):
+    net, twin = plain().eval(), plain().eval()
+    twin.load_state_dict(net.state_dict())
+    x = torch.rand(2, 3, 32, 32)
+    assert zoo.traces(net, twin, x, "test_vit") == dict.fromkeys(
+        ("compiled", "logits", "copied", "saved", "averaged"), True
+    )
+    net.cache = {2: torch.ones(2, requires_grad=True) * 2}
+    traces = zoo.traces(net, twin, x, "")
+    assert (traces["copied"], traces["averaged"], traces["logits"]) == (False, False, True)
+    net[0].weight.data.mul_(1.001)
+    assert zoo.traces(net, twin, x, "")["logits"] is False
 
 
 def test_disturbed__changes_its_part_alone():
