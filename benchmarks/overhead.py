@@ -16,6 +16,10 @@ batch of the Trainer's own loops. Rows:
 * training, monitored: three epochs on `--images`, a quarter of them to validate, with every one of these explained,
   probes, failure cases, Weights & Biases offline and the report at the end, over the same training with that logger.
 
+`--task binary multi_label ...` (or `all`) measures in their place the second validation of a training, by a network on
+the same trunk (of clips R3D-18, 4 frames of half the side), every unit explained by two methods: an image, a label, a
+region, a box, a word (of a caption three), a clip, a question.
+
 The CPU ratio is that of the process's CPU seconds, all threads together, which other work on the machine disturbs less;
 encoding in the background counts there, though training does not wait for it.
 """
@@ -26,7 +30,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +39,7 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 from _bare import BareClassifier, bare_trainer
+from _overhead_tasks import TASKS, Validated, held_out
 from _report import median_and_spread, parser, report
 from numpy.typing import NDArray
 from pytorch_lightning.loggers import WandbLogger
@@ -43,7 +48,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from camtrain.callbacks import AttentionAlignment, ExplanationMonitor, FaithfulnessMonitor
 
-LAYER = "net.layer4"
+LAYER, TRUNK = "net.layer4", "net.features"
 Callbacks = Callable[[], list[pl.Callback]]
 Seconds = NDArray[np.float64]
 
@@ -71,6 +76,16 @@ class Clock(pl.Callback):
     on_validation_end = stop
 
 
+class LastClock(Clock):
+    """Knows the last validation alone: the first one looks for layers, and whether a ride gives the same bits."""
+
+    def stop(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        self.seconds = np.zeros(2)
+        super().stop(trainer, *arguments)
+
+    on_validation_end = stop
+
+
 class TrainClock(Clock):
     """The same for training."""
 
@@ -92,12 +107,17 @@ def run(
     device: str,
     epochs: int,
     with_wandb: bool = False,
+    task: str = "",
 ) -> Seconds:
-    clock = Clock() if verb == "validate" else TrainClock()
+    clock = LastClock() if task else Clock() if verb == "validate" else TrainClock()
     folder = Path(tempfile.mkdtemp())
     logger = WandbLogger(project="overhead", save_dir=folder, offline=True) if with_wandb else False
     torch.manual_seed(0)
-    module = BareClassifier(torchvision.models.resnet18(num_classes=10), torch.optim.SGD, lr=1e-3)
+    module = (
+        Validated(task)
+        if task
+        else BareClassifier(torchvision.models.resnet18(num_classes=10), torch.optim.SGD, lr=1e-3)
+    )
     trainer = bare_trainer(
         device,
         [*callbacks, clock],
@@ -105,8 +125,11 @@ def run(
         num_sanity_val_steps=0,
         max_epochs=epochs,
         default_root_dir=folder,
+        limit_train_batches=1 if task else 1.0,
     )
-    if verb == "validate":
+    if task:  # in training, without the sheets of all images that a validation alone has
+        trainer.fit(module, loaders[1], loaders[1])
+    elif verb == "validate":
         trainer.validate(module, loaders[1], verbose=False)
     else:
         trainer.fit(module, loaders[0], loaders[1] if verb == "fit with validation" else None)
@@ -171,6 +194,7 @@ def compare(
     repeats: int,
     with_wandb: bool = False,
     before: Callbacks = list,
+    task: str = "",
 ) -> dict[str, Any]:
     """Plain (with `before`) and changed in turns, the order reversed every time; the first turn warms up."""
     plain: list[Seconds] = []
@@ -179,7 +203,7 @@ def compare(
     for repeat in range(repeats + 1):
         turns = [(before, plain), (callbacks, changed)][:: 1 if repeat % 2 else -1]
         for made, times in turns:
-            seconds = run(verb, loaders, entered := made(), device, epochs, with_wandb)
+            seconds = run(verb, loaders, entered := made(), device, epochs, with_wandb, task)
             if repeat:
                 times.append(seconds)
                 own += [one.own_seconds / seconds[1] for one in entered if isinstance(one, TimedFaithfulness)]
@@ -198,6 +222,22 @@ def compare(
     }
 
 
+def of_tasks(tasks: Sequence[str], count: int, size: int, batch_size: int, repeats: int, device: str) -> list[Any]:
+    """A row for each task: its monitored validation over plain validation."""
+    rows = []
+    for task in tasks:
+        loader = held_out(task, count, size, batch_size)
+        named: Any = "auto" if task == "clips" else task
+        watched = [lambda named=named: [ExplanationMonitor(layers=TRUNK, num_probes=0, num_failures=0, task=named)]]
+        measured = compare("validate", watched[0], (loader, loader), device, 2, repeats, task=task)
+        rows.append({"what": task, **measured, "images": count, "image size": size, "repeats": repeats})
+        print(
+            f"{task}: {measured['ratio']:.3f} (CPU {measured['CPU ratio']:.3f} ± {measured['its spread']:.3f})",
+            flush=True,
+        )
+    return rows
+
+
 def main() -> None:
     made = parser(__doc__ or "")
     made.add_argument("--image-size", type=int, default=160)
@@ -206,6 +246,9 @@ def main() -> None:
     made.add_argument("--repeats", type=int, default=None, help="default: 15, quick 7")
     made.add_argument("--epochs", type=int, default=1, help="of the training rows")
     made.add_argument("--only", default="", help="the rows whose name starts so, as 'validation, metrics'")
+    made.add_argument(
+        "--task", nargs="+", choices=(*TASKS, "all"), default=[], help="these tasks, in place of the rows"
+    )
     options = made.parse_args()
     warnings.filterwarnings("ignore")
     os.environ |= {"WANDB_SILENT": "true", "WANDB_MODE": "offline"}
@@ -216,6 +259,12 @@ def main() -> None:
     torch.manual_seed(0)
     batch_size = options.batch_size or (128 if on_gpu else 16)
     rows, summary = [], {}
+    if options.task:
+        tasks = TASKS if "all" in options.task else options.task
+        rows = of_tasks(tasks, images // 2, options.image_size, batch_size, repeats, options.device)
+        summary = {f"{row['what']}.monitored_ratio": row["CPU ratio"] for row in rows}
+        report(rows, summary, options, "Monitored validation of each task, over plain validation")
+        return
     chosen = {name: case for name, case in CASES.items() if name.startswith(options.only)}
     for name, (verb, callbacks, key) in chosen.items():
         monitored, faithfulness = name == MONITORED, name == FAITHFUL

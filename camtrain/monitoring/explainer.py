@@ -28,7 +28,7 @@ from camtrain.cam.targets import Target
 from camtrain.data.batches import Batch
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.monitoring.table import Explained, explain_batch
-from camtrain.tasks import Binary, SingleLabel, Task, resolve_task
+from camtrain.tasks import Binary, SingleLabel, Task, Units, resolve_task
 from camtrain.tasks.calls import Call, Calls, moves_images
 
 _TWO_PATHS = "the model has torch's own attention modules, whose results differ with gradients on"
@@ -231,9 +231,8 @@ class Explainer:
         if moves_images(batch.images, inputs):  # shown where the network saw them; what the masks mark lies elsewhere
             self.moved = True
             batch = replace(batch, images=inputs.detach(), masks=None)
-        captures = self._captured(batch, task, self.called, inputs)
-        output = captures[0].logits
-        self.num_classes = max(self.num_classes, task.count(output))
+        captures, rounds = self._captured(batch, task, self.called, inputs)
+        self.num_classes = max(self.num_classes, task.count(captures[0].logits))
         return [
             explain_batch(
                 batch,
@@ -245,7 +244,7 @@ class Explainer:
                 inputs=inputs if isinstance(inputs, Tensor) else None,
                 grounded_above=grounded_above,
             )
-            for captured, units in zip(captures, task.units(output, batch), strict=True)
+            for captured, units in zip(captures, rounds, strict=True)
             if task.one_unit or bool(units.asked.any())
         ]
 
@@ -279,11 +278,17 @@ class Explainer:
             "in the data set or in on_after_batch_transfer."
         )
 
-    def _captured(self, batch: Batch, task: Task, called: nn.Module, inputs: Any) -> tuple[Capture, ...]:
+    def _captured(
+        self, batch: Batch, task: Task, called: nn.Module, inputs: Any
+    ) -> tuple[tuple[Capture, ...], list[Units]]:
+        """The batch's rounds of units, each with what its scores hang on."""
+        asked: list[Units] = []  # of maps of many pixels they are dear: made once, where the scores are
+
         def rounds(output: Any) -> list[Target]:
+            asked[:] = task.units(output, batch)
             if self.target is not predicted_class:
                 return [self.target]
-            return [_scoring(units.scores, task.whole_output) for units in task.units(output, batch)]
+            return [_scoring(units.scores, task.whole_output) for units in asked]
 
         labels = batch.labels if isinstance(batch.labels, Tensor) else None
         if not self.why_own_pass and not self._late:
@@ -293,10 +298,11 @@ class Explainer:
             if not own:
                 ride.reason = _OTHER_IMAGES
             if captures is not None and len(captures[0].scores) == len(batch):
-                return captures
+                return captures, [units.detached() for units in asked]
             self.why_own_pass = ride.reason or _NOTHING_TO_RIDE_ON
         with self.autocast():
-            return capture_each(called, inputs, self.layers, rounds, labels=labels)
+            captures = capture_each(called, inputs, self.layers, rounds, labels=labels)
+        return captures, [units.detached() for units in asked]
 
 
 def _inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

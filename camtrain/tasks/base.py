@@ -1,7 +1,7 @@
 """What every task can be asked: its units, their evidence, their loss."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -71,8 +71,15 @@ class Units:
 
     def chosen(self, rows: Int[Tensor, " N"]) -> "Units":
         """Those of some images."""
+        return self._mapped(lambda each: each[rows])
+
+    def detached(self) -> "Units":
+        """The same without a graph."""
+        return self._mapped(Tensor.detach)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "Units":
         given: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
-        changes: dict[str, Any] = {name: each[rows] for name, each in given.items() if isinstance(each, Tensor)}
+        changes: dict[str, Any] = {name: change(each) for name, each in given.items() if isinstance(each, Tensor)}
         return replace(self, **changes)
 
 

@@ -140,7 +140,7 @@ def test_monitor__explains_with_numbers_that_mean_something(task, tmp_path):
     )
     assert empty == 1 if math.isnan(energy) else 0 <= energy <= 1
     cells = [trainer.callback_metrics[f"cam/{cell}"].item() for cell in CELLS]
-    assert sum(cells) == pytest.approx(1)
+    assert sum(cells) == pytest.approx(1) or (empty == 1 and all(map(math.isnan, cells)))  # no evidence, no cell
     assert monitor.images is not None
 
 
