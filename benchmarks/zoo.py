@@ -305,6 +305,8 @@ def _misplaced(specimen: Specimen, net: nn.Module, layer: Layer, grid: tuple[int
     if abs(rows * width - columns * height) > 1.5 * max(height, width):
         return [f"{rows}x{columns} cells are no map of {height}x{width} pixels"], ""
     held, count = places_held(specimen, net, layer, grid)
+    if held < HELD * count:  # one image may be loud in a place by itself
+        held, count = places_held(specimen, net, layer, grid, 4)
     if count == 0:
         return [], "all cells change alike"
     if held >= HELD * count:
@@ -322,26 +324,43 @@ def _is_of_a_convolution(layer: Layer) -> bool:
     return first and bool(spread) and spread[-1].weight.ndim != 2
 
 
-def places_held(specimen: Specimen, net: nn.Module, layer: Layer, grid: tuple[int, ...]) -> tuple[int, int]:
-    """How many parts of the image, once changed, change their part of the map most, and how many there are.
+def places_held(
+    specimen: Specimen, net: nn.Module, layer: Layer, grid: tuple[int, ...], images: int = 1
+) -> tuple[int, int]:
+    """How many parts of an image, once changed, change their part of the map most, and how many there are.
 
-    (0, 0) where all cells change alike."""
+    Of several images the mean. (0, 0) where all cells change alike.
+    """
     parts = [3 if len(grid) == 2 and min(grid) >= 6 else min(2, cells) for cells in grid]
     parts = [1] * (len(specimen.space) - len(grid)) + parts
     places = list(product(*(range(count) for count in parts)))
-    image, rows = specimen.inputs(1), []
+    tables = [_changes(specimen, net, layer, image, places, parts) for image in specimen.inputs(images).split(1)]
+    if max(float(table.std(dim=1).max()) for table in tables) < ALIKE:
+        return 0, 0
+    table = torch.stack(tables).mean(dim=0)
+    centered = table - table.mean(dim=0) - table.mean(dim=1, keepdim=True)
+    held = [(t.argmax(dim=1) == torch.arange(len(places))).sum() for t in (table, centered)]
+    return int(max(held)), len(places)
+
+
+def _changes(
+    specimen: Specimen,
+    net: nn.Module,
+    layer: Layer,
+    image: Tensor,
+    places: Sequence[tuple[int, ...]],
+    parts: Sequence[int],
+) -> Tensor:
+    """Logarithms of how much each part of the map changes (columns) where each part of the image is (rows)."""
+    rows = []
     with evaluating(net), torch.no_grad(), record_activations([layer]) as recorded:
         for place in places:
             net(torch.cat([image, disturbed(image, specimen.space, place, parts)]))
             maps = layer.to_map(recorded[-1]).double()
             change = (maps[1] - maps[0]).abs().sum(dim=0)
-            rows.append([_part(change, other[-len(grid) :], parts[-len(grid) :]).mean() for other in places])
-    table = torch.tensor(rows, dtype=torch.float64).clamp_min(1e-30).log()
-    if float(table.std(dim=1).max()) < ALIKE:
-        return 0, 0
-    centered = table - table.mean(dim=0) - table.mean(dim=1, keepdim=True)
-    held = [(t.argmax(dim=1) == torch.arange(len(places))).sum() for t in (table, centered)]
-    return int(max(held)), len(places)
+            axes = change.ndim
+            rows.append([_part(change, other[-axes:], parts[-axes:]).mean() for other in places])
+    return torch.tensor(rows, dtype=torch.float64).clamp_min(1e-30).log()
 
 
 def disturbed(image: Tensor, space: Sequence[int], place: Sequence[int], parts: Sequence[int]) -> Tensor:

@@ -80,7 +80,7 @@ def test_examine__of_a_reading_that_is_wrong_says_so(monkeypatch):
     assert "places hold" in row["note"]
 
 
-@pytest.mark.parametrize("name", ["zoo_quick_cpu.json"])
+@pytest.mark.parametrize("name", ["zoo_cpu.json", "zoo_quick_cpu.json"])
 def test_families__in_the_docs_are_those_that_were_measured(name):
     content = json.loads((ROOT / "benchmarks" / "results" / name).read_text())
     text = (ROOT / "docs" / "architectures.md").read_text()
