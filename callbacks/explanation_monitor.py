@@ -52,6 +52,7 @@ _MOVED = (
     "leaves masks out, and what they tell: the step moves or mixes the images before the network sees them, so that it "
     "is not known where their objects then lie. Normalize and augment in the data set or in on_after_batch_transfer"
 )
+_ONE_HOT = "reads labels (B, C) as several an image; if each is one-hot, give labels.argmax(1) by a batch_adapter"
 _UNANSWERED = (
     "counts {count} of {total} answers as neither right nor wrong and of no class: they are NaN or infinite, see "
     "cam/not_finite"
@@ -332,6 +333,8 @@ class ExplanationMonitor(Callback):
             self._say("runs validation steps eagerly: what a step makes of images for compiled code cannot be heard")
         if explainer.moved:
             self._say(_MOVED, warn=True)
+        if explainer.one_hot:
+            self._say(_ONE_HOT)
         if explainer.why_own_pass:
             self._say(f"makes a forward pass of its own for each batch: {explainer.why_own_pass}")
 

@@ -30,6 +30,7 @@ from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.monitoring.table import Explained, explain_batch
 from camtrain.tasks import Binary, SingleLabel, Task, Units, resolve_task
 from camtrain.tasks.calls import Call, Calls, moves_images
+from camtrain.tasks.resolve import may_be_one_hot
 
 _TWO_PATHS = "the model has torch's own attention modules, whose results differ with gradients on"
 _PARTS = "the step calls parts of the model, none of which answers from the images alone"
@@ -126,6 +127,7 @@ class Explainer:
         self.why_own_pass = "" if can_ride(network) else _TWO_PATHS
         self.compiled = compiled
         self.moved = False  # the step crops, mirrors or mixes the images that it gives the network
+        self.one_hot = False  # labels that are read as several an image may be one class each
         self.batch: Batch | None = None  # between `arm` and `disarm`
         self.num_classes = 0
         self._task = task
@@ -207,6 +209,7 @@ class Explainer:
                 f"A target explains one score an image; {task!r} has several units in it. Leave target out, or write a "
                 "Task of your own."
             )
+        self.one_hot = self._task == "auto" and may_be_one_hot(task, batch.labels)
         self._task, self._first, self.tells_truth = task, None, isinstance(task, SingleLabel)
 
     def _find(self, called: nn.Module, inputs: Any) -> Ride:

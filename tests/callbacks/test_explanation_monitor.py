@@ -587,3 +587,16 @@ def test_explainer__looks_for_the_layers_of_a_compiled_network_eagerly():
     explainer.disarm()
     assert CALLS
     assert not any(CALLS)
+
+
+@pytest.mark.parametrize("one_hot", [True, False])
+def test_monitor__says_that_labels_may_be_one_hot(make_trainer, foreign, caplog, one_hot):
+    images, labels, _ = tensors(8).tensors
+    rows = nn.functional.one_hot(labels, 3).float()
+    rows[0] = rows[0] if one_hot else 1.0
+    module = foreign()
+    module.validation_step = lambda batch, batch_idx: module.net(batch[0])
+    with caplog.at_level("INFO"):
+        trainer = make_trainer(callbacks=[ExplanationMonitor(num_probes=0, num_failures=0)])
+        trainer.validate(module, DataLoader(TensorDataset(images, rows), 8), verbose=False)
+    assert ("as several an image; if each is one-hot, give labels.argmax(1)" in caplog.text) == one_hot
