@@ -149,9 +149,8 @@ class Explainer:
     def arm(self, batch: Batch) -> None:
         """Be ready for the forward pass of a batch."""
         self.batch = batch
-        if (
-            self.compiled and self.why_own_pass != _COMPILED
-        ):  # to hear what the step gives the network; ours is not compiled
+        # to hear what the step gives the network, and to have no pass of our own compiled
+        if self.compiled and self.why_own_pass != _COMPILED:
             self._modes.enter_context(torch.compiler.set_stance("force_eager"))
         if self._first is not None and self._ride is None and self.called is not None:
             try:
