@@ -28,9 +28,8 @@ from camtrain.cam.targets import Target
 from camtrain.data.batches import Batch
 from camtrain.errors import CamtrainError, ConfigurationError
 from camtrain.monitoring.table import Explained, explain_batch
-from camtrain.tasks import Binary, SingleLabel, Task, Units, resolve_task
+from camtrain.tasks import Binary, MultiLabel, SingleLabel, Task, Units, resolve_task
 from camtrain.tasks.calls import Call, Calls, moves_images
-from camtrain.tasks.resolve import may_be_one_hot
 
 _TWO_PATHS = "the model has torch's own attention modules, whose results differ with gradients on"
 _PARTS = "the step calls parts of the model, none of which answers from the images alone"
@@ -305,6 +304,18 @@ class Explainer:
         with self.autocast():
             captures = capture_each(called, inputs, self.layers, rounds, labels=labels)
         return captures, [units.detached() for units in asked]
+
+
+def may_be_one_hot(task: Task, labels: Any) -> bool:
+    """Whether labels that are read as several an image could be one class each: every image has exactly one.
+
+    >>> import torch
+    >>> may_be_one_hot(MultiLabel(), torch.eye(3)), may_be_one_hot(MultiLabel(), torch.tensor([[1, 1], [0, 1]]))
+    (True, False)
+    """
+    if not isinstance(task, MultiLabel) or not isinstance(labels, Tensor) or len(labels) < 2:
+        return False
+    return labels.ndim == 2 and labels.shape[1] > 1 and bool(((labels == 1).sum(dim=1) == 1).all())
 
 
 def _inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

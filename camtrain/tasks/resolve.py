@@ -72,18 +72,6 @@ def resolve_task(task: str | Task, outputs: Any, batch: Asked) -> Task:
     return chosen
 
 
-def may_be_one_hot(task: Task, labels: Any) -> bool:
-    """Whether labels that are read as several an image could be one class each: every image has exactly one.
-
-    >>> import torch
-    >>> may_be_one_hot(MultiLabel(), torch.eye(3)), may_be_one_hot(MultiLabel(), torch.tensor([[1, 1], [0, 1]]))
-    (True, False)
-    """
-    if not isinstance(task, MultiLabel) or not isinstance(labels, Tensor) or len(labels) < 2:
-        return False
-    return labels.ndim == 2 and labels.shape[1] > 1 and bool(((labels == 1).sum(dim=1) == 1).all())
-
-
 def observed(outputs: Any, labels: Any) -> Task:
     """The task, by looking. BatchError where that cannot be decided."""
     if holds_boxes(outputs):
