@@ -29,6 +29,7 @@ from camtrain.sinks.run import Run
 from camtrain.swaps.looks import LOOKS, look_of
 
 CHECKPOINT = "last_layer.ckpt"
+_COVERED = 0.999  # of the frame: a patch in a corner is background enough to exchange
 
 
 class LastLayerRetraining(Callback):
@@ -91,7 +92,9 @@ class LastLayerRetraining(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to collect."""
         share = -(-self.images_per_class // trainer.world_size)
-        self._collector = Collector(per_class=share, most=-(-self.max_images // trainer.world_size), least=2)
+        self._collector = Collector(
+            per_class=share, most=-(-self.max_images // trainer.world_size), least=2, covered=_COVERED
+        )
         self._epoch = trainer.current_epoch
 
     def on_train_batch_end(

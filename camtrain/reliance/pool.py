@@ -47,8 +47,8 @@ def usable(masks: Float[Tensor, "B H W"], *, most: float = 0.9) -> Bool[Tensor, 
 class Collector:
     """Keeps the first ``per_class`` usable images of each class, ``most`` in all, on the CPU in float32.
 
-    An image is usable that has a mask of an object with background around it; for a collector that is not
-    ``annotated``, one that has no annotation, whose mask is to be guessed.
+    An image is usable that has a mask of an object, of up to ``covered`` of the frame, with background around it; for a
+    collector that is not ``annotated``, one that has no annotation, whose mask is to be guessed.
 
     Where ``most`` is reached, classes that come late take the place of the largest ones' last images, down to
     ``least`` of each. Where there is no room for that, the class that came last gives way to those before it, so that
@@ -70,8 +70,9 @@ class Collector:
         least: int = 20,
         classes: Collection[int] | None = None,
         annotated: bool = True,
+        covered: float = 0.9,
     ) -> None:
-        self.per_class = per_class
+        self.per_class, self.covered = per_class, covered
         self.most = most
         self.least = least
         self.classes = classes
@@ -100,7 +101,7 @@ class Collector:
         if masks is None:
             masks = images.new_full((len(images), *images.shape[2:]), -1.0, dtype=torch.float32)
         masks = solid(masks)  # what is unknown stays with the object, and is never exchanged
-        fit = (usable(masks) if self.annotated else (masks < 0).flatten(1).all(dim=1)).tolist()
+        fit = (usable(masks, most=self.covered) if self.annotated else (masks < 0).flatten(1).all(dim=1)).tolist()
         known = labels.tolist()
         rows = [row for row, label in enumerate(known) if fit[row] and self._may_want(label)]
         chosen = images[rows].detach().float().cpu(), masks[rows].detach().float().cpu()

@@ -111,8 +111,8 @@ def _every_class(pool: Pool, outputs: int, name: str) -> range:
     if len(counts) > outputs or int(counts.min()) < 2:
         few = [c for c, count in enumerate(counts.tolist()) if count < 2 or c >= outputs]
         raise ConfigurationError(
-            f"{name} tells {outputs} classes, and retraining needs annotated images of each, at least two; too few or "
-            f"beyond it: {few[:5]}."
+            f"{name} tells {outputs} classes, and retraining needs annotated images of each, at least two, with some "
+            f"background beside the object; too few or beyond it: {few[:5]}."
         )
     return range(outputs)
 
