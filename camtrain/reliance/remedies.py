@@ -183,7 +183,8 @@ def _retrain(cue: str) -> Remedy:
     arguments = {} if cue in ("background", "tint", "brightness") else {"cues": [cue]}
     return _remedy(
         "retrain the last layer",
-        "When training ends, fit the last layer anew on images whose cue was swapped; cheap, and the features stay.",
+        "When training ends, fit the last layer anew on images whose cue was swapped: cheap, and the features stay. "
+        "The first choice where training takes a dozen steps; after alignment better than either alone.",
         "LastLayerRetraining",
         **arguments,
     )

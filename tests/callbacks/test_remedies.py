@@ -218,6 +218,17 @@ def test_retraining__takes_an_image_once_however_many_epochs(make_trainer):
     assert len(retraining._pool(trainer).images) == 240
 
 
+def test_retraining__takes_images_whose_background_is_a_corner(make_trainer):
+    """A patch of 2x2 of 16x16 pixels tells the class, as in Decoy MNIST: a mask of the rest leaves enough."""
+    masks = torch.ones(9, 16, 16)
+    masks[:, :2, :2] = 0
+    masks[8] = 1
+    retraining = LastLayerRetraining(when=None)
+    retraining.on_fit_start(make_trainer(), Net())
+    retraining._collect({"image": torch.rand(9, 3, 16, 16), "label": torch.arange(9) % 3, "mask": masks})
+    assert len(retraining._collector) == 8
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)])
 def test_patch__is_taken_back_in_any_order(order):
     module = Net()
