@@ -303,7 +303,8 @@ def _best(candidates: Sequence[_Candidate], looks: _Looks) -> tuple[_Candidate, 
     felt = _felt(candidates, looks) or (looks.topology.look_behind_the_head() and _felt(candidates, looks))
     if felt:
         return *felt, True
-    readable = (candidate for candidate in _ordered(candidates) if looks.read(candidate).layout is not None)
+    # Where nothing says that the answer depends on it, cells that hold no place may as well be channels.
+    readable = (c for c in _ordered(candidates) if looks.read(c).layout is not None and looks.read(c).seen)
     first = next(readable, None)
     return (
         None

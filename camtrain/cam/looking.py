@@ -36,10 +36,11 @@ HELD_WEAKLY = 0.65  # this, and a map of the grid that became these cells
 
 @dataclass(frozen=True)
 class Interpretation:
-    """How an output is read, None where no reading holds, and the words on what was seen."""
+    """How an output is read, None where no reading holds, the words on what was seen, and whether places were held."""
 
     layout: Layout | None
     words: str = ""
+    seen: bool = True
 
 
 def places_of(axes: int) -> tuple[Place, ...]:
@@ -225,7 +226,7 @@ def read_by_looking(
             return Interpretation(best, "" if usual else "an order found by changing parts of the image")
     weakly = verdict.alike or (best is likely[0] and verdict.score >= HELD_WEAKLY)
     if weakly and verdict.contrast > 0 and laid_out_on(likely[0].grid):
-        return Interpretation(likely[0], "changes spread over all cells; a map of that grid became them")
+        return Interpretation(likely[0], "changes spread over all cells; a map of that grid became them", False)
     return Interpretation(
         None,
         f"its {likely[0].cells} cells do not hold their places: where a part of the image was changed, {verdict}",

@@ -516,3 +516,20 @@ class Turned(nn.Module):
 def test_axes__in_no_known_order_leave_the_map_before_them(order):
     (layer,) = resolve_layers(Turned(order), IMAGES)
     assert (layer.name, layer.layout.name) == ("conv", "channels first")
+
+
+class PooledPatches(nn.Module):
+    """Patches as inputs, all alike to one query, whose answer does not depend on them: as a fresh SigLIP 2."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Linear(48, 32), nn.Linear(32, 32), nn.Linear(32, 3)
+
+    def forward(self, patches):
+        pooled = self.mix(self.embed(patches).mean(dim=1, keepdim=True))
+        return self.head(pooled[:, 0].detach() * 0 + 1)
+
+
+def test_channels__of_one_query_are_no_map_where_no_gradient_says_so():
+    with pytest.raises(LayerError, match="do not hold their places"):
+        capture(PooledPatches().eval(), {"patches": torch.rand(2, 12, 48)})
