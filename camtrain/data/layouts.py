@@ -158,7 +158,7 @@ def read_class_folders(
         (name, found_in, root / name) for root, found_in in roots for name in _folder_names(root, exclude or ())
     ]
     classes = sorted_names(name for name, _, _ in by_class)
-    check_names(classes, str(folder))
+    check_names(classes, str(folder), _side_by_side(by_class))
     _say_number_order(classes)
     images = [
         (path, classes.index(name), found_in)
@@ -231,8 +231,8 @@ def read_index(
     return FolderLayout(samples, classes, groups)
 
 
-def check_names(names: Sequence[str], source: str) -> None:
-    """Refuse two classes of one name, whatever their case.
+def check_names(names: Sequence[str], source: str, apart: Collection[str] = ()) -> None:
+    """Refuse two classes of one name, whatever their case; but for names `apart`, which are meant to be two.
 
     >>> check_names(["crane", "Crane"], "names.txt")
     Traceback (most recent call last):
@@ -242,8 +242,18 @@ def check_names(names: Sequence[str], source: str) -> None:
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(" ".join(name.casefold().split()), name)
-        if other is not name:
+        if other is name:
+            continue
+        if not {other, name} <= set(apart):
             raise DataError(f"{source} has the classes {other!r} and {name!r}: two of one name. Rename one of them.")
+        announce(f"{other} and {name} are two classes, as their folders lie side by side")
+
+
+def _side_by_side(by_class: Sequence[tuple[str, str | None, Path]]) -> set[str]:
+    """The classes whose folders lie in every split: ImageNet has a dog Cardigan and a garment cardigan."""
+    splits = {split for _, split, _ in by_class}
+    places = {(name, split) for name, split, _ in by_class}
+    return {name for name, _, _ in by_class if all((name, split) in places for split in splits)}
 
 
 def say_splits(samples: Sequence[Sample]) -> None:

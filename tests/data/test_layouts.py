@@ -114,6 +114,15 @@ def test_class_folders__of_one_name_are_refused(tmp_path):
         MaskedImageFolder(tmp_path)
 
 
+def test_class_folders__side_by_side_are_two_classes_whatever_their_case(tmp_path, caplog):
+    put(tmp_path, *(f"{split}/{name}/0.png" for split in ("train", "val") for name in ("Cardigan", "cardigan")))
+    with caplog.at_level("INFO", "camtrain"):
+        dataset = MaskedImageFolder(tmp_path)
+    assert dataset.class_names == ["Cardigan", "cardigan"]
+    assert dataset.labels.tolist() == [0, 1, 0, 1]
+    assert "Cardigan and cardigan are two classes" in caplog.text
+
+
 def index(root, text):
     (root / "index.csv").write_text(text)
     return {"root": root, "index": "index.csv"}
