@@ -1,5 +1,6 @@
 """From annotation files to samples: the image of a record, its label, and the shapes that are its object."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -25,12 +26,12 @@ def from_annotations(
         raise DataError(f"The annotations have no category {unknown}; they have {there}. Correct categories.")
     check_names(names, annotations.kind)
     find = FileFinder(annotations.folder or folder)
-    samples, missing = [], []
+    samples, missing, owners = [], [], _Owners(find, annotations.kind)
     for image in annotations.images:
         label, shapes = _largest(image, names, find, upright)
         if label is None:
             continue
-        path = find(image.file)
+        path = owners.path_of(image.file)
         if path is None:
             missing.append(find.folder / image.file)
         else:
@@ -54,10 +55,11 @@ def from_annotations(
 def attached(samples: Sequence[Sample], names: Sequence[str], annotations: Annotations, folder: Path) -> list[Sample]:
     """Samples whose labels are known, with the shapes of their class; all shapes where no category is a class."""
     by_class = bool(set(names) & set(annotations.categories))
-    find = FileFinder(folder)
+    _require_names_alike(names, annotations)
+    owners = _Owners(FileFinder(folder), annotations.kind)
     records: dict[Path, list[ImageAnnotation]] = defaultdict(list)
     for image in annotations.images:
-        if (path := find(image.file)) is not None:
+        if (path := owners.path_of(image.file)) is not None:
             records[path].append(image)
     result, matched = [], 0
     for sample in samples:
@@ -79,6 +81,40 @@ def attached(samples: Sequence[Sample], names: Sequence[str], annotations: Annot
         )
     _say(annotations, matched, len(samples))
     return result
+
+
+def _require_names_alike(names: Sequence[str], annotations: Annotations) -> None:
+    """Refuse a class that is a category but for its spelling: its shapes would be no image's object."""
+    plain = {_plain(category): category for category in annotations.categories}
+    for name in names:
+        other = plain.get(_plain(name), name)
+        if name not in annotations.categories and other != name:
+            raise DataError(
+                f"The class {name!r} of the images is {other!r} in the {annotations.kind} annotations. Rename one, so "
+                "that its shapes are known to be the object."
+            )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name.casefold()).strip()
+
+
+class _Owners:
+    """Which record of an annotation file has an image file: `train/1.jpg` and `val/1.jpg` are not both `1.jpg`."""
+
+    def __init__(self, find: "FileFinder", kind: str) -> None:
+        self.find, self.kind = find, kind
+        self.names: dict[Path, str] = {}
+
+    def path_of(self, name: str) -> Path | None:
+        """The file of a record, or None; DataError where another record has it."""
+        path = self.find(name)
+        if path is not None and self.names.setdefault(path, name) != name:
+            raise DataError(
+                f"The {self.kind} annotations name {self.names[path]} and {name}, and only {path} is there, which "
+                "cannot be both. Restore the missing image, or remove its entry."
+            )
+        return path
 
 
 def _say(annotations: Annotations, matched: int, count: int) -> None:

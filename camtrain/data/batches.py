@@ -10,6 +10,8 @@ from torch import Tensor
 
 from camtrain.errors import BatchError, MaskError
 
+FAINTEST = 32 / 255  # of a mask that may be soft; below, its values may be kinds that were divided
+
 Adapter = Callable[[Any], Any]
 
 _KEYS = {
@@ -194,6 +196,8 @@ image 0 has 255.0. Divide 8-bit masks by 255.
     flat = batch.masks.flatten(1)
     if not flat.numel() or _plainly_valid(flat):
         return
+    _require_undivided(flat)
+    _require_unshifted(flat)
     bad = ~((flat >= 0) & (flat <= 1)) & (flat != -1)
     if bool(bad.any()):
         index, value = int(bad.any(1).nonzero()[0]), flat[bad][0].item()
@@ -247,7 +251,35 @@ def _advice(values: Tensor) -> str:
 def _plainly_valid(flat: Tensor) -> bool:
     """Whether every mask lies in [0, 1] or is -1 everywhere; looks at the extremes alone, which is far cheaper."""
     low, high = flat.amin(dim=1), flat.amax(dim=1)
-    return bool((((low >= 0) & (high <= 1)) | ((low == -1) & (high == -1))).all())
+    plain = (low >= 0) & (high <= 1) & ((high == 0) | (high > FAINTEST))
+    return bool((plain | ((low == -1) & (high == -1))).all())
+
+
+def _require_undivided(flat: Tensor) -> None:
+    """Refuse masks of 0 and 1, or label maps, that were divided by 255, as torchvision's ToTensor does."""
+    high = flat.amax(dim=1)
+    faint = (high > 0) & (high <= FAINTEST)
+    if not bool(faint.any()):
+        return
+    index = int(faint.nonzero()[0])
+    kinds = flat[index] * 255
+    if bool((kinds - kinds.round()).abs().max() < 1e-3):
+        raise MaskError(
+            f"The mask of image {index} holds nothing above {high[index].item():.4f}, "
+            f"{kinds.max().item():.0f} of 255: a mask of small numbers, it seems, divided by 255, as ToTensor does. "
+            "Give it undivided: torch.from_numpy(numpy.array(mask)) == 1, or its kinds by "
+            "camtrain.data.label_map_to_masks."
+        )
+
+
+def _require_unshifted(flat: Tensor) -> None:
+    """Refuse masks of -1 and 1 alone, mostly -1: not unknown pixels, but 0 and 1 normalized as images are."""
+    some = flat[(flat == 1).any(1) & (flat == -1).any(1)]
+    if len(some) and bool(((some == 1) | (some == -1)).all()) and bool((some == -1).float().mean() > 0.5):
+        raise MaskError(
+            "Masks hold 1 and -1 and no 0, so that nothing would be outside the object: -1 is unknown. Normalize "
+            "images alone, not their masks."
+        )
 
 
 def class_names(source: object | None, num_classes: int) -> list[str]:

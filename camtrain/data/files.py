@@ -1,6 +1,8 @@
 """Images in files: opened upright, read as bytes, refused by name where they cannot be read."""
 
 import logging
+import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +25,14 @@ IMAGE_SUFFIXES = (
 )
 ORIENTATION = 0x0112  # the EXIF tag
 VOLUMES = (".nii", ".nii.gz", ".dcm")
+HALVED = "camtrain: 16 bits read as 8"  # in the facts that Pillow keeps of a picture
 SAMPLES = 0x0115  # the TIFF tag of the channels
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+# Photographs and arrays that are not read: to leave them out without a word would change the data.
+_FOREIGN = (".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".exr", ".jxl", ".npy", ".npz")
+_WHITE_IS_ZERO = 0  # of the TIFF tag PhotometricInterpretation
+PHOTOMETRIC = 0x0106
 _EXIF = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 
 Array = NDArray[Any]
@@ -102,6 +109,7 @@ def read_image(path: Path, rule: ImageRule = ImageRule()) -> UInt8[Tensor, "C H 
 def read_interleaved(path: Path, rule: ImageRule = ImageRule()) -> UInt8[Tensor, "C H W"]:
     """`read_image` with the channels of a pixel side by side, as decoders leave them and resizing is fastest."""
     with opened(path, rule.upright, rule.channels) as image:
+        _require_range(image, path, rule)
         if image.mode in _WIDE:
             pixels = _narrowed(image, path, rule.value_range)
             image = Image.fromarray(pixels)
@@ -128,6 +136,7 @@ def orientation_of(image: Image.Image) -> int:
 def check_image(path: Path, rule: ImageRule) -> tuple[tuple[int, int], int]:
     """Height and width of a picture that can be read to its end, and its EXIF orientation."""
     with opened(path, upright=False, channels=rule.channels) as image:
+        _require_range(image, path, rule)
         if image.mode in _WIDE:
             _narrowed(image, path, rule.value_range)
         orientation = orientation_of(image)
@@ -149,11 +158,18 @@ def opened(path: Path, upright: bool = True, channels: int = 3) -> Iterator[Imag
                 f"{path} holds {frames} pictures (an animation, or a stack of pages): save the one that is meant, "
                 "remove the file, or set skip_corrupt=True."
             )
-        samples = file.tag_v2.get(SAMPLES, 1) if isinstance(file, TiffImagePlugin.TiffImageFile) else 0
+        tags = file.tag_v2 if isinstance(file, TiffImagePlugin.TiffImageFile) else None
+        samples = 0 if tags is None else tags.get(SAMPLES, 1)
         if samples > (len(file.getbands()) if channels > 3 else max(_MODES)):
             raise _too_many(path, samples)  # Pillow gives the first three in silence
-        file.load()
+        if tags is not None and file.mode in _WIDE and tags.get(PHOTOMETRIC) == _WHITE_IS_ZERO:
+            raise DataError(
+                f"{path} is a TIFF of more than 8 bits whose white is 0, which readers show inverted or as it is. "
+                "Save it with black as 0, or set skip_corrupt=True."
+            )
         image: Image.Image = file
+        image.info[HALVED] = _is_halved(file)
+        image.load()
         if upright and orientation_of(file) > 1:
             image = ImageOps.exif_transpose(file)
             image.format = file.format
@@ -162,8 +178,24 @@ def opened(path: Path, upright: bool = True, channels: int = 3) -> Iterator[Imag
 
 def list_images(folder: Path) -> list[Path]:
     """The image files below a folder, in a fixed order; hidden files are left out."""
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(path for path in files if not path.name.startswith("."))
+    return sorted(path for path in files_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files below a folder and below links to folders; not hidden ones, nor a folder within itself."""
+    for place, folders, names in os.walk(folder, followlinks=True):
+        for link in [path for name in folders if (path := Path(place, name)).is_symlink()]:
+            if Path(place).resolve().is_relative_to(link.resolve()):
+                folders.remove(link.name)  # it leads to what holds it, and would be walked for ever
+        yield from (Path(place, name) for name in names if not name.startswith("."))
+
+
+def say_foreign(folder: Path) -> None:
+    """A line on photographs and arrays among the images that are of no format that is read."""
+    suffixes = Counter(suffix for path in files_below(folder) if (suffix := path.suffix.lower()) in _FOREIGN)
+    if suffixes:
+        shown = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.items())
+        announce(f"left out of {folder}, since such files are not read: {shown}. Save them as PNG or JPEG")
 
 
 def require_folder(folder: Path, role: str) -> Path:
@@ -193,6 +225,24 @@ def announce(line: str) -> None:
     if not _log.isEnabledFor(logging.INFO) and _log.level == logging.NOTSET:
         _log.setLevel(logging.INFO)
     _log.info(line)
+
+
+def _is_halved(file: Image.Image) -> bool:
+    """Whether the decoder keeps the upper 8 of 16 bits of a file of several channels."""
+    return file.mode not in _WIDE and any(";16" in str(tile[3]) for tile in getattr(file, "tile", ()))
+
+
+def _require_range(image: Image.Image, path: Path, rule: ImageRule) -> None:
+    """Refuse a file of several channels of 16 bits, of which the upper 8 are read, where these do not hold it."""
+    if not image.info.get(HALVED):
+        return
+    colors = np.array(image)[..., : 1 if image.mode == "LA" else 3]
+    if rule.value_range is not None or colors.max(initial=0) < 128:
+        raise DataError(
+            f"{path} has several channels of 16 bits, of which the upper 8 are read; these go up to "
+            f"{colors.max(initial=0)} of 255{'' if rule.value_range is None else ', and image_range cannot be applied'}"
+            ". Save it with 8 bits, scaled as it is meant, or set skip_corrupt=True."
+        )
 
 
 def _narrowed(image: Image.Image, path: Path, given: Sequence[int | float] | None) -> Array:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from camtrain.data.annotated import attached, from_annotations
 from camtrain.data.checking import CheckedSample, check_samples
-from camtrain.data.files import ImageRule, Sample, announce, image_size, read_interleaved, require_folder
+from camtrain.data.files import ImageRule, Sample, announce, image_size, read_interleaved, require_folder, say_foreign
 from camtrain.data.formats import Annotations, read_annotations
 from camtrain.data.formats.reading import Sources
 from camtrain.data.formats.runs import in_order
@@ -299,6 +299,7 @@ class MaskedImageFolder(SampleDataset):
             raise _none_found(mask_folder, first, find_mask.name_for(Path(first)))
         self.annotated = annotated_subset(len(self), mask_fraction)
         say_splits(self.samples)
+        say_foreign(folder)
         if mask_folder is not None or shapes is not None or _masked(self.samples):
             chosen = [sample for sample, keeps in zip(self.samples, self.annotated.tolist(), strict=True) if keeps]
             announce(f"annotated: {_masked(chosen)} of {len(self)} images in {folder}")

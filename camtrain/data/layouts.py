@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 
-from camtrain.data.files import IMAGE_SUFFIXES, Sample, about_volumes, announce, list_images
+from camtrain.data.files import IMAGE_SUFFIXES, Sample, about_volumes, announce, files_below, list_images
 from camtrain.data.subsets import SPLITS
 from camtrain.errors import DataError
 
@@ -299,7 +299,7 @@ def has_class_folders(folder: Path) -> list[str]:
 
 
 def _images(place: Path) -> Iterator[Path]:
-    return (path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    return (path for path in files_below(place) if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _folder_names(folder: Path, exclude: Collection[str]) -> list[str]:
@@ -383,9 +383,18 @@ def read_rows(index: Path) -> tuple[list[dict[str, str]], list[str]]:
     delimiter = max(",;\t", key=header.count)
     try:
         reader = csv.DictReader(text.splitlines(), delimiter=delimiter, restval="")
-        return [row for row in reader if any(row.values())], list(reader.fieldnames or [])
+        rows, names = list(reader), list(reader.fieldnames or [])
     except csv.Error as error:
         raise DataError(f"{index} is no CSV file: {error}. Save it as one.") from error
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+        raise DataError(f"{index} has several columns {twice[0]!r}. Rename all but one.")
+    for number, row in enumerate(rows):
+        if any(row.get(None, ())):
+            raise DataError(
+                f"Row {number + 2} of {index} has more cells than the header: {list(row.values())}. Put cells that "
+                f'hold {delimiter!r} in quotes: "crane, bird".'
+            )
+    return [row for row in rows if any(row.values())], names
 
 
 def column_of(
@@ -448,7 +457,7 @@ def _splits(values: Sequence[str], header: Sequence[str], index: Path) -> list[s
 
 def _cell(row: Mapping[str, str], column: str, index: Path, number: int) -> str:
     value = (row.get(column) or "").strip()
-    if not value:
+    if not value or value in ("nan", "NaN"):  # how pandas writes an empty cell where it is told to
         raise DataError(f"Row {number + 2} of {index} has nothing in the column {column!r}. Complete or remove it.")
     return value
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from camtrain.data.files import opened
+from camtrain.data.files import HALVED, opened
 from camtrain.errors import ConfigurationError, MaskError
 
 Value = int | str
@@ -209,6 +209,11 @@ class _Pixels:
 def _decode(path: Path, rule: MaskRule) -> _Pixels:
     with opened(path, rule.upright) as image:
         lossy = image.format in _LOSSY and not (image.format == "WEBP" and _is_lossless_webp(path))
+        if image.info.get(HALVED) and not rule.soft:
+            raise MaskError(
+                f"{path} is a mask of several channels of 16 bits, of which the upper 8 are read: values below 256 "
+                "would be lost. Save it as a gray PNG of 8 or 16 bits."
+            )
         if rule.channel in ("red", "green", "blue", "alpha"):
             return _Pixels(path, _channel(image, rule.channel, path), False, lossy)
         alpha = None if rule.channel == "color" else _alpha(image)

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from camtrain.errors import MaskError
 
+BEYOND = 0.1  # of a side, that a careless box may reach beyond its image
+
 Array = NDArray[Any]
 Covered = NDArray[np.bool_]
 
@@ -88,6 +90,11 @@ class Box:
         across, down = (width, height) if self.shares else (1, 1)
         left, right, top, bottom = self.left * across, self.right * across, self.top * down, self.bottom * down
         require_near(np.array([[left, top], [right, bottom]]), size)
+        if not self.angle and (right > (1 + BEYOND) * width + 1 or bottom > (1 + BEYOND) * height + 1):
+            raise MaskError(
+                f"A box reaches from ({left:g}, {top:g}) to ({right:g}, {bottom:g}), beyond an image of "
+                f"{width}x{height} pixels. Annotate the image at its present size, or cut the box at its border."
+            )
         if self.angle:
             corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
             return Polygon(turned(corners, ((left + right) / 2, (top + bottom) / 2), self.angle)).draw(size)

@@ -10,11 +10,10 @@ import numpy as np
 
 from camtrain.data.formats.base import Annotations, ImageAnnotation, Region, each, number, read_json
 from camtrain.data.layouts import split_of
-from camtrain.data.shapes import Array, Box, Covered, Runs, Shape, read_points, require_near
+from camtrain.data.shapes import BEYOND, Array, Box, Covered, Runs, Shape, read_points, require_near
 from camtrain.errors import CamtrainError, DataError, MaskError
 
 Record = Mapping[str, Any]
-BEYOND = 0.1  # of a side, that a careless box may reach beyond its image
 _NEEDED = {
     "images": ("id", "file_name", "height", "width"),
     "annotations": ("image_id", "category_id"),

@@ -1,6 +1,5 @@
 """CSV files of shapes: run lengths (Airbus, SIIM), gaze and clicks, boxes by their corners, ImageNet's of Kaggle."""
 
-import csv
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ import numpy as np
 
 from camtrain.data.formats.base import Annotations, ImageAnnotation, Region, category_names, number
 from camtrain.data.formats.runs import Starts, counted
+from camtrain.data.layouts import read_rows
 from camtrain.data.shapes import Box, Disc, Shape
 from camtrain.errors import DataError, MaskError
 
@@ -22,12 +22,8 @@ WITHOUT, WITH = "without object", "with object"
 
 def read_table(path: Path) -> Annotations:
     """Decide by the columns what a CSV file holds."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = list(csv.DictReader(text.splitlines(), restval=""))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is no CSV file in UTF-8: {error}. Save it as one.") from error
-    plain = {re.sub(r"[^a-z0-9]", "", str(name).lower()): str(name) for name in (rows[0] if rows else {})}
+    rows, header = read_rows(path)
+    plain = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in header}
     image = next((plain[name] for name in _IMAGES if name in plain), None)
     runs = next((plain[name] for name in _RUNS if name in plain), None)
     category = next((plain[name] for name in ("classid", "class", "label", "category") if name in plain), None)

@@ -39,6 +39,11 @@ def _box(item: Element, first: int) -> Box:
     if box is None:
         raise DataError(f"The object {_text(item, 'name')!r} has no bndbox. Complete or remove it.")
     left, top, right, bottom = (number(_text(box, name), name) for name in ("xmin", "ymin", "xmax", "ymax"))
+    if right < left or bottom < top or (0 < max(right, bottom) <= 1 and (left, top) != (right, bottom)):
+        raise DataError(
+            f"The object {_text(item, 'name')!r} has a box from {left:g}, {top:g} to {right:g}, {bottom:g}: corners "
+            "are pixels, the upper left one first. Correct it."
+        )
     return Box(left - first, top - first, right - first + 1, bottom - first + 1)
 
 

@@ -9,11 +9,9 @@ import yaml
 
 from camtrain.data.files import list_images
 from camtrain.data.formats.base import Annotations, ImageAnnotation, Region, each, number
-from camtrain.data.shapes import Box, Polygon, Shape
+from camtrain.data.shapes import BEYOND, Box, Polygon, Shape
 from camtrain.data.subsets import SPLITS
 from camtrain.errors import DataError, MaskError
-
-BEYOND = 0.1  # of a side, that a careless box may reach beyond its image
 
 
 def read_yolo(path: Path) -> Annotations:
@@ -33,7 +31,7 @@ def read_yolo(path: Path) -> Annotations:
     for split in SPLITS:
         for image in _images(content.get(split), root, path):
             labels = _labels_of(image)
-            rows = labels.read_text().splitlines() if labels.is_file() else []
+            rows = _lines(labels) if labels.is_file() else []
             regions = _regions(labels, rows, names, keypoints)
             images.append(ImageAnnotation(_relative(image, root), regions, split=split))
     return Annotations(f"YOLO ({path})", images, list(names.values()), folder=root)
@@ -45,12 +43,19 @@ def _images(given: Any, root: Path, path: Path) -> list[Path]:
         places = [root / str(name), path.parent / str(name), path.parent / str(name).removeprefix("../")]
         place = next((place for place in places if place.exists()), places[0])
         if place.is_file() and place.suffix == ".txt":
-            images += [(place.parent / line.strip()) for line in place.read_text().splitlines() if line.strip()]
+            images += [(place.parent / line.strip()) for line in _lines(place) if line.strip()]
         elif place.is_dir():
             images += list_images(place)
         else:
             raise DataError(f"{path} names the images {name}, which do not exist. Correct it.")
     return [image.resolve() for image in images]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text in UTF-8: {error}. Save it as one.") from error
 
 
 def _labels_of(image: Path) -> Path:
@@ -71,10 +76,10 @@ def _regions(path: Path, rows: list[str], names: Mapping[int, str], keypoints: b
         cells = row.split()
         if not cells:
             return None
-        kind = int(number(cells[0], "a class"))
+        kind = number(cells[0], "a class")
         if kind not in names:
-            raise DataError(f"Class {kind} has no name; data.yaml has {len(names)}.")
-        return ImageAnnotation("", (Region(names[kind], _shape(cells[1:], keypoints)),))
+            raise DataError(f"Class {kind:g} has no name; data.yaml has {len(names)}.")
+        return ImageAnnotation("", (Region(names[int(kind)], _shape(cells[1:], keypoints)),))
 
     return tuple(region for image in each(path, rows, read) for region in image.regions)
 
