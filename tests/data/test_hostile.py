@@ -80,6 +80,17 @@ def test_images__in_tiff_of_12_bits_in_16_or_with_white_as_0_are_refused(tmp_pat
         read_mask(path)
 
 
+def test_images__in_tiff_with_a_quarter_turn_are_read_right_or_refused(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3))
+    stored.save(tmp_path / "a.tif", exif=exif, compression="tiff_lzw")
+    assert read_image(tmp_path / "a.tif")[0].tolist() == [[3, 0], [4, 1], [5, 2]]
+    stored.save(tmp_path / "a.tif", exif=exif)
+    with pytest.raises(DataError, match="without compression whose orientation is a quarter turn"):
+        read_image(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
