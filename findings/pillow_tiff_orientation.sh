@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pillow 11.0.0 to 13.0.0 (https://pypi.org/project/pillow/13.0.0) mixes up the pixels of a TIFF file that is not
+# Pillow 11.0.0 to 13.0.0 (https://pypi.org/project/pillow/13.0.0) mixes up the pixels of a gray TIFF file that is not
 # compressed and whose orientation is a quarter turn: the size is swapped before the pixels are read, so that rows are cut
 # at the wrong length, and the result is turned once more. Pillow 10.4.0 reads it rightly, and all of them the same file
 # with compression. The file is of two rows and three columns with the orientation 6; upright it is [[3,0],[4,1],[5,2]].

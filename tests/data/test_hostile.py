@@ -87,7 +87,7 @@ def test_images__in_tiff_with_a_quarter_turn_are_read_right_or_refused(tmp_path)
     stored.save(tmp_path / "a.tif", exif=exif, compression="tiff_lzw")
     assert read_image(tmp_path / "a.tif")[0].tolist() == [[3, 0], [4, 1], [5, 2]]
     stored.save(tmp_path / "a.tif", exif=exif)
-    with pytest.raises(DataError, match="without compression whose orientation is a quarter turn"):
+    with pytest.raises(DataError, match="without compression, not in RGB, whose orientation is a quarter turn"):
         read_image(tmp_path / "a.tif")
 
 
