@@ -162,8 +162,8 @@ def opened(path: Path, upright: bool = True, channels: int = 3) -> Iterator[Imag
         samples = 0 if tags is None else tags.get(SAMPLES, 1)
         if samples > (len(file.getbands()) if channels > 3 else max(_MODES)):
             raise _too_many(path, samples)  # Pillow gives the first three in silence
-        mapped = tags is not None and file.mode != "RGB"  # such files are mapped into memory, at the turned size
-        if mapped and tags is not None and tags.get(ORIENTATION, 1) > 4 and any(tile[0] == "raw" for tile in file.tile):
+        mapped = file.mode != "RGB" and any(tile[0] == "raw" for tile in file.tile)  # into memory, at the turned size
+        if tags is not None and mapped and tags.get(ORIENTATION, 1) > 4:
             raise DataError(
                 f"{path} is a TIFF without compression, not in RGB, whose orientation is a quarter turn, of which Pillow mixes up "
                 "the pixels. Save it turned, or with compression, or set skip_corrupt=True."
