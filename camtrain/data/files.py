@@ -165,8 +165,8 @@ def opened(path: Path, upright: bool = True, channels: int = 3) -> Iterator[Imag
         mapped = file.mode != "RGB" and any(tile[0] == "raw" for tile in file.tile)  # into memory, at the turned size
         if tags is not None and mapped and tags.get(ORIENTATION, 1) > 4:
             raise DataError(
-                f"{path} is a TIFF without compression, not in RGB, whose orientation is a quarter turn, of which Pillow mixes up "
-                "the pixels. Save it turned, or with compression, or set skip_corrupt=True."
+                f"{path} is a TIFF without compression, not in RGB, whose orientation is a quarter turn, of "
+                "which Pillow mixes up the pixels. Save it turned, or with compression, or set skip_corrupt=True."
             )
         if tags is not None and file.mode in _WIDE and tags.get(PHOTOMETRIC) == _WHITE_IS_ZERO:
             raise DataError(
