@@ -268,7 +268,7 @@ def _require_undivided(flat: Tensor) -> None:
             f"The mask of image {index} holds nothing above {high[index].item():.4f}, "
             f"{kinds.max().item():.0f} of 255: a mask of small numbers, it seems, divided by 255, as ToTensor does. "
             "Give it undivided: torch.from_numpy(numpy.array(mask)) == 1, or its kinds by "
-            "camtrain.data.label_map_to_masks."
+            "camtrain.data.label_map_to_masks; a soft map that is so faint, divided by its own maximum."
         )
 
 
