@@ -184,7 +184,7 @@ def _retrain(cue: str) -> Remedy:
     return _remedy(
         "retrain the last layer",
         "When training ends, fit the last layer anew on images whose cue was swapped: cheap, and the features stay. "
-        "The first choice where training takes a dozen steps; after alignment better than either alone.",
+        "The first choice where training takes a dozen steps; after alignment never behind either alone.",
         "LastLayerRetraining",
         **arguments,
     )
