@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from camtrain.alignment.batch import Processes, Subject, asked_of, count, mean_of
+from camtrain.alignment.batch import _OF_TASK, _REFUSED, Processes, Subject, asked_of, check_alignable, count, mean_of
 from camtrain.data.batches import Batch
-from camtrain.errors import MaskError
+from camtrain.errors import ConfigurationError, MaskError
+from camtrain.tasks import TASKS
 
 
 def batch_of(count=4):
@@ -74,3 +75,17 @@ def test_learned__leaves_out_images_without_a_label():
     logits = torch.tensor([[2.0, 0], [0, 2], [9, 0], [0, 9]])
     assert Subject().learned(logits, labels) == 1  # each known one meets one that is not
     assert Subject().learned(logits, labels.clamp(min=0)) < 1
+
+
+def test_alignment__has_an_answer_for_every_task():
+    for name in TASKS:
+        if name not in _OF_TASK:
+            assert name in _REFUSED
+            with pytest.raises(ConfigurationError, match="neither the penalty nor twins work"):
+                check_alignable(name)
+
+
+def test_alignment__refuses_a_task_that_nobody_placed(monkeypatch):
+    monkeypatch.delitem(_REFUSED, "segmentation")
+    with pytest.raises(ConfigurationError, match="nothing says yet how"):
+        check_alignable("segmentation")
